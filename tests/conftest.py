@@ -1,0 +1,34 @@
+"""Shapes are checked in every test, and tests that need the real data say so.
+
+The import hook must be installed before `dfml` is first imported: it makes jaxtyping's annotations fail loudly here while
+they cost nothing in production.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("dfml", "beartype.beartype")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+REQUIRED = os.environ.get("DFML_REQUIRE_SHARED") == "1"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and zoos beside the checkout."""
+    if not SHARED.is_dir():
+        if REQUIRED:
+            pytest.fail(f"expected the real data at {SHARED}; DFML_REQUIRE_SHARED=1 forbids to skip")
+        pytest.skip(f"no real data at {SHARED}")
+    return SHARED
