@@ -1,0 +1,85 @@
+"""Conv4, the field's small backbone: four blocks of convolution, batch-norm, ReLU and 2x2 max-pooling.
+
+Registered with timm as `conv4` (32 channels, PURER and FREE) and `conv4_64` (64 channels, prototypical networks).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float
+from timm.models import register_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dfml.backbones.common import FewShotBackbone, initialise_convolutions, refuse_pretrained
+
+__all__: list[str] = []
+
+
+class ConvBlock(nn.Module):
+    """3x3 convolution, batch-norm, 2x2 max-pooling, ReLU: half the height and width.
+
+    The papers write ReLU before the pooling. Both are monotonic, so the order changes no value, and rectifying a quarter
+    of the pixels is cheaper.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(
+        self, x: Float[Tensor, "images c height width"]
+    ) -> Float[Tensor, "images channels half_height half_width"]:
+        return functional.relu(functional.max_pool2d(self.norm(self.conv(x)), 2))
+
+
+class Conv4(FewShotBackbone):
+    """Conv4 (papers: 29,541 parameters with 32 channels, 5 classes, 32 pixels).
+
+    Args:
+        num_classes: Outputs of the linear head; 0 leaves it out.
+        channels: Of every block.
+        img_size: Height and width that the flatten head is built for. Ignored with `global_pool`.
+        in_chans: Channels of the images.
+        global_pool: Empty: the head sees the flattened last map, so one image size only. `max` or `avg`: pooled to
+            one value a channel, so any image size (zoos of mixed sizes, papers' multi-domain head).
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 5,
+        channels: int = 32,
+        img_size: int = 32,
+        in_chans: int = 3,
+        global_pool: str = "",
+    ) -> None:
+        super().__init__(global_pool=global_pool, input_size=(in_chans, img_size, img_size), first_conv="blocks.0.conv")
+        if img_size < 16:
+            raise ValueError(f"`img_size` must be at least 16 for four poolings, but is {img_size}")
+        widths = [in_chans, channels, channels, channels, channels]
+        self.blocks = nn.Sequential(*(ConvBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        side = 1 if global_pool else img_size // 16
+        self.num_features = channels * side * side
+        initialise_convolutions(self)
+        self.reset_classifier(num_classes)
+
+    def forward_features(
+        self, x: Float[Tensor, "images c height width"]
+    ) -> Float[Tensor, "images channels rows columns"]:
+        """The last block's map."""
+        features: Tensor = self.blocks(x)
+        return features
+
+
+@register_model
+def conv4(pretrained: bool = False, **kwargs: Any) -> Conv4:
+    """Conv4 with 32 channels."""
+    return Conv4(channels=32, **refuse_pretrained("conv4", pretrained, kwargs))
+
+
+@register_model
+def conv4_64(pretrained: bool = False, **kwargs: Any) -> Conv4:
+    """Conv4 with 64 channels."""
+    return Conv4(channels=64, **refuse_pretrained("conv4_64", pretrained, kwargs))

@@ -1,0 +1,91 @@
+"""Which outputs of different members mean the same class.
+
+Members were trained by different people: all that is known of a class is its name, if that. Names that say nothing (`0`,
+`class_3`, `LABEL_0`) never merge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from dfml.errors import ConfigError
+
+_PLACEHOLDER = re.compile(r"(class|label|cls|category)?[\s_-]*\d+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ClassSpace:
+    """The classes of a whole zoo.
+
+    Attributes:
+        names: One name a class, unique.
+        of_member: For every member, the class index of each of its outputs.
+    """
+
+    names: tuple[str, ...]
+    of_member: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def merges(self) -> dict[str, list[int]]:
+        """Classes that more than one member knows, with those members' indices."""
+        knowing: dict[int, list[int]] = {}
+        for member, classes in enumerate(self.of_member):
+            for index in classes:
+                knowing.setdefault(index, []).append(member)
+        return {self.names[index]: members for index, members in sorted(knowing.items()) if len(members) > 1}
+
+
+def build_class_space(
+    members: Sequence[tuple[str, tuple[str, ...]]], identity: str | Mapping[str, Mapping[str, str]] = "names"
+) -> ClassSpace:
+    """Decide which outputs are the same class.
+
+    Args:
+        members: Name and labels of every member.
+        identity: `names` (same label name = same class), `distinct` (no two members share a class), or a mapping
+            member name -> label -> class name; labels that the mapping does not name follow `names`.
+
+    Raises:
+        ConfigError: If `identity` is neither, or maps two outputs of one member to one class.
+    """
+    if isinstance(identity, str) and identity not in ("names", "distinct"):
+        raise ConfigError(f"class identity must be 'names', 'distinct' or a mapping, but is {identity!r}")
+    index: dict[str, int] = {}
+    of_member: list[tuple[int, ...]] = []
+    for member, labels in members:
+        mapping = {} if isinstance(identity, str) else identity.get(member, {})
+        names = [mapping.get(label, _class_name(member, label, distinct=identity == "distinct")) for label in labels]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"class identity: two outputs of {member} mean the same class ({', '.join(names)})")
+        of_member.append(tuple(index.setdefault(name, len(index)) for name in names))
+    return ClassSpace(tuple(index), tuple(of_member))
+
+
+def _class_name(member: str, label: str, *, distinct: bool) -> str:
+    return f"{member}/{label}" if distinct or _PLACEHOLDER.fullmatch(label.strip()) else label
+
+
+def read_identity(argument: str) -> str | dict[str, dict[str, str]]:
+    """`names`, `distinct`, or the path of a YAML file: member name -> label -> class name.
+
+    Raises:
+        ConfigError: If the file cannot be read or holds something else.
+    """
+    if argument in ("names", "distinct"):
+        return argument
+    try:
+        mapping = yaml.safe_load(Path(argument).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"class identity: expected 'names', 'distinct' or a YAML file, found {argument!r} ({error})"
+        ) from error
+    if not isinstance(mapping, dict) or not all(isinstance(labels, dict) for labels in mapping.values()):
+        raise ConfigError(f"class identity: {argument} must map member names to mappings from label to class name")
+    return {str(m): {str(label): str(name) for label, name in labels.items()} for m, labels in mapping.items()}

@@ -1,0 +1,111 @@
+"""What a batch-norm layer sees: the batch's mean and variance beside the ones that it stored.
+
+The stored statistics are what a classifier still knows of its training images; losses, momentum and calibration targets
+are all built from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import BatchNorm2d
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """The input of one batch-norm layer (papers 1.2: mu_l, var_l and their stored counterparts).
+
+    Attributes:
+        mean: Of the batch, per channel; differentiable.
+        variance: Of the batch, biased; differentiable.
+        stored_mean: The layer's running mean.
+        stored_variance: The layer's running variance.
+    """
+
+    mean: Float[Tensor, "*members channels"]
+    variance: Float[Tensor, "*members channels"]
+    stored_mean: Float[Tensor, "*members channels"]
+    stored_variance: Float[Tensor, "*members channels"]
+
+
+class _ChannelMoments(torch.autograd.Function):
+    """Mean and biased variance of every channel, about four times as fast on a CPU as `torch.var_mean` and its backward.
+
+    Channel sums are matrix products over a (pixels, channels) view, which is free in channels-last memory, and the
+    backward is one fused a + b x. Deviations are taken from the stored mean, so that the one-pass variance does not
+    cancel. First derivatives only: nothing differentiates an inversion loss twice.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]) - centre
+        total = pixels.new_ones(1, len(pixels))
+        mean = (total @ pixels)[0] / len(pixels)
+        variance = (total @ (pixels * pixels))[0] / len(pixels) - mean * mean
+        mean = mean + centre
+        return mean, variance, mean.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        x, _ = inputs
+        _, _, mean = output
+        ctx.mark_non_differentiable(mean)
+        ctx.save_for_backward(x, mean)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        of_mean, of_variance, _ = gradients
+        x, mean = ctx.saved_tensors
+        count = x.numel() // x.shape[1]
+        slope = of_variance * (2.0 / count)
+        offset = of_mean / count - slope * mean
+        return torch.addcmul(offset[:, None, None], x, slope[:, None, None]), None
+
+
+def channel_moments(
+    x: Float[Tensor, "images channels rows columns"], centre: Float[Tensor, "channels"]
+) -> tuple[Float[Tensor, "channels"], Float[Tensor, "channels"]]:
+    """Mean and biased variance of every channel; differentiable once.
+
+    Args:
+        x: A feature map.
+        centre: Values near the means, for accuracy; any values give the same result up to rounding.
+    """
+    mean, variance, _ = _ChannelMoments.apply(x, centre)
+    return mean, variance
+
+
+@contextmanager
+def record_statistics(network: nn.Module) -> Iterator[list[LayerStatistics]]:
+    """Within the context, every forward pass of `network` appends one entry per batch-norm layer, in order of use.
+
+    No hook outlives the context.
+    """
+    seen: list[LayerStatistics] = []
+
+    def measure(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        centre, spread = layer.running_mean, layer.running_var
+        assert isinstance(centre, Tensor)
+        assert isinstance(spread, Tensor)
+        mean, variance = channel_moments(inputs[0], centre)
+        seen.append(LayerStatistics(mean, variance, centre, spread))
+
+    handles = [layer.register_forward_pre_hook(measure) for layer in batch_norm_layers(network)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def batch_norm_layers(network: nn.Module) -> list[nn.Module]:
+    """The batch-norm layers over images that hold statistics (timm's fused variants are subclasses)."""
+    return [m for m in network.modules() if isinstance(m, BatchNorm2d) and m.running_mean is not None]

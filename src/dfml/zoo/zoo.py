@@ -1,0 +1,183 @@
+"""`Zoo`: an ordered, vetted collection of pre-trained classifiers, loaded when they are needed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from dfml.errors import ZooError, ZooMemberError
+from dfml.zoo.classes import ClassSpace, build_class_space
+from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
+from dfml.zoo.readers import CONFIG, WEIGHTS, MemberCard, load_member, read_card
+
+
+class Zoo:
+    """Members in the order of their folders' names. Use `Zoo.open`, or `Zoo.of` for classifiers in memory.
+
+    Attributes:
+        classes: The label space across members.
+        cards: What every member says of itself; None for a member that was given in memory.
+    """
+
+    def __init__(
+        self,
+        cards: Sequence[MemberCard | None],
+        classes: ClassSpace,
+        *,
+        given: Mapping[int, PretrainedClassifier] | None = None,
+        max_resident: int = 1024,
+        path: Path | None = None,
+    ) -> None:
+        self.cards = tuple(cards)
+        self.classes = classes
+        self.path = path
+        self.device = torch.device("cpu")
+        self._given = dict(given or {})
+        self._resident: OrderedDict[int, PretrainedClassifier] = OrderedDict()
+        self._max_resident = max_resident
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        class_identity: str | Mapping[str, Mapping[str, str]] = "names",
+        max_resident: int = 1024,
+    ) -> Zoo:
+        """Open a folder of members. Configurations are read and checked now, weights when a member is first used.
+
+        Args:
+            path: A folder that holds one folder a member (or is one member itself).
+            class_identity: See `dfml.zoo.classes.build_class_space`.
+            max_resident: Members kept in memory at once; the one unused for longest makes room.
+
+        Raises:
+            ZooError: If there is no member; ZooMemberError, which is one, if a member's configuration is wrong.
+            ConfigError: If `class_identity` cannot be used.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise ZooError(f"expected a zoo (a folder of classifiers) at {path}, found nothing; check the path")
+        folders = member_folders(path)
+        if not folders:
+            raise ZooError(
+                f"the zoo {path} is empty: expected folders with {CONFIG} and model.safetensors; "
+                "put classifiers there, or make some with `dfml zoo build`"
+            )
+        cards = [read_card(folder) for folder in folders]
+        classes = build_class_space([(card.name, card.labels) for card in cards], class_identity)
+        return cls(cards, classes, max_resident=max_resident, path=path)
+
+    @classmethod
+    def of(
+        cls,
+        classifiers: Sequence[PretrainedClassifier],
+        *,
+        class_identity: str | Mapping[str, Mapping[str, str]] = "names",
+    ) -> Zoo:
+        """A zoo of classifiers that are in memory already.
+
+        Raises:
+            ZooError: If there is none.
+        """
+        if not classifiers:
+            raise ZooError("a zoo needs at least one classifier, but none was given")
+        named = [(f"member-{index:03d}", classifier.labels) for index, classifier in enumerate(classifiers)]
+        given = dict(enumerate(classifiers))
+        return cls([None] * len(classifiers), build_class_space(named, class_identity), given=given)
+
+    def __len__(self) -> int:
+        return len(self.cards)
+
+    def __iter__(self) -> Iterator[PretrainedClassifier]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> PretrainedClassifier:
+        """A member, on the zoo's device.
+
+        Raises:
+            ZooMemberError: If its weights cannot be used.
+        """
+        if index in self._given:
+            return self._given[index]
+        if index not in self._resident:
+            card = self.cards[index]
+            assert card is not None
+            while len(self._resident) >= self._max_resident:
+                self._resident.popitem(last=False)
+            self._resident[index] = load_member(card).to(self.device)
+        self._resident.move_to_end(index)
+        return self._resident[index]
+
+    def to(self, device: torch.device) -> Zoo:
+        """Move the members, resident and to come; returns itself."""
+        self.device = device
+        for member in (*self._given.values(), *self._resident.values()):
+            member.to(device)
+        return self
+
+    def name(self, index: int) -> str:
+        """A short name of a member, for messages and tables."""
+        card = self.cards[index]
+        return card.name if card else f"member-{index:03d}"
+
+    def vet(self) -> None:
+        """Load every member once, so that a bad one is reported before work starts.
+
+        Raises:
+            ZooMemberError: For the first member that cannot be used, with the number of others.
+        """
+        bad = [problem for index in range(len(self)) if (problem := self.problem(index))]
+        if bad:
+            more = f"{bad[0].fix} ({len(bad) - 1} more members cannot be used)" if len(bad) > 1 else bad[0].fix
+            raise ZooMemberError(bad[0].path, bad[0].reason, more)
+
+    def problem(self, index: int) -> ZooMemberError | None:
+        """What is wrong with a member's weights, if anything."""
+        try:
+            self[index]
+        except ZooMemberError as error:
+            return error
+        return None
+
+    def groups(self) -> dict[tuple[str, int, int], list[int]]:
+        """Members that can be evaluated in one batched call: same architecture, number of classes and input size."""
+        groups: dict[tuple[str, int, int], list[int]] = {}
+        for index in range(len(self)):
+            card = self.cards[index]
+            architecture = f"{card.architecture} {card.arguments}" if card else _signature(self[index])
+            labels, size = (card or self[index]).labels, (card or self[index]).preprocessing.size
+            groups.setdefault((architecture, len(labels), size), []).append(index)
+        return groups
+
+    def preprocessing(self, size: int | None = None) -> Preprocessing:
+        """One preprocessing for the whole zoo: the most common size unless given, mean and std averaged over members.
+
+        A learner and the pseudo-images that all members share need one; members still normalise with their own.
+        """
+        each = [(card or self[index]).preprocessing for index, card in enumerate(self.cards)]
+        sizes = [p.size for p in each]
+        common = max(sorted(set(sizes)), key=sizes.count)
+
+        def average(values: list[tuple[float, float, float]]) -> tuple[float, float, float]:
+            columns = zip(*values, strict=True)
+            red, green, blue = (round(sum(column) / len(values), 6) for column in columns)
+            return red, green, blue
+
+        return Preprocessing(size or common, average([p.mean for p in each]), average([p.std for p in each]))
+
+
+def member_folders(path: Path) -> list[Path]:
+    """The members' folders in a zoo's folder, sorted by name; the folder itself when it is one member."""
+    if (path / CONFIG).is_file():
+        return [path]
+    folders = (f for f in path.iterdir() if f.is_dir() and not f.name.startswith("."))
+    return sorted(f for f in folders if (f / CONFIG).is_file() or (f / WEIGHTS).is_file())
+
+
+def _signature(classifier: PretrainedClassifier) -> str:
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in classifier.network.state_dict().items())
+    return f"{type(classifier.network).__name__}-{hash(shapes):x}"
