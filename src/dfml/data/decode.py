@@ -1,0 +1,139 @@
+"""Encoded image files to square uint8 arrays: the one place where pixels are decoded and resized.
+
+Everything that reads an image (data sets, support sets, a picture to predict) goes through here, so that a model sees
+the same picture the same way wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from dfml.errors import DataError, UsageError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# Only these decoders see the bytes: others run external programs (EPS) or are rarely fed hostile files.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Images per piece of work for a thread: enough to outweigh the hand-over, few enough to show progress.
+_CHUNK = 64
+
+Progress = Callable[[int, int], None]
+
+
+class UndecodableError(DataError):
+    """The bytes are not an image that can be used. The message is the reason, without the file's name."""
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends like that of an image."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def check_size(size: int) -> None:
+    """Raises `UsageError` unless `size` is a side length in pixels."""
+    if size < 1:
+        raise UsageError(f"expected an image size of at least 1 pixel, found {size}")
+
+
+def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
+    """One image as RGB of shape (3, size, size).
+
+    The short side is resized to `size` (antialiased bilinear; left alone when it fits already), then the centre is
+    cropped, as torchvision's `Resize` and `CenterCrop` do. EXIF orientation is applied, transparent pixels are laid on
+    white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken.
+
+    Raises:
+        UndecodableError: The bytes are damaged, of another format, or hold absurdly many pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_centre_square(_rgb(image), size)).transpose(2, 0, 1)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UndecodableError(f"too many pixels to be decoded safely ({error})") from error
+    except UnidentifiedImageError as error:
+        raise UndecodableError("not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image") from error
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        raise UndecodableError(str(error) or type(error).__name__) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise UndecodableError("floating-point pixels have no known range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        # Pillow would clip at 255 instead of scaling; "I" is how some of its readers hand over 16 bits.
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image)
+        image = white
+    return image.convert("RGB")
+
+
+def _centre_square(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    short = min(width, height)
+    new_width, new_height = (size * side // short for side in (width, height))
+    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+    if short == size:
+        return image.crop((left, top, left + size, top + size))
+    # Resampling only the box equals resizing everything and cropping, at the cost of the square alone.
+    across, down = width / new_width, height / new_height
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def decode_all(
+    read: Callable[[str], bytes], files: Sequence[str], size: int, progress: Progress | None = None
+) -> UInt8[Tensor, "files 3 size size"]:
+    """Decodes many files in parallel (decoders release Python's lock).
+
+    Args:
+        read: Returns a file's bytes; called from several threads.
+        files: What to read, in the order of the result.
+        size: Side length in pixels.
+        progress: Called with (images done, images in total) as the work goes on.
+
+    Raises:
+        DataError: Some files are undecodable; the message names the first one, in order, and says how many.
+    """
+    images = torch.empty((len(files), 3, size, size), dtype=torch.uint8)
+    pixels = images.numpy()
+
+    def work(start: int) -> dict[int, str]:
+        failures = {}
+        for index in range(start, min(start + _CHUNK, len(files))):
+            try:
+                pixels[index] = decode(read(files[index]), size)
+            except DataError as error:
+                failures[index] = str(error)
+        return failures
+
+    failures: dict[int, str] = {}
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        chunks = [pool.submit(work, start) for start in range(0, len(files), _CHUNK)]
+        for done, chunk in enumerate(as_completed(chunks), start=1):
+            failures |= chunk.result()
+            if progress is not None:
+                progress(min(done * _CHUNK, len(files)), len(files))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failures:
+        first = min(failures)
+        raise DataError(
+            f"cannot decode {files[first]}: {failures[first]}; {len(failures)} of {len(files)} files are like that, "
+            "repair or remove them"
+        )
+    return images

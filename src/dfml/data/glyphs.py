@@ -1,0 +1,164 @@
+"""Glyphs: a labelled image set that is drawn, not downloaded, for the quickstart and for tests.
+
+Letters from the fonts that matplotlib ships, with random rotation, shear, scale, translation, stroke width and
+colours. Training classes are Latin letters and digits; the unseen test classes are Greek and Cyrillic letters. Of
+characters that cannot be told apart once their size is lost (o, O, 0; c, C; Greek and Latin A) one is kept, or none.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from dfml.data.dataset import ImageDataset
+from dfml.data.decode import check_size
+from dfml.errors import DataError, UsageError
+from dfml.seeds import rng
+
+Split = Literal["train", "test"]
+Mask = npt.NDArray[np.uint8]
+Draws = npt.NDArray[np.float64]
+
+# Without I i l 1 and 0 o (bar and ring), j k p s u v w x y z c (their capitals' shape), g (9), h (b, n).
+LATIN = "ABCDEFGHJKLMNOPQRSTUVWXYZabdefmnqrt"
+DIGITS = "23456789"
+# Without the shapes of Latin letters and digits (A B E Z H I K M N O P T Y X o u v p, and near ones: delta and 6,
+# Theta and O, theta and 8), Lambda (A), pi and iota (n, i), and capitals or small letters that repeat a kept one.
+GREEK = "ΓΔΞΠΣΦΨΩαβγεζηλμξσω"
+# Capitals only: in italics, small letters turn into other shapes. Without the shapes of Latin letters and digits (A B E
+# K M H O P C T X Y, and near ones: Be and 6, Ze and 3, I and H), of Greek ones (Gamma, Pi, Phi), and of one another
+# (Shcha and Sha, soft and hard sign, Dzhe and Tse).
+CYRILLIC = "ДЖЙЛЦЧШЪЫЭЮЯЂЉЊЄ"
+CHARACTERS: dict[Split, str] = {"train": LATIN + DIGITS, "test": GREEK + CYRILLIC}
+
+FONTS = tuple(
+    f"{family}{style}.ttf"
+    for family, styles in (
+        ("DejaVuSans", ("", "-Bold", "-Oblique", "-BoldOblique")),
+        ("DejaVuSansMono", ("", "-Bold", "-Oblique", "-BoldOblique")),
+        ("DejaVuSerif", ("", "-Bold", "-Italic", "-BoldItalic")),
+        ("STIXGeneral", ("", "Bol", "Italic", "BolIta")),
+    )
+    for style in styles
+)
+
+# Random numbers per image; a new one goes at the end, so that the others keep their meaning.
+_DRAWS = 16
+_STROKES = 3
+_ROTATION = np.deg2rad(15)
+_SHEAR = 0.2
+_FILL = (0.6, 0.9)
+_SHIFT = 0.08
+_CONTRAST = (0.3, 0.9)
+_TINT = 0.15
+_MAX_EM = 256
+
+
+def glyphs(split: Split, *, per_class: int = 100, size: int = 32, seed: int = 0) -> ImageDataset:
+    """Draws the glyphs of one split.
+
+    An image depends on the seed, the split, its class and its number only: with a larger `per_class` the earlier images
+    stay as they are. Another release of the fonts or of FreeType may move a pixel.
+
+    Args:
+        split: "train" (Latin letters and digits) or "test" (Greek and Cyrillic letters).
+        per_class: Images per class.
+        size: Side length in pixels.
+        seed: At least 0.
+
+    Raises:
+        UsageError: There is no such split, or a number is too small.
+        DataError: The fonts are missing from matplotlib's installation.
+    """
+    if split not in CHARACTERS:
+        raise UsageError(f"expected a glyph split out of {', '.join(CHARACTERS)}, found {split!r}")
+    if per_class < 1:
+        raise UsageError(f"expected at least one glyph per class, found {per_class}")
+    check_size(size)
+    named = sorted((class_name(character), character) for character in CHARACTERS[split])
+    fonts = _load_fonts(min(2 * size, _MAX_EM))
+    images = np.empty((len(named), per_class, 3, size, size), dtype=np.uint8)
+    for label, (name, character) in enumerate(named):
+        draws = np.stack([rng(seed, "glyphs", split, name, number).random(_DRAWS) for number in range(per_class)])
+        images[label] = _paint(_draw_masks(character, fonts, draws, size), draws)
+    return ImageDataset(
+        images=torch.from_numpy(images).flatten(0, 1),
+        labels=torch.arange(len(named)).repeat_interleave(per_class),
+        classes=tuple(name for name, _ in named),
+        name=f"glyphs/{split}",
+    )
+
+
+def class_name(character: str) -> str:
+    """A readable name that is safe as a folder's: `latin_a`, `latin_capital_a`, `digit_two`, `greek_lambda`."""
+    name = unicodedata.name(character).lower().replace("lamda", "lambda")
+    return name.replace("small letter ", "").replace("letter ", "").replace(" ", "_").replace("-", "_")
+
+
+def font_folder() -> Path:
+    """The folder of the fonts that matplotlib ships."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+
+
+def _load_fonts(em: int) -> list[ImageFont.FreeTypeFont]:
+    try:
+        # Pillow's own layout: the other engine is there on some machines only.
+        return [ImageFont.truetype(font_folder() / name, em, layout_engine=ImageFont.Layout.BASIC) for name in FONTS]
+    except OSError as error:
+        raise DataError(f"expected matplotlib's fonts in {font_folder()}: {error}; install matplotlib again") from error
+
+
+def _draw_masks(character: str, fonts: list[ImageFont.FreeTypeFont], draws: Draws, size: int) -> Mask:
+    """Coverage masks of shape (images, size, size): one glyph each, drawn at twice the size and then halved."""
+    inks: dict[tuple[int, int], Image.Image] = {}
+    masks = np.empty((len(draws), size, size), dtype=np.uint8)
+    for mask, draw in zip(masks, draws, strict=True):
+        kind = int(draw[0] * len(fonts)), int(draw[1] * _STROKES)
+        if kind not in inks:
+            inks[kind] = _ink(fonts[kind[0]], character, kind[1])
+        ink = inks[kind]
+        placing = _inverse_affine(draw, ink.size, 2 * size)
+        placed = ink.transform((2 * size, 2 * size), Image.Transform.AFFINE, placing, Image.Resampling.BILINEAR)
+        mask[:] = np.asarray(placed.reduce(2))
+    return masks
+
+
+def _ink(font: ImageFont.FreeTypeFont, character: str, stroke: int) -> Image.Image:
+    """The glyph cropped to its ink; every line is wider by `stroke` times 1/64 of the font's size on each side."""
+    canvas = Image.new("L", (3 * int(font.size), 3 * int(font.size)))
+    pen, width = ImageDraw.Draw(canvas), round(stroke * font.size / 64)
+    pen.text((font.size, font.size), character, fill=255, font=font, stroke_width=width)
+    return canvas.crop(canvas.getbbox())
+
+
+def _inverse_affine(draw: Draws, ink: tuple[int, int], side: int) -> tuple[float, float, float, float, float, float]:
+    """Pillow's coefficients: from a pixel of the canvas back to a pixel of the glyph.
+
+    The glyph's longer side covers a random share of the canvas; rotation and shear are around the glyph's centre.
+    """
+    angle, shear, shift_x, shift_y = (2 * draw[2:6] - 1) * (_ROTATION, _SHEAR, _SHIFT * side, _SHIFT * side)
+    scale = side * (_FILL[0] + draw[6] * (_FILL[1] - _FILL[0])) / max(ink)
+    cos, sin = np.cos(angle), np.sin(angle)
+    a, b, c, d = np.linalg.inv(scale * np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, shear], [0, 1]])).ravel()
+    x, y = side / 2 + shift_x, side / 2 + shift_y
+    return a, b, ink[0] / 2 - a * x - b * y, c, d, ink[1] / 2 - c * x - d * y
+
+
+def _paint(masks: Mask, draws: Draws) -> Mask:
+    """Colours masks of shape (images, size, size): bright on dark or dark on bright, both slightly tinted."""
+    contrast = _CONTRAST[0] + draws[:, 7] * (_CONTRAST[1] - _CONTRAST[0])
+    dark = draws[:, 8] * (1 - contrast)
+    inverted = draws[:, 9] < 0.5
+    tints = _TINT * (2 * draws[:, 10:16] - 1)
+    front = (dark + np.where(inverted, 0, contrast))[:, None] + tints[:, :3]
+    back = (dark + np.where(inverted, contrast, 0))[:, None] + tints[:, 3:]
+    ink, paper = (colour.clip(0, 1).astype(np.float32)[:, :, None, None] for colour in (front, back))
+    return np.rint(255 * paper + (ink - paper) * masks[:, None]).astype(np.uint8)

@@ -1,0 +1,209 @@
+"""Where images lie: a folder, or a zip that is read in place. Lists them and tells classes and splits apart.
+
+Paths inside a source are strings with forward slashes, relative to it: a source may hold a million of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from dfml.data.decode import is_image
+from dfml.errors import DataError
+
+SPLITS = ("train", "val", "test")
+# A source is at most wrapper/split/class/image; one level more is listed so that the complaint can name what is there.
+_DEEPEST = 5
+# Larger than any photograph; a zip member that claims more is damaged or hostile.
+_LARGEST_FILE = 1 << 29
+
+Tree = dict[str, dict[str, list[str]]]
+
+
+class Source(Protocol):
+    """A place that holds image files."""
+
+    path: Path
+
+    def fingerprint(self) -> str:
+        """Changes when any image in the source does."""
+
+    def images(self) -> list[str]:
+        """All image files, hidden ones left out."""
+
+    def folders(self) -> list[str]:
+        """All folders, hidden ones left out."""
+
+    def read(self, file: str) -> bytes:
+        """The bytes of one image file; safe to call from several threads.
+
+        Raises:
+            DataError: They cannot be read. The message is the reason, without the file's name.
+        """
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """The folder or the zip at `path`.
+
+    Raises:
+        DataError: There is nothing at `path`, or something else.
+    """
+    place = Path(path).absolute()
+    if place.is_dir():
+        return _Folder(place)
+    if zipfile.is_zipfile(place):
+        return _Zip(place)
+    found = "a file that is neither" if place.exists() else "nothing there"
+    raise DataError(f"expected an image folder or a zip of one at {path}, found {found}; check the path")
+
+
+def arrange(source: Source) -> Tree:
+    """Sorts a source's images into split -> class -> files, each level sorted by name.
+
+    A source without split level has the one split "". Class folders without images are there, with no files. One folder
+    around everything is looked through. `train`, `val` and `test` name splits only where classes lie below them.
+
+    Raises:
+        DataError: There are no images, or they lie neither at class/image nor at split/class/image.
+    """
+    images = sorted(source.images())
+    if not images:
+        raise DataError(f"expected images at class/image or split/class/image in {source.path}, found none")
+    wrapper, has_splits = _layout(source.path, images)
+
+    def place(path: str) -> tuple[str, str]:
+        split, name = path.removeprefix(wrapper).split("/")[:2] if has_splits else ("", path.removeprefix(wrapper))
+        return split, name.split("/")[0]
+
+    tree: Tree = {}
+    class_depth = wrapper.count("/") + has_splits
+    for folder in sorted(source.folders()):
+        if folder.startswith(wrapper) and folder.count("/") == class_depth:
+            split, name = place(folder)
+            if split in ("", *SPLITS):
+                tree.setdefault(split, {})[name] = []
+    for image in images:
+        split, name = place(image)
+        tree[split][name].append(image)
+    return tree
+
+
+def _layout(path: Path, images: list[str]) -> tuple[str, bool]:
+    """The folder around all classes or splits ("" or "name/"), and whether there is a split level."""
+    shallow, deep = (choose(images, key=lambda image: image.count("/")) for choose in (min, max))
+    depth = deep.count("/")
+    if shallow.count("/") != depth:
+        raise DataError(
+            f"expected every image of {path} at the same depth, class/image or split/class/image, "
+            f"found {shallow} and {deep}; move or remove one kind"
+        )
+    levels = [{image.split("/")[level] for image in images} for level in range(min(depth, 2))]
+    if depth == 1:
+        return "", False
+    if depth == 2 and levels[0] <= set(SPLITS):
+        return "", True
+    if depth in (2, 3) and len(levels[0]) == 1 and (depth == 2 or levels[1] <= set(SPLITS)):
+        return f"{levels[0].pop()}/", depth == 3
+    raise DataError(
+        f"expected the images of {path} at class/image, or at split/class/image with splits named "
+        f"{', '.join(SPLITS)}, found {images[0]}; rename or move the folders"
+    )
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def _entries(self) -> list[tuple[str, int, int]]:
+        """Relative path, size in bytes and modification time of each image; a folder's path ends with a slash."""
+        try:
+            return sorted(_walk(self.path, ""))
+        except OSError as error:
+            raise DataError(f"cannot list {error.filename}: {error.strerror}; check its permissions") from error
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(os.fsencode(repr(self._entries))).hexdigest()
+
+    def images(self) -> list[str]:
+        return [name for name, _, _ in self._entries if not name.endswith("/")]
+
+    def folders(self) -> list[str]:
+        return [name.removesuffix("/") for name, _, _ in self._entries if name.endswith("/")]
+
+    def read(self, file: str) -> bytes:
+        try:
+            return (self.path / file).read_bytes()
+        except OSError as error:
+            raise DataError(str(error.strerror)) from error
+
+
+def _walk(folder: Path | str, prefix: str) -> Iterator[tuple[str, int, int]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                yield f"{prefix}{entry.name}/", 0, 0
+                if prefix.count("/") + 1 < _DEEPEST:
+                    yield from _walk(entry.path, f"{prefix}{entry.name}/")
+            elif is_image(entry.name):
+                status = entry.stat()
+                yield prefix + entry.name, status.st_size, status.st_mtime_ns
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"cannot open {self.path}: {error}; make the zip again") from error
+
+    @cached_property
+    def _members(self) -> dict[str, zipfile.ZipInfo]:
+        members = {info.filename: info for info in self._archive.infolist()}
+        return {name: info for name, info in members.items() if not any(map(_is_hidden, name.split("/")))}
+
+    def fingerprint(self) -> str:
+        status = self.path.stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    def images(self) -> list[str]:
+        return [name for name in self._members if is_image(name)]
+
+    def folders(self) -> list[str]:
+        # Not every zip has members for its folders.
+        found = {name.rpartition("/")[0] for name in self._members}
+        return list(found | {parent for folder in found for parent in _parents(folder)} - {""})
+
+    def read(self, file: str) -> bytes:
+        info = self._members[file]
+        if info.file_size > _LARGEST_FILE:
+            raise DataError(f"it claims to be {info.file_size} bytes long")
+        try:
+            with self._lock:
+                return self._archive.read(info)
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:  # RuntimeError: a password
+            raise DataError(str(error) or type(error).__name__) from error
+
+
+def _parents(folder: str) -> Iterator[str]:
+    while "/" in folder:
+        folder = folder.rpartition("/")[0]
+        yield folder

@@ -1,0 +1,66 @@
+"""Images that a user hands over one by one: the support set of `dfml adapt`, the pictures of `dfml predict`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from dfml.data.decode import check_size, decode, decode_all
+from dfml.data.sources import arrange, open_source
+from dfml.errors import DataError
+
+
+def read_support(
+    folder: str | os.PathLike[str], size: int
+) -> tuple[Float[Tensor, "n 3 size size"], Int64[Tensor, " n"], tuple[str, ...]]:
+    """Reads a support set: class/image, with any number of images per class.
+
+    Nothing is cached: these are a few images that the user may be about to change.
+
+    Args:
+        folder: An image folder, or a zip of one.
+        size: Side length in pixels. The short side is resized to it, then the centre is cropped.
+
+    Returns:
+        Images in [0, 1] sorted by (class, file name), the index of each one's class, and the class names.
+
+    Raises:
+        UsageError: `size` is not a side length.
+        DataError: The folder is not laid out like that, has fewer than two classes or a class without images, or an
+            image cannot be decoded.
+    """
+    check_size(size)
+    source = open_source(folder)
+    tree = arrange(source)
+    if "" not in tree:
+        raise DataError(f"expected class/image in {folder}, found splits: {', '.join(tree)}; give the folder of one")
+    classes = tree[""]
+    if empty := [name for name, files in classes.items() if not files]:
+        raise DataError(f"expected at least one image per class in {folder}, found none for {', '.join(empty)}")
+    if len(classes) < 2:
+        raise DataError(f"expected at least two class folders in {folder}, found only {', '.join(classes)}")
+    images = decode_all(source.read, [file for files in classes.values() for file in files], size)
+    counts = torch.tensor([len(files) for files in classes.values()])
+    labels = torch.repeat_interleave(torch.arange(len(classes)), counts)
+    return images.float() / 255, labels, tuple(classes)
+
+
+def read_image(path: str | os.PathLike[str], size: int) -> Float[Tensor, "3 size size"]:
+    """Reads one image, in [0, 1], resized and cropped as everywhere.
+
+    Raises:
+        UsageError: `size` is not a side length.
+        DataError: There is no such file, or it cannot be decoded.
+    """
+    check_size(size)
+    try:
+        pixels = decode(Path(path).read_bytes(), size)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except DataError as error:
+        raise DataError(f"cannot decode {path}: {error}") from error
+    return torch.from_numpy(pixels.copy()).float() / 255

@@ -1,0 +1,131 @@
+"""`MetaLearner`: anything that turns a support set into a classifier."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from huggingface_hub import ModelHubMixin
+from huggingface_hub import constants as hub
+from jaxtyping import Float, Int64
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dfml.errors import LearnerError
+from dfml.learners.classifier import CONFIG, WEIGHTS, FewShotClassifier, read_preprocessing, read_pretrained
+from dfml.learners.images import fit_images
+from dfml.zoo.classifier import Preprocessing
+
+ProtocolName = Literal["strict", "paper"]
+
+
+class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learning", "data-free-meta-learning"]):  # type: ignore[call-arg]
+    """Adapts to a support set; saves and loads like any model of the Hugging Face Hub.
+
+    Attributes:
+        name: What it is called in tables.
+        way: Classes per episode that it was trained for; it adapts to any number.
+        protocol: `strict`: an answer never depends on the other images of a batch. `paper`: it does (batch-norm
+            normalises query images by each other), as in the released code of PURER and FREE.
+        preprocessing: Of its input.
+        device: Where it computes.
+    """
+
+    kind: ClassVar[str]
+    _kinds: ClassVar[dict[str, type[MetaLearner]]] = {}
+
+    name: str
+    way: int
+    protocol: ProtocolName
+    preprocessing: Preprocessing
+    device: torch.device = torch.device("cpu")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kind" in cls.__dict__:
+            MetaLearner._kinds[cls.kind] = cls
+
+    @abstractmethod
+    def fit_support(
+        self, images: Float[Tensor, "support 3 size size"], labels: Int64[Tensor, "support"], names: tuple[str, ...]
+    ) -> FewShotClassifier:
+        """Adapt to images of the right size whose labels count from 0; every class has at least one."""
+
+    @abstractmethod
+    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What it takes to rebuild the learner: plain values and tensors."""
+
+    @classmethod
+    @abstractmethod
+    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MetaLearner:
+        """The inverse of `contents`; `config` also holds `name`, `way`, `protocol` and `preprocessing`."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> MetaLearner:
+        """Move to a device; returns itself."""
+
+    def adapt(
+        self,
+        images: Float[Tensor, "support 3 height width"],
+        labels: Int64[Tensor, "support"],
+        names: tuple[str, ...] | None = None,
+    ) -> FewShotClassifier:
+        """Adapt to a support set.
+
+        Args:
+            images: In [0, 1], of any size; classes may have unequal numbers.
+            labels: Count from 0; every class up to the largest has at least one image.
+            names: One a class; numbers unless given.
+
+        Returns:
+            A classifier of these classes. The learner itself does not change.
+
+        Raises:
+            LearnerError: If the support set is empty, labels and images differ in number, or a class has no image.
+        """
+        if len(images) == 0 or len(images) != len(labels):
+            raise LearnerError(f"a support set needs one label an image, found {len(images)} images, {len(labels)} labels")
+        count = int(labels.max()) + 1
+        empty = sorted(set(range(count)) - set(labels.tolist()))
+        if int(labels.min()) < 0 or empty:
+            raise LearnerError(f"support labels must count from 0 without gaps, but class {empty[:1] or 'below 0'} is odd")
+        if names is not None and len(names) != count:
+            raise LearnerError(f"the support set has {count} classes, but {len(names)} names were given")
+        fitted = fit_images(images, self.preprocessing.size).to(self.device)
+        return self.fit_support(fitted, labels.to(self.device), names or tuple(str(index) for index in range(count)))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        config, tensors = self.contents()
+        about = {
+            "kind": self.kind,
+            "name": self.name,
+            "way": self.way,
+            "protocol": self.protocol,
+            "preprocessing": self.preprocessing.as_dict(),
+            **config,
+        }
+        if tensors:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, save_directory / WEIGHTS)
+        (save_directory / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def _from_pretrained(  # type: ignore[override]
+        cls, *, model_id: str, revision: str | None = None, cache_dir: str | Path | None = None, **options: Any
+    ) -> MetaLearner:
+        folder = Path(model_id)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            keep = {k: v for k, v in options.items() if k in ("force_download", "token", "local_files_only")}
+            folder = Path(snapshot_download(model_id, revision=revision, cache_dir=cache_dir, **keep))
+        config, tensors = read_pretrained(folder, "learner (from `dfml train`)")
+        kind = MetaLearner._kinds.get(config.get("kind", ""))
+        if kind is None:
+            raise LearnerError(f"{folder / hub.CONFIG_NAME} does not describe a learner that this version knows")
+        learner = kind.rebuild(config, tensors)
+        learner.name, learner.way, learner.protocol = config["name"], config["way"], config["protocol"]
+        learner.preprocessing = read_preprocessing(config["preprocessing"])
+        return learner

@@ -1,0 +1,83 @@
+"""`average`: the mean of the members' weights, then adaptation by gradient descent.
+
+The weakest way to use a zoo: networks that were trained apart do not line up neuron by neuron.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dfml.errors import ZooError
+from dfml.learners import LearnerConfig, create_learner
+from dfml.learners.base import MetaLearner
+from dfml.learners.gradient import GradientLearner
+from dfml.learners.network import Parameters
+from dfml.methods.base import Method
+from dfml.training.loop import TrainingConfig, TrainingRun
+from dfml.zoo.zoo import Zoo
+
+
+class AverageConfig(TrainingConfig):
+    """Settings of `average`: the papers' test-time adaptation, ten inner steps of learning rate 0.01."""
+
+    iterations: int = 0
+    learner: LearnerConfig = LearnerConfig(inner_steps=10, test_inner_steps=10)
+
+
+class Average(Method):
+    """Mean of the members' weights (FedAvg); one architecture only."""
+
+    name: ClassVar[str] = "average"
+    config_type: ClassVar[type[TrainingConfig]] = AverageConfig
+    config: AverageConfig
+
+    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """See `Method.begin`."""
+        config = self.config
+        learner = create_learner(
+            config.learner, zoo.preprocessing(), way=config.way, protocol=config.protocol, seed=config.seed, name=self.name
+        ).to(device)
+        learner.parameters = average_members(zoo, learner)
+        return Finished(learner)
+
+
+class Finished(TrainingRun):
+    """A run of no meta-iterations: its learner is there from the start."""
+
+    def __init__(self, learner: MetaLearner) -> None:
+        self._learner = learner
+
+    def learner(self) -> MetaLearner:
+        """See `TrainingRun.learner`."""
+        return self._learner
+
+
+def average_members(zoo: Zoo, learner: GradientLearner) -> Parameters:
+    """Mean of all members' weights for the learner's backbone; of heads, over the members that have `way` outputs.
+
+    Raises:
+        ZooError: If a member's architecture is not the learner's backbone, or no member has `way` outputs.
+    """
+    backbones: list[Parameters] = []
+    heads: list[tuple[Tensor, Tensor]] = []
+    wanted = {name: value for name, value in learner.parameters.items() if name.startswith("backbone.")}
+    for index, member in enumerate(zoo):
+        weights = {f"backbone.{name}": value for name, value in member.network.state_dict().items()}
+        different = [n for n, v in wanted.items() if n not in weights or weights[n].shape != v.shape]
+        if different:
+            raise ZooError(
+                f"averaging needs members of the learner's architecture {learner.config.backbone}, but {zoo.name(index)} "
+                f"differs in {different[0]}; use --method purer with a random start instead"
+            )
+        backbones.append({name: weights[name] for name in wanted})
+        head = member.network.get_classifier()  # type: ignore[operator]
+        if isinstance(head, torch.nn.Linear) and head.weight.shape == learner.parameters["head.weight"].shape:
+            heads.append((head.weight, head.bias))
+    if not heads:
+        raise ZooError(f"averaging needs a member with {learner.way} outputs, but none has; choose another --way")
+    mean = {name: torch.stack([weights[name] for weights in backbones]).mean(0) for name in wanted}
+    weight, bias = (torch.stack(parts).mean(0) for parts in zip(*heads, strict=True))
+    return {**mean, "head.weight": weight, "head.bias": bias}

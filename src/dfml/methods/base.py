@@ -1,0 +1,107 @@
+"""`Method`: a zoo and a config in, a learner out. A method never sees labelled images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from dfml.errors import ConfigError
+from dfml.learners.base import MetaLearner
+from dfml.training.device import select_device
+from dfml.training.folder import RunFolder, describe
+from dfml.training.loop import TrainingConfig, TrainingRun, train
+from dfml.training.progress import Progress
+from dfml.zoo.zoo import Zoo
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class Method(ABC):
+    """One way to turn a zoo into a learner.
+
+    Args:
+        config: All settings; None: the defaults.
+        **settings: Override single settings, as in `PURER(way=5, shot=1)`.
+
+    Raises:
+        ConfigError: If a setting is unknown or has a wrong value.
+    """
+
+    name: ClassVar[str]
+    config_type: ClassVar[type[TrainingConfig]]
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Named settings for `--preset`."""
+
+    def __init__(self, config: TrainingConfig | None = None, **settings: Any) -> None:
+        self.config = build_config(self.config_type, {**(config.model_dump() if config else {}), **settings})
+
+    @abstractmethod
+    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """The method's state before the first meta-iteration.
+
+        Raises:
+            DfmlError: If the zoo does not suit the method or the config; nothing has been computed then.
+        """
+
+    def fit(
+        self,
+        zoo: Zoo,
+        *,
+        out: str | Path | None = None,
+        resume: bool = False,
+        start_from: str | Path | None = None,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> MetaLearner:
+        """Turn a zoo into a learner.
+
+        Args:
+            zoo: The classifiers.
+            out: The run's folder; None keeps nothing on disk.
+            resume: Continue the run in `out` if it holds one with the same settings; start it otherwise.
+            start_from: A checkpoint of another run (same method, zoo and backbone) to begin with, so that two settings
+                can be compared from one common history.
+            device: `auto`, or a name that torch knows.
+            progress: Told about every meta-iteration.
+
+        Raises:
+            DfmlError: If zoo, config and folder do not go together, or the run fails; what was computed is kept.
+            Interrupted: After SIGINT or SIGTERM, once a checkpoint is written.
+        """
+        place = select_device(device)
+        zoo.vet()
+        run = self.begin(zoo.to(place), place)
+        folder = RunFolder(Path(out)) if out is not None else None
+        if folder:
+            about = describe(self.name, self.config, str(zoo.path) if zoo.path else "memory")
+            held = (folder.path / "config.yaml").exists()
+            folder.check(about) if resume and held else folder.create(about)
+        return train(
+            run,
+            self.config,
+            folder=folder,
+            resume=resume,
+            start_from=Path(start_from) if start_from else None,
+            progress=progress,
+            device=place,
+        )
+
+
+def build_config(kind: type[Config], settings: dict[str, Any]) -> Config:
+    """A validated config.
+
+    Raises:
+        ConfigError: With the name of the first setting that is unknown or has a wrong value, and what would be right.
+    """
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(kind.model_fields)
+        reason = f"unknown setting; known are {known}" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ConfigError(f"setting {name!r}: {reason} (found {first['input']!r})") from error

@@ -1,0 +1,202 @@
+"""Labelled images -> one trained classifier, by a recipe."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_
+
+from dfml.backbones import create_backbone
+from dfml.data.dataset import ImageDataset
+from dfml.errors import DataError, RunError
+from dfml.pretraining.recipes import Optimisation, Recipe
+from dfml.seeds import generator
+from dfml.zoo import Preprocessing
+
+_EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A network in evaluation mode on the CPU, and its accuracy (a fraction) on images that it was not fitted to."""
+
+    network: nn.Module
+    held_out_accuracy: float
+
+
+def train_classifier(
+    dataset: ImageDataset,
+    architecture: str,
+    recipe: Recipe,
+    *,
+    preprocessing: Preprocessing,
+    seed: int = 0,
+    member: int = 0,
+    arguments: dict[str, Any] | None = None,
+    device: torch.device | None = None,
+) -> TrainedClassifier:
+    """Train a classifier of all classes of `dataset`.
+
+    The first 80% of each class, in file order, are fitted; the rest is held out. On one kind of machine and with one
+    number of threads, the same (seed, member) gives the same bits. Torch's global generators are left as they were.
+
+    Args:
+        dataset: Its images and classes; the network's outputs are in the order of its classes.
+        architecture: As `dfml.backbones.create_backbone` takes it.
+        recipe: How to train.
+        preprocessing: How images become the network's input.
+        seed: Of the zoo that the classifier is part of.
+        member: Its number in that zoo.
+        arguments: Of the architecture.
+        device: Where to train; the CPU when not given.
+
+    Raises:
+        UsageError: If the network cannot be built.
+        DataError: If a class has fewer than two images.
+        RunError: If the training diverges.
+    """
+    device = device or torch.device("cpu")
+    fit, held_out = split_images(dataset)
+    network = create_backbone(
+        architecture, len(dataset.classes), seed=_seed(seed, member, "weights"), **(arguments or {})
+    )
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images, labels = dataset.images.to(device), dataset.labels.to(device)
+    # Layers that draw while training (dropout, stochastic depth) use torch's global generators.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(_seed(seed, member, "layers"))
+        _fit(network, images, labels, fit, architecture, recipe, preprocessing, seed, member)
+    accuracy = _accuracy(network, images, labels, held_out, preprocessing)
+    return TrainedClassifier(network.cpu().eval(), accuracy)
+
+
+def split_images(dataset: ImageDataset) -> tuple[Int64[Tensor, "fit"], Int64[Tensor, "held_out"]]:
+    """Indices of the first 80% of each class, and of the rest (at least one image of each class in both).
+
+    Raises:
+        DataError: If a class has fewer than two images.
+    """
+    parts = [dataset.of_class(label) for label in range(len(dataset.classes))]
+    for name, part in zip(dataset.classes, parts, strict=True):
+        if len(part) < 2:
+            raise DataError(
+                f"{dataset.name}: class {name!r} has 1 image, expected at least 2 (one to fit, one to hold out); "
+                "add images or leave the class out"
+            )
+    return (
+        torch.cat([part[: len(part) * 4 // 5] for part in parts]),
+        torch.cat([part[len(part) * 4 // 5 :] for part in parts]),
+    )
+
+
+def augment(
+    images: UInt8[Tensor, "images 3 height width"], crop_padding: int, flip: bool, draws: torch.Generator
+) -> UInt8[Tensor, "images 3 height width"]:
+    """Crop every image at a random place after padding it with black, and mirror every second one, on average.
+
+    Args:
+        images: A batch.
+        crop_padding: Pixels added on every side; 0: no cropping.
+        flip: Whether to mirror.
+        draws: Where, and which.
+    """
+    count, _, height, width = images.shape
+    if crop_padding:
+        top, left = torch.randint(2 * crop_padding + 1, (2, count), generator=draws).to(images.device)
+        padded = functional.pad(images, [crop_padding] * 4)
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+        images = windows[torch.arange(count, device=images.device), :, top, left]
+    if flip:
+        mirrored = torch.rand(count, generator=draws).to(images.device) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    return images
+
+
+def learning_rate(optimisation: Optimisation, update: int, updates_per_epoch: int, epochs: int) -> float:
+    """The learning rate of one update (counted from 0 over the whole training)."""
+    peak = optimisation.learning_rate
+    if optimisation.schedule == "steps":
+        passed = sum(update // updates_per_epoch >= epoch for epoch in optimisation.step_epochs)
+        return peak * optimisation.step_factor**passed
+    if optimisation.schedule == "one_cycle":
+        rise, start = 0.3, peak / 25
+        position = update / max(1, updates_per_epoch * epochs - 1)
+        if position < rise:
+            return _cosine(start, peak, position / rise)
+        return _cosine(peak, start / 1e4, (position - rise) / (1 - rise))
+    return peak
+
+
+def _cosine(first: float, last: float, position: float) -> float:
+    return last + (first - last) * (1 + math.cos(math.pi * position)) / 2
+
+
+def _fit(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    fit: Tensor,
+    architecture: str,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    seed: int,
+    member: int,
+) -> None:
+    network.train()
+    optimisation = recipe.optimisation(architecture)
+    optimiser = _optimiser(network, optimisation)
+    # Batches of almost equal size: a last batch of one image would have no batch statistics.
+    batches = math.ceil(len(fit) / recipe.batch_size)
+    for epoch in range(recipe.epochs):
+        draws = generator(seed, "member", member, "epoch", epoch)
+        order = fit[torch.randperm(len(fit), generator=draws)]
+        total = torch.zeros((), device=images.device)
+        for number, batch in enumerate(order.to(images.device).tensor_split(batches)):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(optimisation, epoch * batches + number, batches, recipe.epochs)
+            inputs = _network_input(augment(images[batch], recipe.crop_padding, recipe.flip, draws), preprocessing)
+            loss = functional.cross_entropy(network(inputs), labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            clip_grad_norm_(network.parameters(), recipe.gradient_clip)
+            optimiser.step()
+            total += loss.detach()
+        if not math.isfinite(total.item()):
+            raise RunError(
+                f"member {member} ({architecture}) diverged: its loss is not finite in epoch {epoch + 1} of "
+                f"{recipe.epochs}; lower the recipe's learning rate (now {optimisation.learning_rate:g})"
+            )
+
+
+def _optimiser(network: nn.Module, optimisation: Optimisation) -> torch.optim.Optimizer:
+    rate, decay = optimisation.learning_rate, optimisation.weight_decay
+    if optimisation.optimiser == "adam":
+        return torch.optim.Adam(network.parameters(), lr=rate, weight_decay=decay)
+    return torch.optim.SGD(network.parameters(), lr=rate, momentum=optimisation.momentum, weight_decay=decay)
+
+
+@torch.inference_mode()
+def _accuracy(
+    network: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, preprocessing: Preprocessing
+) -> float:
+    network.eval()
+    correct = 0
+    for batch in indices.to(images.device).split(_EVALUATION_BATCH):
+        predicted = network(_network_input(images[batch], preprocessing)).argmax(1)
+        correct += int((predicted == labels[batch]).sum())
+    return correct / len(indices)
+
+
+def _network_input(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    inputs = preprocessing.normalise(images.float().div_(255))
+    return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def _seed(seed: int, member: int, purpose: str) -> int:
+    return generator(seed, "member", member, purpose).initial_seed()

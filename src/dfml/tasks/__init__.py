@@ -1,0 +1,1 @@
+"""Pseudo-images -> few-shot tasks."""

@@ -1,0 +1,1 @@
+"""The loop that every method runs in: device, run folder, checkpoints, metrics, progress."""

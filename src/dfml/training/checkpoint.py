@@ -1,0 +1,122 @@
+"""Checkpoints that are whole or absent, whatever happens while they are written.
+
+A checkpoint is a folder: `state.safetensors`, `state.json` (plain values), and `manifest.json` with the digest of both. It
+is written under another name, flushed to the disk, and renamed last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dfml.errors import RunError
+
+_TENSORS, _VALUES, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
+_UNFINISHED = ".unfinished"
+
+
+@dataclass
+class State:
+    """All that a run needs to go on: tensors, and plain values that JSON can hold exactly."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(folder: Path, iteration: int, state: State, *, keep: int = 2) -> Path:
+    """Write `folder/NNNNNN` atomically and remove all but the newest `keep` checkpoints.
+
+    Raises:
+        OSError: If the disk is full or not writable; older checkpoints are untouched then.
+    """
+    final = folder / f"{iteration:06d}"
+    unfinished = folder / f"{final.name}{_UNFINISHED}"
+    try:
+        unfinished.mkdir(parents=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+        _save_tensors(tensors, unfinished / _TENSORS)
+        (unfinished / _VALUES).write_text(json.dumps({"iteration": iteration, **state.values}), encoding="utf-8")
+        manifest = {name: _digest(unfinished / name) for name in (_TENSORS, _VALUES)}
+        (unfinished / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        for path in (*unfinished.iterdir(), unfinished):
+            _flush(path)
+        if final.exists():
+            shutil.rmtree(final)
+        unfinished.rename(final)
+        _flush(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / _MANIFEST).is_file())
+
+
+def load_checkpoint(path: Path, device: torch.device) -> tuple[int, State]:
+    """Read a checkpoint, compared with its manifest.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        changed = [name for name, digest in manifest.items() if _digest(path / name) != digest]
+        if changed:
+            raise RunError(f"checkpoint {path} is damaged ({changed[0]} differs from its manifest); remove that folder")
+        values = json.loads((path / _VALUES).read_text(encoding="utf-8"))
+        tensors = load_file(path / _TENSORS, device=str(device))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RunError(f"checkpoint {path} cannot be read ({error}); remove that folder") from error
+    return values.pop("iteration"), State(tensors, values)
+
+
+def optimiser_tensors(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as named tensors."""
+    state = optimiser.state_dict()["state"]
+    return {f"{name}.{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
+
+
+def restore_optimiser(name: str, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimiser_tensors`."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(f"{name}."):
+            index, part = key.removeprefix(f"{name}.").split(".", 1)
+            entries.setdefault(int(index), {})[part] = value
+    optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(f"{path}: {error}") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

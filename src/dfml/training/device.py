@@ -1,0 +1,45 @@
+"""Where a run computes."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+
+from dfml.errors import UsageError
+
+# <malloc.h>: parameters of mallopt.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """`auto` is the first GPU if there is one; otherwise any name that torch knows.
+
+    Raises:
+        UsageError: If torch does not know the name, or has no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda") from error
+    return device
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse freed blocks instead of returning them to the system after every step.
+
+    A training step allocates the same few blocks of some 10 MB again and again; by default each is mapped and zeroed
+    anew. Reuse makes a PURER step on one CPU core about a third faster. No effect on other systems, nor on peak memory.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc accepts
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_TOP_PAD, 64 * 2**20)

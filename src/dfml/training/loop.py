@@ -1,0 +1,181 @@
+"""The loop: steps, metrics, snapshots, checkpoints, interruption. It knows nothing of any method."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+
+from dfml.errors import RunError
+from dfml.learners.base import MetaLearner, ProtocolName
+from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint
+from dfml.training.device import keep_freed_memory
+from dfml.training.folder import RunFolder
+from dfml.training.progress import Progress, SilentProgress
+
+
+class TrainingConfig(BaseModel):
+    """What every trained method has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    way: PositiveInt = 5
+    shot: PositiveInt = 1
+    query: PositiveInt = 15
+    """Query images a class."""
+    protocol: ProtocolName = "strict"
+    seed: NonNegativeInt = 0
+    iterations: NonNegativeInt = 60_000
+    """Meta-iterations."""
+    snapshot_every: PositiveInt = 500
+    """Meta-iterations between saved learners (for learning curves, and the `paper` protocol)."""
+    checkpoint_every: PositiveInt = 500
+
+
+class TrainingRun(ABC):
+    """A method at work: its state, and how one meta-iteration changes it.
+
+    Attributes:
+        iterations: Meta-iterations in all; 0 for a method that does not train.
+    """
+
+    iterations: int = 0
+
+    def step(self, iteration: int) -> Mapping[str, float]:
+        """One meta-iteration, counted from 1; returns its metrics. Must not depend on anything but state and iteration."""
+        raise TypeError(f"{type(self).__name__} does not train")
+
+    def state(self) -> State:
+        """All that `restore` needs."""
+        return State()
+
+    def restore(self, state: State) -> None:  # noqa: B027
+        """Go on from a state."""
+
+    @abstractmethod
+    def learner(self) -> MetaLearner:
+        """The learner as it stands; shares no memory that later steps write to."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its state is in a checkpoint."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+def train(
+    run: TrainingRun,
+    config: TrainingConfig,
+    *,
+    folder: RunFolder | None = None,
+    resume: bool = False,
+    start_from: Path | None = None,
+    progress: Progress | None = None,
+    device: torch.device | None = None,
+) -> MetaLearner:
+    """Run to the end.
+
+    Args:
+        run: The method at work.
+        config: Its schedule.
+        folder: Where metrics, snapshots, checkpoints and the learner go; None keeps nothing.
+        resume: Continue from the newest checkpoint in the folder, if there is one.
+        start_from: Begin with the state of this checkpoint of another run.
+        progress: Told about every meta-iteration.
+        device: Where checkpoints are loaded to.
+
+    Returns:
+        The learner of the last meta-iteration.
+
+    Raises:
+        RunError: If a checkpoint is damaged, a loss is not finite, or the disk is full. What was written stays valid.
+        Interrupted: After SIGINT or SIGTERM, once the state is saved.
+    """
+    done = 0
+    device = device or torch.device("cpu")
+    source = (folder.newest_checkpoint() if folder and resume else None) or start_from
+    if source is not None:
+        done, state = load_checkpoint(source, device)
+        run.restore(state)
+    if folder and resume:
+        folder.truncate_metrics(done)
+    if device.type == "cpu":
+        keep_freed_memory()
+    with _disk(folder), _stop_signals() as stopped, progress or SilentProgress() as shown:
+        for iteration in range(done + 1, run.iterations + 1):
+            began = time.perf_counter()
+            metrics = dict(run.step(iteration))
+            metrics["seconds"] = time.perf_counter() - began
+            _require_finite(metrics, iteration)
+            if folder:
+                folder.append_metrics({"iteration": iteration, **metrics})
+                if iteration % config.snapshot_every == 0 or iteration == run.iterations:
+                    run.learner().save_pretrained(folder.snapshots / f"{iteration:06d}")
+                if iteration % config.checkpoint_every == 0 or iteration == run.iterations or stopped:
+                    save_checkpoint(folder.checkpoints, iteration, run.state())
+            shown.update(iteration, _worth_showing(metrics))
+            if stopped:
+                break
+        if stopped:
+            raise Interrupted(stopped[0])
+        learner = run.learner()
+        if folder:
+            learner.save_pretrained(folder.path)
+    return learner
+
+
+def _worth_showing(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: metrics[name] for name in ("outer_loss", "accuracy", "inversion_loss") if name in metrics}
+
+
+def _require_finite(metrics: dict[str, float], iteration: int) -> None:
+    bad = [name for name, value in metrics.items() if value != value or value in (float("inf"), float("-inf"))]
+    if bad:
+        raise RunError(
+            f"{bad[0]} is not finite at meta-iteration {iteration}; lower the learning rates, or look for a bad member "
+            "with `dfml zoo inspect`. The last checkpoint is intact"
+        )
+
+
+@contextmanager
+def _disk(folder: RunFolder | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = folder.path if folder else "the disk"
+        reason = error.strerror or str(error)
+        raise RunError(f"{where} cannot be written ({reason}); make room and continue with --resume") from error
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Within the context, SIGINT and SIGTERM are noted instead of raised, so that a step is never cut in half.
+
+    A second one is not patient any more.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

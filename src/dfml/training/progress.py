@@ -1,0 +1,113 @@
+"""Progress of long work: a bar with the time left on a terminal, one plain line an interval elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol, TextIO
+
+
+class Progress(Protocol):
+    """Told about every step of something long."""
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def update(self, done: int, figures: Mapping[str, float]) -> None:
+        """`done` steps are finished; `figures` are worth showing."""
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    def __enter__(self) -> SilentProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def update(self, done: int, figures: Mapping[str, float]) -> None:
+        """Shows nothing."""
+
+
+class PlainProgress(SilentProgress):
+    """One line an interval, for logs.
+
+    Args:
+        title: What is going on.
+        total: Steps in all.
+        start: Steps that were done before.
+        stream: Where the lines go.
+        interval: Seconds between lines.
+    """
+
+    def __init__(self, title: str, total: int, start: int = 0, stream: TextIO | None = None, interval: float = 10.0) -> None:
+        self._title, self._total, self._start = title, total, start
+        self._stream = stream or sys.stderr
+        self._interval = interval
+        self._began = self._spoke = time.monotonic()
+
+    def update(self, done: int, figures: Mapping[str, float]) -> None:
+        """Print a line if the last one was an interval ago, or this is the last step."""
+        now = time.monotonic()
+        if now - self._spoke < self._interval and done < self._total:
+            return
+        self._spoke = now
+        left = (now - self._began) / max(done - self._start, 1) * (self._total - done)
+        shown = "".join(f"  {name} {value:.4g}" for name, value in figures.items())
+        print(f"{self._title} {done}/{self._total}  {clock(left)} left{shown}", file=self._stream, flush=True)
+
+
+class BarProgress:
+    """A bar on a terminal; see `PlainProgress` for the arguments."""
+
+    def __init__(self, title: str, total: int, start: int = 0) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("/"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=Console(stderr=True),
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task(title, total=total, completed=start, figures="")
+
+    def __enter__(self) -> BarProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, figures: Mapping[str, float]) -> None:
+        """Move the bar."""
+        shown = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
+        self._bar.update(self._task, completed=done, figures=shown)
+
+
+def show_progress(title: str, total: int, start: int = 0) -> Progress:
+    """A bar on a terminal, plain lines elsewhere; both on standard error."""
+    return BarProgress(title, total, start) if sys.stderr.isatty() else PlainProgress(title, total, start)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
