@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,21 +20,21 @@ from dfml.data.decode import check_size
 from dfml.errors import DataError, UsageError
 from dfml.seeds import rng
 
-Split = Literal["train", "test"]
 Mask = npt.NDArray[np.uint8]
 Draws = npt.NDArray[np.float64]
 
 # Without I i l 1 and 0 o (bar and ring), j k p s u v w x y z c (their capitals' shape), g (9), h (b, n).
 LATIN = "ABCDEFGHJKLMNOPQRSTUVWXYZabdefmnqrt"
 DIGITS = "23456789"
-# Without the shapes of Latin letters and digits (A B E Z H I K M N O P T Y X o u v p, and near ones: delta and 6,
-# Theta and O, theta and 8), Lambda (A), pi and iota (n, i), and capitals or small letters that repeat a kept one.
+# Without the shapes of Latin letters and digits (A B E Z H I K M N O P T Y X k n o p t u v x; near them: delta and 6,
+# Theta and O, theta and 8, Lambda and A, iota and i, pi and n), and those of one another (phi, psi and their capitals,
+# final sigma and zeta).
 GREEK = "ΓΔΞΠΣΦΨΩαβγεζηλμξσω"
 # Capitals only: in italics, small letters turn into other shapes. Without the shapes of Latin letters and digits (A B E
-# K M H O P C T X Y, and near ones: Be and 6, Ze and 3, I and H), of Greek ones (Gamma, Pi, Phi), and of one another
-# (Shcha and Sha, soft and hard sign, Dzhe and Tse).
+# K M H O P C T Y X S I J; near them: Be and 6, Ze and 3, I and H, soft sign and b), of Greek ones (Gamma, Pi, Phi), and
+# those of one another (Shcha and Sha, Dzhe and Tse, Tshe and Dje, Yat and hard sign).
 CYRILLIC = "ДЖЙЛЦЧШЪЫЭЮЯЂЉЊЄ"
-CHARACTERS: dict[Split, str] = {"train": LATIN + DIGITS, "test": GREEK + CYRILLIC}
+CHARACTERS: dict[str, str] = {"train": LATIN + DIGITS, "test": GREEK + CYRILLIC}
 
 FONTS = tuple(
     f"{family}{style}.ttf"
@@ -48,19 +47,19 @@ FONTS = tuple(
     for style in styles
 )
 
-# Random numbers per image; a new one goes at the end, so that the others keep their meaning.
+# Random numbers per image. A new one goes at the end, so that the others keep their meaning.
 _DRAWS = 16
-_STROKES = 3
+_STROKES = 3  # stroke widths: 0, 1, 2
 _ROTATION = np.deg2rad(15)
 _SHEAR = 0.2
-_FILL = (0.6, 0.9)
-_SHIFT = 0.08
-_CONTRAST = (0.3, 0.9)
-_TINT = 0.15
-_MAX_EM = 256
+_FILL = (0.6, 0.9)  # the longer side of the glyph, as a share of the image's
+_SHIFT = 0.08  # share of the image's side
+_CONTRAST = (0.3, 0.9)  # of full range, before tinting
+_TINT = 0.15  # per channel, of full range
+_MAX_EM = 256  # pixels; glyphs of larger images are enlarged from this
 
 
-def glyphs(split: Split, *, per_class: int = 100, size: int = 32, seed: int = 0) -> ImageDataset:
+def glyphs(split: str, *, per_class: int = 100, size: int = 32, seed: int = 0) -> ImageDataset:
     """Draws the glyphs of one split.
 
     An image depends on the seed, the split, its class and its number only: with a larger `per_class` the earlier images

@@ -10,10 +10,10 @@ import os
 import threading
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from dfml.data.decode import is_image
 from dfml.errors import DataError
@@ -27,20 +27,25 @@ _LARGEST_FILE = 1 << 29
 Tree = dict[str, dict[str, list[str]]]
 
 
-class Source(Protocol):
+class Source(ABC):
     """A place that holds image files."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """Changes when any image in the source does."""
 
+    @abstractmethod
     def images(self) -> list[str]:
         """All image files, hidden ones left out."""
 
+    @abstractmethod
     def folders(self) -> list[str]:
         """All folders, hidden ones left out."""
 
+    @abstractmethod
     def read(self, file: str) -> bytes:
         """The bytes of one image file; safe to call from several threads.
 
@@ -56,11 +61,11 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         DataError: There is nothing at `path`, or something else.
     """
     place = Path(path).absolute()
-    if place.is_dir():
+    if os.path.isdir(place):
         return _Folder(place)
     if zipfile.is_zipfile(place):
         return _Zip(place)
-    found = "a file that is neither" if place.exists() else "nothing there"
+    found = "a file that is neither, or may not be read" if os.path.exists(place) else "nothing there"
     raise DataError(f"expected an image folder or a zip of one at {path}, found {found}; check the path")
 
 
@@ -121,17 +126,14 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-class _Folder:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
+class _Folder(Source):
     @cached_property
     def _entries(self) -> list[tuple[str, int, int]]:
         """Relative path, size in bytes and modification time of each image; a folder's path ends with a slash."""
         try:
             return sorted(_walk(self.path, ""))
         except OSError as error:
-            raise DataError(f"cannot list {error.filename}: {error.strerror}; check its permissions") from error
+            raise DataError(f"cannot list {error.filename}: {error.strerror}; mend or remove it") from error
 
     def fingerprint(self) -> str:
         return hashlib.sha256(os.fsencode(repr(self._entries))).hexdigest()
@@ -163,9 +165,9 @@ def _walk(folder: Path | str, prefix: str) -> Iterator[tuple[str, int, int]]:
                 yield prefix + entry.name, status.st_size, status.st_mtime_ns
 
 
-class _Zip:
+class _Zip(Source):
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self._lock = threading.Lock()
 
     @cached_property
@@ -189,8 +191,8 @@ class _Zip:
 
     def folders(self) -> list[str]:
         # Not every zip has members for its folders.
-        found = {name.rpartition("/")[0] for name in self._members}
-        return list(found | {parent for folder in found for parent in _parents(folder)} - {""})
+        found = {name.rpartition("/")[0] for name in self._members} - {""}
+        return list(found | {parent for folder in found for parent in _parents(folder)})
 
     def read(self, file: str) -> bytes:
         info = self._members[file]

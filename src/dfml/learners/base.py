@@ -21,6 +21,8 @@ from dfml.zoo.classifier import Preprocessing
 
 ProtocolName = Literal["strict", "paper"]
 
+LearnerProtocol = Literal["strict", "paper", "any"]
+
 
 class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learning", "data-free-meta-learning"]):  # type: ignore[call-arg]
     """Adapts to a support set; saves and loads like any model of the Hugging Face Hub.
@@ -29,7 +31,8 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         name: What it is called in tables.
         way: Classes per episode that it was trained for; it adapts to any number.
         protocol: `strict`: an answer never depends on the other images of a batch. `paper`: it does (batch-norm
-            normalises query images by each other), as in the released code of PURER and FREE.
+            normalises query images by each other), as in the released code of PURER and FREE. `any`: no batch-norm
+            rule applies.
         preprocessing: Of its input.
         device: Where it computes.
     """
@@ -39,7 +42,7 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
 
     name: str
     way: int
-    protocol: ProtocolName
+    protocol: LearnerProtocol
     preprocessing: Preprocessing
     device: torch.device = torch.device("cpu")
 

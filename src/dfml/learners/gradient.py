@@ -88,7 +88,7 @@ class GradientLearner(MetaLearner):
         self.config = config
         self.preprocessing = preprocessing
         self.way = way
-        self.protocol = protocol
+        self.protocol: ProtocolName = protocol
         self.name = name or self.kind
         arguments = {"img_size": preprocessing.size} if config.backbone.startswith("conv4") else {}
         self.architecture = {"architecture": config.backbone, "arguments": {**arguments, **config.backbone_arguments}}

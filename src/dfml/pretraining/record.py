@@ -1,0 +1,89 @@
+"""A zoo's folder: what it was built with (`zoo.json`), so that only the same build goes on in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dfml.data.dataset import ImageDataset
+from dfml.errors import RunError
+
+RECORD = "zoo.json"
+
+
+def dataset_record(dataset: ImageDataset) -> dict[str, Any]:
+    """What tells a data set from another one: its name, its extent and a digest of all its images."""
+    digest = hashlib.sha256("\n".join(dataset.classes).encode())
+    digest.update(dataset.labels.numpy().tobytes())
+    for images in dataset.images.split(4096):
+        digest.update(images.contiguous().numpy())
+    return {
+        "name": dataset.name,
+        "classes": len(dataset.classes),
+        "images": len(dataset),
+        "size": dataset.images.shape[-1],
+        "sha256": digest.hexdigest(),
+    }
+
+
+def open_zoo_folder(out: Path, settings: dict[str, Any]) -> None:
+    """Make the folder and note the settings in it, or see that it holds a zoo of the same settings.
+
+    Members that an earlier build had not finished writing are removed.
+
+    Args:
+        out: The folder.
+        settings: Values that JSON keeps as they are.
+
+    Raises:
+        RunError: If the folder holds something else, was built with other settings, or cannot be written.
+    """
+    record = out / RECORD
+    try:
+        if record.is_file():
+            _compare(out, json.loads(record.read_text(encoding="utf-8")), settings)
+            for unfinished in out.glob(".*.unfinished"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            return
+        if out.exists() and not out.is_dir():
+            raise RunError(f"expected a folder for the zoo, found the file {out}; choose another folder")
+        if out.is_dir() and any(out.iterdir()):
+            raise RunError(f"expected a new or empty folder, found other files in {out}; choose another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        draft = out / f".{RECORD}.{os.getpid()}"
+        draft.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        draft.replace(record)
+    except ValueError as error:
+        raise RunError(f"{record} is damaged ({error}); choose another folder") from error
+    except OSError as error:
+        raise RunError(f"cannot write the zoo to {out} ({error.strerror}); choose another folder") from error
+
+
+def _compare(out: Path, there: Any, now: dict[str, Any]) -> None:
+    before, after = _flat(there), _flat(now)
+    differences = [
+        f"{key} is {before.get(key, 'not set')} there and {after.get(key, 'not set')} here"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+    if differences:
+        more = f" ({len(differences) - 1} more differences)" if len(differences) > 1 else ""
+        raise RunError(
+            f"{out} holds a zoo of other settings: {differences[0]}{more}; "
+            "choose another folder, or repeat the settings to go on with that one"
+        )
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """`{"recipe": {"epochs": 60}}` as `{"recipe.epochs": 60}`."""
+    if isinstance(value, dict):
+        items = [(str(name), part) for name, part in value.items()]
+    elif isinstance(value, list):
+        items = [(str(index), part) for index, part in enumerate(value)]
+    else:
+        return {key: value}
+    return {path: leaf for name, part in items for path, leaf in _flat(part, f"{key}.{name}" if key else name).items()}
