@@ -1,0 +1,90 @@
+"""dfml turns a zoo of pre-trained image classifiers into a few-shot learner, without the data they were trained on.
+
+The names below are loaded when they are first used: `import dfml` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dfml.data import ImageDataset, glyphs, open_images, read_image, read_support
+    from dfml.errors import DfmlError
+    from dfml.evaluation.protocol import Difference, Evaluation, compare, evaluate
+    from dfml.learners import ANIL, MAML, FewShotClassifier, LearnerConfig, MetaLearner, ProtoNet
+    from dfml.methods import METHODS
+    from dfml.methods.average import Average
+    from dfml.methods.base import Method
+    from dfml.methods.purer import PURER
+    from dfml.methods.random_init import RandomEmbedding, RandomInit
+    from dfml.methods.zoo_embedding import ZooEmbedding
+    from dfml.pretraining import build_zoo
+    from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
+
+    __version__: str
+
+_HOMES = {
+    "dfml.data": ("ImageDataset", "glyphs", "open_images", "read_image", "read_support"),
+    "dfml.errors": ("DfmlError",),
+    "dfml.evaluation.protocol": ("Difference", "Evaluation", "compare", "evaluate"),
+    "dfml.learners": ("ANIL", "MAML", "FewShotClassifier", "LearnerConfig", "MetaLearner", "ProtoNet"),
+    "dfml.methods": ("METHODS",),
+    "dfml.methods.average": ("Average",),
+    "dfml.methods.base": ("Method",),
+    "dfml.methods.purer": ("PURER",),
+    "dfml.methods.random_init": ("RandomEmbedding", "RandomInit"),
+    "dfml.methods.zoo_embedding": ("ZooEmbedding",),
+    "dfml.pretraining": ("build_zoo",),
+    "dfml.zoo": ("Preprocessing", "PretrainedClassifier", "Zoo"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ANIL",
+    "MAML",
+    "METHODS",
+    "PURER",
+    "Average",
+    "DfmlError",
+    "Difference",
+    "Evaluation",
+    "FewShotClassifier",
+    "ImageDataset",
+    "LearnerConfig",
+    "MetaLearner",
+    "Method",
+    "Preprocessing",
+    "PretrainedClassifier",
+    "ProtoNet",
+    "RandomEmbedding",
+    "RandomInit",
+    "Zoo",
+    "ZooEmbedding",
+    "__version__",
+    "build_zoo",
+    "compare",
+    "evaluate",
+    "glyphs",
+    "open_images",
+    "read_image",
+    "read_support",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dfml")
+    if name not in _HOME:
+        raise AttributeError(f"module 'dfml' has no attribute {name!r}")
+    if name in ("FewShotClassifier", "MetaLearner"):
+        import_module("dfml.methods")  # some methods bring a kind of learner, which `from_pretrained` has to know
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

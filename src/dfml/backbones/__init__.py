@@ -31,7 +31,8 @@ def create_backbone(architecture: str, num_classes: int, *, seed: int | None = N
     """
     if not timm.is_model(architecture):
         raise UsageError(
-            f"unknown architecture {architecture!r}: expected one of {', '.join(BACKBONES)} or a name in timm's registry"
+            f"unknown architecture {architecture!r}: expected one of {', '.join(BACKBONES)}, "
+            "or a name in timm's registry"
         )
     forbidden = sorted(_FORBIDDEN & arguments.keys())
     if forbidden:
@@ -40,9 +41,8 @@ def create_backbone(architecture: str, num_classes: int, *, seed: int | None = N
         if seed is not None:
             torch.manual_seed(seed)
         try:
-            network: nn.Module = timm.create_model(
-                architecture, pretrained=False, num_classes=num_classes, **arguments
-            )
-        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-            raise UsageError(f"architecture {architecture!r} cannot be built with {arguments}: {error}") from error
+            network: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=num_classes, **arguments)
+        except Exception as error:  # whatever third-party constructors raise for arguments that they do not expect
+            reason = " ".join(str(error).split())
+            raise UsageError(f"architecture {architecture!r} cannot be built with {arguments}: {reason}") from error
     return network

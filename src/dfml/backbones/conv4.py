@@ -5,6 +5,7 @@ Registered with timm as `conv4` (32 channels, PURER and FREE) and `conv4_64` (64
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from jaxtyping import Float
@@ -20,8 +21,8 @@ __all__: list[str] = []
 class ConvBlock(nn.Module):
     """3x3 convolution, batch-norm, 2x2 max-pooling, ReLU: half the height and width.
 
-    The papers write ReLU before the pooling. Both are monotonic, so the order changes no value, and rectifying a quarter
-    of the pixels is cheaper.
+    The papers write ReLU before the pooling. Both are monotonic, so the order changes no value, and rectifying a
+    quarter of the pixels is cheaper.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -59,7 +60,7 @@ class Conv4(FewShotBackbone):
         if img_size < 16:
             raise ValueError(f"`img_size` must be at least 16 for four poolings, but is {img_size}")
         widths = [in_chans, channels, channels, channels, channels]
-        self.blocks = nn.Sequential(*(ConvBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.blocks = nn.Sequential(*(ConvBlock(a, b) for a, b in pairwise(widths)))
         side = 1 if global_pool else img_size // 16
         self.num_features = channels * side * side
         initialise_convolutions(self)

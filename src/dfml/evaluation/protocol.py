@@ -20,7 +20,7 @@ from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError, ProtocolError
 from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.learners.embedding import EmbeddingLearner, cosine_scores
-from dfml.learners.images import fit_images
+from dfml.images import fit_images
 from dfml.learners.protonet import class_means
 from dfml.tasks.episode import Episode, draw_indices, episode_labels
 

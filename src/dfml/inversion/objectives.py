@@ -22,7 +22,7 @@ from dfml.zoo.statistics import LayerStatistics
 class InversionWeights(BaseModel):
     """Weights of the inversion loss; the defaults are PURER's, for every data set. A term of weight 0 costs nothing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     label: NonNegativeFloat = 1.0
     """Cross-entropy of the assigned labels."""

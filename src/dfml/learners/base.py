@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dfml.errors import LearnerError
 from dfml.learners.classifier import CONFIG, WEIGHTS, FewShotClassifier, read_preprocessing, read_pretrained
-from dfml.learners.images import fit_images
+from dfml.images import fit_images
 from dfml.zoo.classifier import Preprocessing
 
 ProtocolName = Literal["strict", "paper"]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dfml.errors import LearnerError
-from dfml.learners.images import fit_images
+from dfml.images import fit_images
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
 from dfml.zoo.classifier import Preprocessing
 

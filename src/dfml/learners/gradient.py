@@ -27,12 +27,14 @@ from dfml.zoo.classifier import Preprocessing
 class LearnerConfig(BaseModel):
     """How a learner is built and adapts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["maml", "anil", "protonet"] = "maml"
     backbone: str = "conv4"
     """A name of `dfml.backbones.create_backbone`."""
     backbone_arguments: dict[str, Any] = Field(default_factory=dict)
+    head_start: Literal["random", "zero"] = "zero"
+    """The head before training. From zero, the first inner step alone makes a nearest-mean classifier of the features."""
     inner_steps: PositiveInt = 1
     """Gradient steps on the support set in training (papers 1.8: 1 in PURER's scripts, 5 by default)."""
     test_inner_steps: PositiveInt = 1
@@ -100,6 +102,8 @@ class GradientLearner(MetaLearner):
         blank = torch.zeros(2, 3, self.preprocessing.size, self.preprocessing.size)
         with torch.no_grad():
             width = self.network.features(self.network.initial(), blank)[0].shape[1]
+        if self.config.head_start == "zero":
+            return {"head.weight": torch.zeros(self.way, width), "head.bias": torch.zeros(self.way)}
         bound = width**-0.5
         draw = torch.rand(self.way, width, generator=seeds.generator(seed, "head"))
         return {"head.weight": (2.0 * draw - 1.0) * bound, "head.bias": torch.zeros(self.way)}

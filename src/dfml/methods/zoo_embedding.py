@@ -17,7 +17,7 @@ from dfml.errors import LearnerError, ZooMemberError
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import FewShotClassifier, read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, cosine_scores
-from dfml.learners.images import fit_images
+from dfml.images import fit_images
 from dfml.methods.average import Finished
 from dfml.methods.base import Method
 from dfml.training.loop import TrainingConfig, TrainingRun

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -115,9 +115,7 @@ def build_zoo(
     out, device = Path(out), device or torch.device("cpu")
     if workers is not None and workers < 1:
         raise UsageError(f"expected at least 1 worker, found {workers}")
-    plans = plan_members(
-        datasets, members=members, way=way, architectures=architectures, disjoint=disjoint, seed=seed
-    )
+    plans = plan_members(datasets, members=members, way=way, architectures=architectures, disjoint=disjoint, seed=seed)
     for dataset in datasets:
         split_images(dataset)  # a class that is too small is better found now than by the last member
     preprocessing = preprocessing or [pixel_statistics(dataset) for dataset in datasets]
@@ -132,7 +130,7 @@ def build_zoo(
         "recipe": recipe.model_dump(mode="json"),
     }
     pending = [plan for plan in plans if not (out / plan.name).exists()]
-    seconds = _estimate(pending, datasets, recipe)
+    seconds = _expected_seconds(pending, datasets, recipe)
     open_zoo_folder(out, settings)
     ready = [_existing(out, plan) for plan in plans if plan not in pending]
     for done, member in enumerate(ready, start=1):
@@ -140,7 +138,8 @@ def build_zoo(
     jobs = (
         _job(out, plan, datasets[plan.dataset], preprocessing[plan.dataset], recipe, seed, device) for plan in pending
     )
-    with closing(_results(jobs, workers or best_workers(seconds, len(pending), device))) as results:
+    workers = workers or best_workers(seconds, len(pending), device)
+    with closing(_results(jobs, min(workers, len(pending)))) as results:
         for member in results:
             ready.append(member)
             _report(progress, member, len(ready), len(plans))
@@ -150,3 +149,99 @@ def build_zoo(
 def _report(progress: Progress | None, member: BuiltMember, done: int, total: int) -> None:
     if progress:
         progress(member, done, total)
+
+
+def _expected_seconds(pending: Sequence[MemberPlan], datasets: Sequence[ImageDataset], recipe: Recipe) -> float:
+    """What the training will take one after the other; also finds architectures that cannot be trained at all."""
+    measured: dict[tuple[str, int], float] = {}
+    expected = 0.0
+    for plan in pending:
+        dataset = datasets[plan.dataset]
+        size = dataset.images.shape[-1]
+        kind = plan.architecture, size
+        if kind not in measured:
+            arguments = architecture_arguments(plan.architecture, size)
+            measured[kind] = seconds_per_image(plan.architecture, arguments, len(plan.classes), size)
+        images = len(dataset) * len(plan.classes) / len(dataset.classes)
+        expected += measured[kind] * images * recipe.epochs
+    return expected
+
+
+def _existing(out: Path, plan: MemberPlan) -> BuiltMember:
+    card = read_card(out / plan.name)
+    load_member(card)
+    accuracy = float(card.details.get("held_out_accuracy", math.nan))
+    return BuiltMember(plan.number, plan.name, card.architecture, card.labels, accuracy, seconds=None)
+
+
+def _job(
+    out: Path,
+    plan: MemberPlan,
+    dataset: ImageDataset,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+) -> _Job:
+    chosen = dataset.select(plan.classes)
+    return _Job(
+        folder=out / plan.name,
+        plan=plan,
+        images=chosen.images.numpy(),
+        image_labels=chosen.labels.numpy(),
+        source=dataset.name,
+        preprocessing=preprocessing,
+        recipe=recipe,
+        seed=seed,
+        device=device,
+    )
+
+
+def _results(jobs: Iterator[_Job], workers: int) -> Generator[BuiltMember]:
+    if workers > 1:
+        yield from run_in_processes(_train_and_write, jobs, workers)
+    else:
+        yield from map(_train_and_write, jobs)
+
+
+def _train_and_write(job: _Job) -> BuiltMember:
+    start = time.perf_counter()
+    plan, preprocessing = job.plan, job.preprocessing
+    arguments = architecture_arguments(plan.architecture, preprocessing.size)
+    trained = train_classifier(
+        ImageDataset(torch.from_numpy(job.images), torch.from_numpy(job.image_labels), plan.classes, job.source),
+        plan.architecture,
+        job.recipe,
+        preprocessing=preprocessing,
+        seed=job.seed,
+        member=plan.number,
+        arguments=arguments,
+        device=job.device,
+    )
+    dataset, _, split = job.source.rpartition("/")
+    details = {
+        "dataset": dataset or split,
+        "split": split if dataset else None,
+        "recipe": job.recipe.name,
+        "epochs": job.recipe.epochs,
+        "seed": job.seed,
+        "held_out_accuracy": round(trained.held_out_accuracy, 4),
+    }
+    try:
+        write_member(
+            job.folder,
+            trained.network,
+            architecture=plan.architecture,
+            labels=plan.labels,
+            preprocessing=preprocessing,
+            arguments=arguments,
+            details=details,
+        )
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"cannot write {job.folder} ({error}); finished members are kept: free some space and repeat the command"
+        ) from error
+    seconds = time.perf_counter() - start
+    return BuiltMember(
+        plan.number, plan.name, plan.architecture, plan.labels, round(trained.held_out_accuracy, 4), seconds
+    )

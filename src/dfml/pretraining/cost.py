@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from dfml.backbones import BACKBONES, create_backbone
 from dfml.errors import UsageError
+from dfml.pretraining.train import one_thread
 
 _IMAGES = 16
 _START = 5.0  # seconds until a process has imported torch and timm
@@ -33,18 +34,19 @@ def seconds_per_image(architecture: str, arguments: dict[str, Any], classes: int
     Raises:
         UsageError: If the network cannot be built, or cannot take images of this size.
     """
-    network = create_backbone(architecture, classes, seed=0, **arguments).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = create_backbone(architecture, classes, seed=0, **arguments).to(memory_format=torch.channels_last)
     images = torch.zeros(_IMAGES, 3, size, size).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(_IMAGES, dtype=torch.long)
     seconds = []
-    with torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         for _ in range(2):
             start = time.perf_counter()
             try:
-                functional.cross_entropy(network(images), labels).backward()
+                torch.autograd.backward(functional.cross_entropy(network(images), labels))
             except (RuntimeError, ValueError, AssertionError) as error:
+                reason = " ".join(str(error).split())
                 raise UsageError(
-                    f"architecture {architecture!r} cannot learn from images of {size} x {size} pixels: {error}"
+                    f"architecture {architecture!r} cannot learn from images of {size} x {size} pixels: {reason}"
                 ) from error
             seconds.append(time.perf_counter() - start)
     return min(seconds) / _IMAGES
@@ -55,6 +57,6 @@ def best_workers(seconds: float, jobs: int, device: torch.device) -> int:
 
     Torch's number of threads is taken as the number of cores that may be used.
     """
-    workers = min(torch.get_num_threads(), jobs)
-    saved = seconds - seconds * -(-jobs // workers) / jobs
+    workers = max(1, min(torch.get_num_threads(), jobs))
+    saved = seconds - seconds * -(-jobs // workers) / max(1, jobs)
     return workers if device.type == "cpu" and saved > _START else 1

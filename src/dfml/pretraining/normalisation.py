@@ -18,7 +18,7 @@ def pixel_statistics(dataset: ImageDataset) -> Preprocessing:
     for colour in range(3):
         # Counting the 256 levels needs neither a float copy of the images nor their order.
         share = torch.zeros(256, dtype=torch.double)
-        for images in dataset.images[:, colour].split(4096):
+        for images in torch.split(dataset.images[:, colour], 4096):
             share += torch.bincount(images.flatten(), minlength=256)
         share /= share.sum()
         mean = float(share @ levels)

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dfml.data.dataset import ImageDataset
 from dfml.errors import RunError
 
@@ -19,8 +21,8 @@ def dataset_record(dataset: ImageDataset) -> dict[str, Any]:
     """What tells a data set from another one: its name, its extent and a digest of all its images."""
     digest = hashlib.sha256("\n".join(dataset.classes).encode())
     digest.update(dataset.labels.numpy().tobytes())
-    for images in dataset.images.split(4096):
-        digest.update(images.contiguous().numpy())
+    for images in torch.split(dataset.images, 4096):
+        digest.update(images.contiguous().numpy().data)
     return {
         "name": dataset.name,
         "classes": len(dataset.classes),
@@ -51,7 +53,7 @@ def open_zoo_folder(out: Path, settings: dict[str, Any]) -> None:
             return
         if out.exists() and not out.is_dir():
             raise RunError(f"expected a folder for the zoo, found the file {out}; choose another folder")
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
             raise RunError(f"expected a new or empty folder, found other files in {out}; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         draft = out / f".{RECORD}.{os.getpid()}"

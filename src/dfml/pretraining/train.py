@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,23 @@ class TrainedClassifier:
     held_out_accuracy: float
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """Images as bytes where the training runs: a quarter of the memory, and made floats a batch at a time."""
+
+    images: Tensor
+    labels: Tensor
+    preprocessing: Preprocessing
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        indices = indices.to(self.labels.device)
+        return self.images[indices], self.labels[indices]
+
+    def network_input(self, images: Tensor) -> Tensor:
+        inputs = self.preprocessing.normalise(images.float().div_(255))
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+
 def train_classifier(
     dataset: ImageDataset,
     architecture: str,
@@ -43,8 +62,8 @@ def train_classifier(
 ) -> TrainedClassifier:
     """Train a classifier of all classes of `dataset`.
 
-    The first 80% of each class, in file order, are fitted; the rest is held out. On one kind of machine and with one
-    number of threads, the same (seed, member) gives the same bits. Torch's global generators are left as they were.
+    The first 80% of each class, in file order, are fitted; the rest is held out. It trains with one thread, so that on
+    one kind of machine the same (seed, member) gives the same bits. Torch's global generators are left as they were.
 
     Args:
         dataset: Its images and classes; the network's outputs are in the order of its classes.
@@ -67,16 +86,27 @@ def train_classifier(
         architecture, len(dataset.classes), seed=_seed(seed, member, "weights"), **(arguments or {})
     )
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images, labels = dataset.images.to(device), dataset.labels.to(device)
+    samples = _Samples(dataset.images.to(device), dataset.labels.to(device), preprocessing)
     # Layers that draw while training (dropout, stochastic depth) use torch's global generators.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_seed(seed, member, "layers"))
-        _fit(network, images, labels, fit, architecture, recipe, preprocessing, seed, member)
-    accuracy = _accuracy(network, images, labels, held_out, preprocessing)
+        _fit(network, samples, fit, recipe, recipe.optimisation(architecture), (seed, member))
+        accuracy = _accuracy(network, samples, held_out)
     return TrainedClassifier(network.cpu().eval(), accuracy)
 
 
-def split_images(dataset: ImageDataset) -> tuple[Int64[Tensor, "fit"], Int64[Tensor, "held_out"]]:
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes with one thread: sums are rounded in an order that depends on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def split_images(dataset: ImageDataset) -> tuple[Int64[Tensor, " fit"], Int64[Tensor, " held_out"]]:
     """Indices of the first 80% of each class, and of the rest (at least one image of each class in both).
 
     Raises:
@@ -138,39 +168,32 @@ def _cosine(first: float, last: float, position: float) -> float:
 
 
 def _fit(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    fit: Tensor,
-    architecture: str,
-    recipe: Recipe,
-    preprocessing: Preprocessing,
-    seed: int,
-    member: int,
+    network: nn.Module, samples: _Samples, fit: Tensor, recipe: Recipe, optimisation: Optimisation, key: tuple[int, int]
 ) -> None:
     network.train()
-    optimisation = recipe.optimisation(architecture)
+    seed, member = key
     optimiser = _optimiser(network, optimisation)
     # Batches of almost equal size: a last batch of one image would have no batch statistics.
     batches = math.ceil(len(fit) / recipe.batch_size)
     for epoch in range(recipe.epochs):
         draws = generator(seed, "member", member, "epoch", epoch)
         order = fit[torch.randperm(len(fit), generator=draws)]
-        total = torch.zeros((), device=images.device)
-        for number, batch in enumerate(order.to(images.device).tensor_split(batches)):
+        total = torch.zeros((), device=samples.labels.device)
+        for number, batch in enumerate(torch.tensor_split(order, batches)):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(optimisation, epoch * batches + number, batches, recipe.epochs)
-            inputs = _network_input(augment(images[batch], recipe.crop_padding, recipe.flip, draws), preprocessing)
-            loss = functional.cross_entropy(network(inputs), labels[batch])
+            images, labels = samples.take(batch)
+            images = augment(images, recipe.crop_padding, recipe.flip, draws)
+            loss = functional.cross_entropy(network(samples.network_input(images)), labels)
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             clip_grad_norm_(network.parameters(), recipe.gradient_clip)
             optimiser.step()
             total += loss.detach()
         if not math.isfinite(total.item()):
             raise RunError(
-                f"member {member} ({architecture}) diverged: its loss is not finite in epoch {epoch + 1} of "
-                f"{recipe.epochs}; lower the recipe's learning rate (now {optimisation.learning_rate:g})"
+                f"the training of member {member} diverged: its loss is not finite in epoch {epoch + 1} of "
+                f"{recipe.epochs}; lower the recipe's learning rate (it is {optimisation.learning_rate:g})"
             )
 
 
@@ -182,20 +205,13 @@ def _optimiser(network: nn.Module, optimisation: Optimisation) -> torch.optim.Op
 
 
 @torch.inference_mode()
-def _accuracy(
-    network: nn.Module, images: Tensor, labels: Tensor, indices: Tensor, preprocessing: Preprocessing
-) -> float:
+def _accuracy(network: nn.Module, samples: _Samples, indices: Tensor) -> float:
     network.eval()
     correct = 0
-    for batch in indices.to(images.device).split(_EVALUATION_BATCH):
-        predicted = network(_network_input(images[batch], preprocessing)).argmax(1)
-        correct += int((predicted == labels[batch]).sum())
+    for batch in torch.split(indices, _EVALUATION_BATCH):
+        images, labels = samples.take(batch)
+        correct += int((network(samples.network_input(images)).argmax(1) == labels).sum())
     return correct / len(indices)
-
-
-def _network_input(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    inputs = preprocessing.normalise(images.float().div_(255))
-    return inputs.contiguous(memory_format=torch.channels_last)
 
 
 def _seed(seed: int, member: int, purpose: str) -> int:

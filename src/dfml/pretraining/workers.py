@@ -102,19 +102,20 @@ def _serve(connection: Connection, function: Callable[[Job], Result]) -> None:
             job = connection.recv()
         except EOFError:
             return
+        answer: tuple[bool, Result | Exception]
         try:
-            answer = (False, function(job))
+            answer = False, function(job)
         except Exception as error:
             if not isinstance(error, DfmlError):
                 error.add_note(traceback.format_exc())
-            answer = (True, error)
+            answer = True, error
         try:
             connection.send(answer)
         except OSError:
-            return
+            return  # nobody waits for it any more
 
 
-def _leave(signum: int, frame: object) -> NoReturn:  # noqa: ARG001
+def _leave(signum: int, frame: object) -> NoReturn:
     sys.exit(128 + signum)
 
 

@@ -25,7 +25,7 @@ from dfml.training.progress import Progress, SilentProgress
 class TrainingConfig(BaseModel):
     """What every trained method has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     way: PositiveInt = 5
     shot: PositiveInt = 1

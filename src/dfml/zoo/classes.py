@@ -1,7 +1,7 @@
 """Which outputs of different members mean the same class.
 
-Members were trained by different people: all that is known of a class is its name, if that. Names that say nothing (`0`,
-`class_3`, `LABEL_0`) never merge.
+Members were trained by different people: all that is known of a class is its name, if that. Names that say nothing
+(`0`, `class_3`, `LABEL_0`) never merge.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class ClassSpace:
     of_member: tuple[tuple[int, ...], ...]
 
     def __len__(self) -> int:
+        """Number of classes."""
         return len(self.names)
 
     def merges(self) -> dict[str, list[int]]:

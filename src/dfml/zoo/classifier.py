@@ -63,7 +63,7 @@ class PretrainedClassifier(nn.Module):
         """Batch-norm layers that hold statistics; without any, inversion has only the labels to go by."""
         return len(batch_norm_layers(self.network))
 
-    def train(self, mode: bool = True) -> PretrainedClassifier:  # noqa: ARG002
+    def train(self, mode: bool = True) -> PretrainedClassifier:
         """Stays in evaluation mode, whatever module it is part of: its stored statistics are evidence."""
         return super().train(False)
 

@@ -1,8 +1,8 @@
 """From a folder on disk, which nobody has vetted, to a `PretrainedClassifier`. Nothing in the folder is executed.
 
-A member is a folder as timm writes it for `local-dir:`: `config.json` and `model.safetensors`. The network is built from
-the vetted architecture and arguments without memory for its weights, compared with the header of the weight file, and only
-then loaded, strictly. (timm's own `pretrained=True` drops a head of another size and keeps a random one.)
+A member is a folder as timm writes it for `local-dir:`: `config.json` and `model.safetensors`. The network is built
+from the vetted architecture and arguments without memory for its weights, compared with the weight file, and only then
+loaded, strictly. (timm's own `pretrained=True` drops a head of another size and keeps a random one.)
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 _LFS_MARK = b"version https://git-lfs"
+# Beyond what any classifier needs; a damaged or hostile configuration shall not fill the memory.
+_MOST_CLASSES, _LARGEST_SIZE = 1_000_000, 4096
+# `create_backbone` takes these from elsewhere.
+_RESERVED = frozenset({"architecture", "num_classes", "seed"})
 _RETRAIN = "restore the file from where the member came from, or remove the member"
 
 
@@ -64,7 +68,7 @@ def read_card(folder: Path) -> MemberCard:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ZooMemberError(folder, f"{CONFIG} cannot be read ({error.strerror})", _RETRAIN) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ZooMemberError(folder, f"{CONFIG} is not valid JSON ({error})", _RETRAIN) from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise ZooMemberError(
@@ -86,8 +90,10 @@ def read_card(folder: Path) -> MemberCard:
 
 def _labels(folder: Path, config: dict[str, Any], pretrained: dict[str, Any]) -> tuple[str, ...]:
     count = config.get("num_classes", pretrained.get("num_classes"))
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ZooMemberError(folder, f"expected a positive `num_classes` in {CONFIG}, found {count!r}", "correct it")
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MOST_CLASSES:
+        raise ZooMemberError(
+            folder, f"expected `num_classes` from 1 to {_MOST_CLASSES} in {CONFIG}, found {count!r}", "correct it"
+        )
     names = config.get("label_names", pretrained.get("label_names"))
     if names is None:
         return tuple(str(index) for index in range(count))
@@ -106,7 +112,8 @@ def _preprocessing(folder: Path, pretrained: dict[str, Any]) -> Preprocessing:
     try:
         channels, height, width = pretrained["input_size"]
         mean, std = tuple(map(float, pretrained["mean"])), tuple(map(float, pretrained["std"]))
-        valid = channels == 3 and height == width and height > 0 and len(mean) == len(std) == 3
+        valid = channels == 3 and height == width and len(mean) == len(std) == 3
+        valid = valid and isinstance(height, int) and 1 <= height <= _LARGEST_SIZE
         valid = valid and all(math.isfinite(value) for value in mean + std) and min(std) > 0
     except (KeyError, TypeError, ValueError):
         valid = False
@@ -114,18 +121,21 @@ def _preprocessing(folder: Path, pretrained: dict[str, Any]) -> Preprocessing:
         found = {key: pretrained.get(key) for key in ("input_size", "mean", "std")}
         raise ZooMemberError(
             folder,
-            f"expected `input_size` [3, size, size] and three values of `mean` and `std` in `pretrained_cfg`, found {found}",
+            f"expected `input_size` [3, size, size], three values of `mean`, three of `std` in `pretrained_cfg`, "
+            f"found {found}",
             "state what the classifier was trained with; a guess would silently spoil its answers",
         )
     return Preprocessing(int(height), mean, std)  # type: ignore[arg-type]
 
 
 def load_member(card: MemberCard) -> PretrainedClassifier:
-    """Build the member's network, compare it with the weight file, load strictly.
+    """Build the member's network, compare it with the weight file, load strictly, and let it classify one image.
+
+    Half-precision weights are widened to float32.
 
     Raises:
         ZooMemberError: If the architecture is unknown, or the weight file is missing, truncated, of another network, or
-            holds values that are not finite.
+            holds values that are not finite, or the network cannot classify an image of the size that it claims.
     """
     network = _build(card)
     weights = _read_weights(card)
@@ -133,17 +143,44 @@ def load_member(card: MemberCard) -> PretrainedClassifier:
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ZooMemberError(card.path, f"{WEIGHTS} holds NaN or infinite values in {name}", _RETRAIN)
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     network.load_state_dict(weights, strict=True, assign=True)
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         # A buffer that is computed at construction and not saved: build once more, with memory.
         network = _build(card, device="cpu")
         network.load_state_dict(weights, strict=True)
-    return PretrainedClassifier(network, card.labels, card.preprocessing, source=str(card.path))
+    classifier = PretrainedClassifier(network, card.labels, card.preprocessing, source=str(card.path))
+    _try(card, classifier)
+    return classifier
+
+
+@torch.no_grad()  # not inference mode: a network may keep what it computes for a size
+def _try(card: MemberCard, classifier: PretrainedClassifier) -> None:
+    size = card.preprocessing.size
+    try:
+        logits = classifier.network(torch.zeros(1, 3, size, size))
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ZooMemberError(
+            card.path,
+            f"{card.architecture} cannot classify an image of {size} x {size} pixels, the `input_size` ({reason})",
+            f"correct `input_size` or `model_args` in {CONFIG}",
+        ) from error
+    if logits.shape != (1, len(card.labels)) or not bool(torch.isfinite(logits).all()):
+        found = f"{tuple(logits.shape[1:])} scores, {int(logits.isfinite().sum())} of them finite"
+        raise ZooMemberError(
+            card.path, f"expected {len(card.labels)} finite scores for a grey image, found {found}", _RETRAIN
+        )
 
 
 def _build(card: MemberCard, device: str = "meta") -> nn.Module:
     from dfml.backbones import create_backbone
 
+    reserved = sorted(_RESERVED & card.arguments.keys())
+    if reserved:
+        raise ZooMemberError(
+            card.path, f"`model_args` in {CONFIG} may not hold {', '.join(reserved)}", "remove them from `model_args`"
+        )
     try:
         with torch.device(device):
             return create_backbone(card.architecture, len(card.labels), **card.arguments)
@@ -156,7 +193,9 @@ def _read_weights(card: MemberCard) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             if file.read(len(_LFS_MARK)) == _LFS_MARK:
-                raise ZooMemberError(card.path, f"{WEIGHTS} is a git-lfs pointer, not the weights", "run `git lfs pull`")
+                raise ZooMemberError(
+                    card.path, f"{WEIGHTS} is a git-lfs pointer, not the weights", "run `git lfs pull`"
+                )
         with safe_open(path, framework="pt") as weights:
             return {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
     except OSError as error:
@@ -173,6 +212,11 @@ def _compare(card: MemberCard, expected: dict[str, Tensor], found: dict[str, Ten
         f"{name} has shape {tuple(found[name].shape)} where {tuple(tensor.shape)} is expected"
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
+    ]
+    problems += [
+        f"{name} holds {found[name].dtype} where {tensor.dtype} is expected"
+        for name, tensor in expected.items()
+        if name in found and found[name].is_floating_point() != tensor.is_floating_point()
     ]
     if problems:
         more = f" and {len(problems) - 1} more differences" if len(problems) > 1 else ""

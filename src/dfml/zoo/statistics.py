@@ -35,7 +35,7 @@ class LayerStatistics:
 
 
 class _ChannelMoments(torch.autograd.Function):
-    """Mean and biased variance of every channel, about four times as fast on a CPU as `torch.var_mean` and its backward.
+    """Mean and biased variance of every channel; on a CPU four times as fast as `torch.var_mean` and its backward.
 
     Channel sums are matrix products over a (pixels, channels) view, which is free in channels-last memory, and the
     backward is one fused a + b x. Deviations are taken from the stored mean, so that the one-pass variance does not
@@ -71,8 +71,8 @@ class _ChannelMoments(torch.autograd.Function):
 
 
 def channel_moments(
-    x: Float[Tensor, "images channels rows columns"], centre: Float[Tensor, "channels"]
-) -> tuple[Float[Tensor, "channels"], Float[Tensor, "channels"]]:
+    x: Float[Tensor, "images channels rows columns"], centre: Float[Tensor, " channels"]
+) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
     """Mean and biased variance of every channel; differentiable once.
 
     Args:

@@ -59,15 +59,7 @@ class Zoo:
             ConfigError: If `class_identity` cannot be used.
         """
         path = Path(path)
-        if not path.is_dir():
-            raise ZooError(f"expected a zoo (a folder of classifiers) at {path}, found nothing; check the path")
-        folders = member_folders(path)
-        if not folders:
-            raise ZooError(
-                f"the zoo {path} is empty: expected folders with {CONFIG} and model.safetensors; "
-                "put classifiers there, or make some with `dfml zoo build`"
-            )
-        cards = [read_card(folder) for folder in folders]
+        cards = [read_card(folder) for folder in member_folders(path)]
         classes = build_class_space([(card.name, card.labels) for card in cards], class_identity)
         return cls(cards, classes, max_resident=max_resident, path=path)
 
@@ -90,9 +82,11 @@ class Zoo:
         return cls([None] * len(classifiers), build_class_space(named, class_identity), given=given)
 
     def __len__(self) -> int:
+        """Number of members."""
         return len(self.cards)
 
     def __iter__(self) -> Iterator[PretrainedClassifier]:
+        """The members, each loaded when its turn comes."""
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> PretrainedClassifier:
@@ -171,11 +165,23 @@ class Zoo:
 
 
 def member_folders(path: Path) -> list[Path]:
-    """The members' folders in a zoo's folder, sorted by name; the folder itself when it is one member."""
+    """The members' folders in a zoo's folder, sorted by name; the folder itself when it is one member.
+
+    Raises:
+        ZooError: If there is no member.
+    """
+    if not path.is_dir():
+        raise ZooError(f"expected a zoo (a folder of classifiers) at {path}, found no folder; check the path")
     if (path / CONFIG).is_file():
         return [path]
-    folders = (f for f in path.iterdir() if f.is_dir() and not f.name.startswith("."))
-    return sorted(f for f in folders if (f / CONFIG).is_file() or (f / WEIGHTS).is_file())
+    folders = sorted(f for f in path.iterdir() if f.is_dir() and not f.name.startswith("."))
+    members = [f for f in folders if (f / CONFIG).is_file() or (f / WEIGHTS).is_file()]
+    if not members:
+        raise ZooError(
+            f"the zoo {path} is empty: expected folders with {CONFIG} and {WEIGHTS}; "
+            "put classifiers there, or make some with `dfml zoo build`"
+        )
+    return members
 
 
 def _signature(classifier: PretrainedClassifier) -> str:

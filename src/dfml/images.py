@@ -1,4 +1,4 @@
-"""Images of any size -> images of the size that a learner works at."""
+"""Images of any size -> images of the size that a network works at."""
 
 from __future__ import annotations
 

@@ -1,0 +1,53 @@
+"""The command `dfml`: one file per verb, each parses, calls and prints.
+
+Modules of verbs are imported whenever `dfml` starts, so they import nothing heavy before the verb runs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated
+
+import typer
+
+from dfml.cli import adapt, evaluate, invert, predict, train, zoo
+from dfml.cli.errors import Verbs, show_warning
+
+app = typer.Typer(
+    cls=Verbs,
+    help="Turn a zoo of pre-trained image classifiers into a few-shot learner, without their training data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(zoo.app, name="zoo")
+app.command()(invert.invert)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(adapt.adapt)
+app.command()(predict.predict)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from dfml import __version__
+
+        typer.echo(f"dfml {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 the work failed, 2 wrong usage, 130 or 143 interrupted."""
+    warnings.showwarning = show_warning
+    app(prog_name="dfml")

@@ -1,0 +1,43 @@
+"""`dfml adapt`: a few labelled images -> a classifier of their classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dfml.cli.folders import new_folder
+from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, use_threads
+from dfml.cli.output import Output
+
+
+def adapt(
+    learner: Annotated[
+        str, typer.Argument(metavar="LEARNER", help="Folder from `dfml train`, or METHOD:ZOO (zoo_embedding:ZOO).")
+    ],
+    support: Annotated[
+        Path, typer.Argument(metavar="SUPPORT_DIR", help="Image folder class/image, a few images a class.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="CLASSIFIER", help="Folder of the classifier; new or empty.")],
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Adapt a learner to new classes, from one or a few labelled images each."""
+    output = Output(json_file)
+    use_threads(threads)
+    with new_folder(out) as unfinished:
+        from dfml.cli.opening import open_learner
+        from dfml.data.support import read_support
+        from dfml.training.device import select_device
+
+        opened = open_learner(learner, select_device(device), seed=seed)
+        images, labels, names = read_support(support, opened.preprocessing.size)
+        opened.adapt(images, labels, names).save_pretrained(unfinished)
+    counts = dict(zip(names, labels.bincount().tolist(), strict=True))
+    output.say("classes: " + ", ".join(f"{name} ({count})" for name, count in counts.items()))
+    output.say(f"classifier: {out}")
+    output.say(f"next: dfml predict {out} IMAGE...")
+    output.results({"classifier": out, "learner": opened.name, "classes": counts})

@@ -1,0 +1,76 @@
+"""`dfml evaluate`: accuracy of learners on classes that they have never seen, compared in pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dfml.cli.options import DeviceOption, JsonOption, Protocol, SeedOption, SplitsOption, ThreadsOption, use_threads
+from dfml.cli.output import Output
+from dfml.errors import UsageError
+
+
+def evaluate(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LEARNER... DATA",
+            help="Learners: folders from `dfml train`, a run's snapshots/N, or METHOD:ZOO for a method that needs "
+            "no training (zoo_embedding:ZOO). Then the data: an image folder, a zip of one, or glyphs.",
+        ),
+    ],
+    split: Annotated[
+        str | None, typer.Option(help="train, val or test; by default test, or everything where there are no splits.")
+    ] = None,
+    splits: SplitsOption = None,
+    way: Annotated[int, typer.Option(min=2, help="Classes an episode.")] = 5,
+    shot: Annotated[int, typer.Option(min=1, help="Support images a class.")] = 1,
+    query: Annotated[int, typer.Option(min=1, help="Query images a class.")] = 15,
+    episodes: Annotated[int, typer.Option(min=2, help="The same ones for every learner.")] = 600,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(help="strict: no answer depends on other queries. paper: it may, and the best snapshot counts."),
+    ] = "strict",
+    allow_other_protocol: Annotated[
+        bool, typer.Option("--allow-other-protocol", help="Evaluate learners that were trained for the other protocol.")
+    ] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure accuracy with a 95% confidence interval; compare learners in pairs on the same episodes."""
+    *names, data = sources
+    if not names:
+        raise UsageError("expected at least one learner and then the data: dfml evaluate LEARNER... DATA")
+    output = Output(json_file)
+    use_threads(threads)
+    from dfml.cli import judging, opening
+    from dfml.training.device import select_device
+
+    place = select_device(device)
+    learners = [opening.open_learner(name, place, way=way, shot=shot, protocol=protocol, seed=seed) for name in names]
+    sizes = {learner.preprocessing.size for learner in learners}
+    images = {
+        size: opening.open_data(data, split=split, usual="test", official=splits, size=size) for size in sorted(sizes)
+    }
+    evaluations = [
+        judging.judge(
+            learner,
+            called,
+            Path(name),
+            images[learner.preprocessing.size],
+            way=way,
+            shot=shot,
+            query=query,
+            episodes=episodes,
+            seed=seed,
+            protocol=protocol,
+            allow_other_protocol=allow_other_protocol,
+        )
+        for learner, name, called in zip(learners, names, opening.distinct_names(learners, names), strict=True)
+    ]
+    judging.show(output, evaluations)
+    output.results(judging.results(evaluations))

@@ -1,0 +1,43 @@
+"""Folders that a verb writes: never over something else, and whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dfml.errors import RunError
+
+
+def require_empty(out: Path) -> None:
+    """Refuse a place where something is.
+
+    Raises:
+        RunError: If it is a file, or a folder that holds anything.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} is not empty; choose another --out, or remove it first")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into, beside `out`; it becomes `out` when all went well, and is removed otherwise.
+
+    Raises:
+        RunError: If something is at `out`.
+    """
+    require_empty(out)
+    unfinished = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written ({error.strerror}); choose another --out") from error
+    try:
+        yield unfinished
+        if out.is_dir():
+            out.rmdir()
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,54 @@
+"""Options that several verbs have, so that each looks the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Protocol = Literal["strict", "paper"]
+Recipe = Literal["paper", "strong"]
+Benchmark = Literal["cifar-fs", "cub", "miniimagenet", "vgg-flower"]
+
+_COMMON = "Common options"
+
+SeedOption = Annotated[int, typer.Option("--seed", min=0, rich_help_panel=_COMMON, help="Of all random draws.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="NAME", rich_help_panel=_COMMON, help="auto, cpu, cuda, cuda:1, ...")
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", min=1, metavar="N", rich_help_panel=_COMMON, help="CPU threads; torch decides by default."
+    ),
+]
+JsonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        rich_help_panel=_COMMON,
+        help="Also write the results here as JSON; - is standard output.",
+    ),
+]
+SplitsOption = Annotated[
+    Benchmark | None,
+    typer.Option("--splits", help="Divide a plain class/image folder by the official class split of this benchmark."),
+]
+IdentityOption = Annotated[
+    str,
+    typer.Option(
+        "--class-identity",
+        metavar="names|distinct|FILE",
+        help="Which classes of different members are the same: those of one name, none, or as a YAML file says.",
+    ),
+]
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch compute with so many threads."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)

@@ -1,0 +1,164 @@
+"""A run's settings, put together from layers: defaults, preset, file, `--set`, options. Imported when a verb runs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from dfml.errors import ConfigError, UsageError
+from dfml.methods import METHODS, find_method
+from dfml.methods.base import Method, build_config
+from dfml.training.loop import TrainingConfig
+
+Settings = dict[str, Any]
+
+DEFAULT_METHOD = "purer"
+_COMMENT_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """What a run's `config.yaml` says: enough to repeat the run.
+
+    Attributes:
+        method: Its name.
+        zoo: Path of the zoo.
+        settings: Of each method that it speaks of.
+    """
+
+    method: str | None = None
+    zoo: str | None = None
+    settings: Mapping[str, Settings] = field(default_factory=dict)
+
+
+def read_run_file(path: Path) -> RunFile:
+    """Read a `--config` file.
+
+    Raises:
+        ConfigError: If it cannot be read, or holds anything but `method`, `zoo` and sections of methods.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path} cannot be read as YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {path}: expected `method:`, `zoo:` and settings below a method's name")
+    sections = {key: value for key, value in content.items() if key in METHODS}
+    for key in content:
+        if key not in ("method", "zoo", *METHODS):
+            raise ConfigError(f"--config {path}: unknown entry {key!r}; known are method, zoo, {', '.join(METHODS)}")
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise ConfigError(f"--config {path}: expected settings below {name!r}, found {section!r}")
+    for name in ("method", "zoo"):
+        if not isinstance(content.get(name), str | None):
+            raise ConfigError(f"--config {path}: expected text for {name!r}, found {content[name]!r}")
+    return RunFile(content.get("method"), content.get("zoo"), sections)
+
+
+def choose_method(asked: str | None, file: RunFile) -> type[Method]:
+    """The method that the user asked for, or the file's.
+
+    Raises:
+        UsageError: If there is none of that name, or both name one and differ.
+    """
+    if asked and file.method and asked != file.method:
+        raise UsageError(
+            f"--method {asked} contradicts the --config file, which is for {file.method}; drop one of them"
+        )
+    return find_method(asked or file.method or DEFAULT_METHOD)
+
+
+def resolve(
+    method: type[Method], preset: str | None, file: RunFile, assignments: Sequence[str], options: Settings
+) -> TrainingConfig:
+    """All settings of a run; each layer overrides the ones before.
+
+    Args:
+        method: Whose settings; its defaults come first.
+        preset: A name of `method.presets`.
+        file: Of `--config`.
+        assignments: Of `--set`: `METHOD.NAME=VALUE`, the value in YAML.
+        options: Settings that have an option of their own; None where it was not used.
+
+    Raises:
+        UsageError: If there is no such preset, or an assignment is of another form.
+        ConfigError: If a setting is unknown or has a wrong value.
+    """
+    if preset is not None and preset not in method.presets:
+        known = ", ".join(method.presets) or "none"
+        raise UsageError(f"unknown preset {preset!r} of {method.name}; known are: {known}")
+    layers = [
+        method.presets[preset] if preset else {},
+        file.settings.get(method.name, {}),
+        *(read_assignment(assignment, method.name) for assignment in assignments),
+        {name: value for name, value in options.items() if value is not None},
+    ]
+    # Starts from the method's own defaults: those of a nested part may differ from the part's.
+    settings = method.config_type().model_dump()
+    for layer in layers:
+        settings = merge(settings, layer)
+    return build_config(method.config_type, settings)
+
+
+def read_assignment(assignment: str, method: str) -> Settings:
+    """`purer.learner.inner_steps=5` -> `{"learner": {"inner_steps": 5}}`.
+
+    Raises:
+        UsageError: If it has another form, or is for another method.
+        ConfigError: If the value is not YAML.
+    """
+    name, equals, text = assignment.partition("=")
+    owner, *path = name.strip().split(".")
+    if not equals or not path or not all(path):
+        raise UsageError(f"expected --set {method}.NAME=VALUE, found {assignment!r}")
+    if owner != method:
+        raise UsageError(
+            f"--set {assignment}: this run is for {method}, not {owner}; write {method}.{'.'.join(path)}=..."
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment}: the value is not YAML ({error})") from error
+    for part in reversed(path):
+        value = {part: value}
+    return dict(value)
+
+
+def merge(base: Settings, over: Mapping[str, Any]) -> Settings:
+    """`over` on top of `base`; where both hold mappings, these are merged likewise."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def explain(config: TrainingConfig, method: str, zoo: str | None) -> str:
+    """The settings as a YAML file with a comment on each: what `--config` takes."""
+    head = [f"method: {method}", *([f"zoo: {_inline(zoo)}"] if zoo else []), f"{method}:"]
+    return "\n".join([*head, *_explain(config, "  ")]) + "\n"
+
+
+def _explain(config: BaseModel, indent: str) -> Iterator[str]:
+    for name, about in type(config).model_fields.items():
+        value = getattr(config, name)
+        nested = isinstance(value, BaseModel)
+        text = about.description or (type(value).__doc__ if nested else None) or ""
+        yield from textwrap.wrap(text, _COMMENT_WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        if isinstance(value, BaseModel):
+            yield f"{indent}{name}:"
+            yield from _explain(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: {_inline(value)}"
+
+
+def _inline(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.removesuffix("...\n").strip()

@@ -1,0 +1,57 @@
+"""Tables of zoos. Imported when a verb runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from dfml.pretraining import BuiltMember
+from dfml.zoo.inspection import ZooReport
+
+_MANY = 12  # classes that a table's cell shows
+
+
+def built_table(members: Sequence[BuiltMember]) -> Table:
+    """One row a member that was built."""
+    table = _table("member", "architecture", "held-out %", "seconds", "classes")
+    for member in members:
+        seconds = "was there" if member.seconds is None else f"{member.seconds:.1f}"
+        accuracy = f"{100 * member.held_out_accuracy:.1f}"
+        table.add_row(member.name, member.architecture, accuracy, seconds, few(member.labels))
+    return table
+
+
+def inspection_table(report: ZooReport) -> Table:
+    """One row a member; a bad one is marked."""
+    table = _table(
+        "", "member", "architecture", "parameters", "input", "batch norms", "held-out %", "sha256", "classes"
+    )
+    for member in report.members:
+        mark = "BAD" if member.problem else "!" if member.warnings else "ok"
+        table.add_row(
+            mark,
+            member.name,
+            member.architecture or "?",
+            "?" if member.parameters is None else f"{member.parameters:,}",
+            f"{member.size} x {member.size}" if member.size else "?",
+            "?" if member.batch_norms is None else str(member.batch_norms),
+            "" if member.held_out_accuracy is None else f"{100 * member.held_out_accuracy:.1f}",
+            (member.sha256 or "?")[:12],
+            f"{len(member.labels)}: {few(member.labels)}" if member.labels else "?",
+            style="bold red" if member.problem else "yellow" if member.warnings else None,
+        )
+    return table
+
+
+def few(names: Sequence[str]) -> str:
+    """Names for a narrow place."""
+    return ", ".join(names[:_MANY]) + (f", ... ({len(names) - _MANY} more)" if len(names) > _MANY else "")
+
+
+def _table(*headings: str) -> Table:
+    table = Table()
+    for heading in headings:
+        left = heading in ("", "member", "architecture", "sha256", "classes")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    return table
