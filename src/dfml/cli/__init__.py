@@ -23,19 +23,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(zoo.app, name="zoo")
-app.command()(invert.invert)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(adapt.adapt)
 app.command()(predict.predict)
+app.command()(invert.invert)
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         from dfml import __version__
 
         typer.echo(f"dfml {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

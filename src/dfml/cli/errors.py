@@ -20,6 +20,12 @@ from dfml.errors import DfmlError
 class Verbs(TyperGroup):
     """The group of all verbs; turns the errors of whichever runs into a line and an exit code."""
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The verbs in the order in which they are used."""
+        names = super().list_commands(ctx)
+        first = [name for name in ("quickstart", "zoo") if name in names]
+        return first + [name for name in names if name not in first]
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that was asked for."""
         with _termination_raises(), _errors_become_lines():
@@ -68,28 +74,28 @@ def _errors_become_lines() -> Iterator[None]:
     except Exception as error:
         if (stopped := _stopped_run(error)) is not None:
             raise typer.Exit(stopped) from error
-        if _is_full_disk(error):
-            show_error(f"{error}; make room and try again")
+        if _is_disk_error(error):
+            show_error(f"{error}; make room, or choose another place")
             raise typer.Exit(1) from error
         raise
 
 
 def _stopped_run(error: Exception) -> int | None:
     """Says how to go on after a signal that a run answered with a checkpoint, and returns the exit code."""
-    from dfml.training.loop import Interrupted
-
-    if not isinstance(error, Interrupted):
+    loop = sys.modules.get("dfml.training.loop")  # without it, nothing has been trained
+    if loop is None or not isinstance(error, loop.Interrupted):
         return None
     again = ["dfml", *sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])]
     show_error(f"{error}; a checkpoint is written, go on with: {shlex.join(again)}")
-    return error.exit_code
+    return int(error.exit_code)
 
 
-def _is_full_disk(error: Exception) -> bool:
-    """Whether safetensors met a full disk: it does not raise OSError."""
-    from safetensors import SafetensorError
-
-    return isinstance(error, SafetensorError) and f"os error {errno.ENOSPC}" in str(error)
+def _is_disk_error(error: Exception) -> bool:
+    """Whether safetensors could not write (a full disk, say): it does not raise OSError."""
+    safetensors = sys.modules.get("safetensors")
+    if safetensors is None or not isinstance(error, safetensors.SafetensorError):
+        return False
+    return "(os error " in str(error)
 
 
 @contextmanager

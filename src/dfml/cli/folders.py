@@ -22,22 +22,35 @@ def require_empty(out: Path) -> None:
 
 
 @contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Say which folder could not be written when the disk is full, or the user has no right to.
+
+    Raises:
+        RunError: Instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{out} cannot be written ({error.strerror or error}); make room, or choose another --out"
+        ) from error
+
+
+@contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to write into, beside `out`; it becomes `out` when all went well, and is removed otherwise.
 
     Raises:
-        RunError: If something is at `out`.
+        RunError: If something is at `out`, or it cannot be written.
     """
     require_empty(out)
     unfinished = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.unfinished")
     try:
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise RunError(f"{out} cannot be written ({error.strerror}); choose another --out") from error
-    try:
-        yield unfinished
-        if out.is_dir():
-            out.rmdir()
-        unfinished.rename(out)
+        with writing(out):
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            if out.is_dir():
+                out.rmdir()
+            unfinished.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dfml.cli.folders import require_empty
+from dfml.cli.folders import require_empty, writing
 from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, use_threads
 from dfml.cli.output import Output, to_json
 
@@ -41,11 +41,12 @@ def invert(
     config = recovery.settings(steps, assignments or [])
     opened = Zoo.open(zoo).to(select_device(device))
     chosen = recovery.choose(opened, member or [], members)
-    recovery.begin(out, config, zoo, seed)
-    recovered = [recovery.recover(opened, index, per_class, config, seed, out) for index in chosen]
-    recovery.draw(recovered).save(out / "contact_sheet.png")
-    results = recovery.results(recovered, per_class, seed)
-    (out / "fidelity.json").write_text(to_json(results), encoding="utf-8")
+    with writing(out):
+        recovery.begin(out, config, zoo, seed)
+        recovered = [recovery.recover(opened, index, per_class, config, seed, out) for index in chosen]
+        recovery.draw(recovered).save(out / "contact_sheet.png")
+        results = recovery.results(recovered, per_class, seed)
+        (out / "fidelity.json").write_text(to_json(results), encoding="utf-8")
     output.show(recovery.fidelity_table(recovered))
     for each in recovered:
         if each.fidelity.warning:

@@ -63,7 +63,7 @@ def judge(
 
         def report(iteration: int, found: Evaluation) -> None:
             seen.append(iteration)
-            progress.update(len(seen), {"iteration": iteration, "accuracy": found.accuracy})
+            progress.update(len(seen), {"accuracy": found.accuracy})
 
         curve = evaluate_snapshots(folder, dataset, on_snapshot=report, **settings)
     return Judgement(replace(best_snapshot(curve), name=name), curve)
@@ -74,9 +74,8 @@ def show(output: Output, judgements: list[Judgement]) -> None:
     evaluations = [judgement.evaluation for judgement in judgements]
     first = evaluations[0]
     episodes = f"{len(first.accuracies)} episodes, {first.way}-way {first.shot}-shot, {first.query} queries a class"
-    table = Table(
-        title=f"{first.dataset}: {episodes}, protocol {first.protocol}, seed {first.seed}", title_justify="left"
-    )
+    output.say(f"{first.dataset}: {episodes}, protocol {first.protocol}, seed {first.seed}")
+    table = Table()
     for heading in ("learner", "accuracy %", "± 95% CI", "adapt ms", "predict ms", "seconds"):
         table.add_column(heading, justify="left" if heading == "learner" else "right")
     for each in evaluations:
@@ -87,7 +86,8 @@ def show(output: Output, judgements: list[Judgement]) -> None:
         if each.note:
             output.say(f"{each.name}: {each.note}")
     if len(evaluations) > 1:
-        pairs = Table(title="Differences in pairs, on the same episodes", title_justify="left")
+        output.say("Differences in pairs, on the same episodes:")
+        pairs = Table()
         pairs.add_column("first - second")
         pairs.add_column("points", justify="right")
         pairs.add_column("± 95% CI", justify="right")

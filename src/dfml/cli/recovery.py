@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ from rich.table import Table
 from torch import Tensor
 
 from dfml.cli.settings import merge, read_assignment
-from dfml.errors import RunError, UsageError
+from dfml.errors import UsageError
 from dfml.evaluation.protocol import versions
 from dfml.inversion.fidelity import Fidelity, measure
-from dfml.inversion.pixels import PixelInversionConfig, invert_member
+from dfml.inversion.pixels import PixelInversion, PixelInversionConfig
 from dfml.methods.base import build_config
 from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
 from dfml.training.progress import show_progress
 from dfml.zoo.zoo import Zoo
 
 ENGINE = "pixels"
+_SHOWN = 12  # images a class on the contact sheet
 
 
 @dataclass(frozen=True)
@@ -77,25 +78,22 @@ def choose(zoo: Zoo, names: Sequence[str], first: int | None) -> list[int]:
 
 
 def begin(out: Path, config: PixelInversionConfig, zoo: Path, seed: int) -> None:
-    """Make the folder and note the settings in it.
-
-    Raises:
-        RunError: If it cannot be written.
-    """
+    """Make the folder and note the settings in it."""
     about = {"zoo": str(zoo.resolve()), "seed": seed, ENGINE: config.model_dump(mode="json")}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{out} cannot be written ({error.strerror}); choose another --out") from error
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
 
 
 def recover(zoo: Zoo, index: int, per_class: int, config: PixelInversionConfig, seed: int, out: Path) -> Recovered:
     """Invert one member and write its images as `out/member/label/0000.png`."""
     classifier, name = zoo[index], zoo.name(index)
     targets = torch.arange(len(classifier.labels), device=zoo.device).repeat_interleave(per_class)
+    engine = PixelInversion(classifier, targets, config, seed)
     with show_progress(name, config.steps) as progress:
-        images = invert_member(classifier, targets, config, seed, progress)
+        while engine.done < config.steps:
+            loss = engine.step()
+            progress.update(engine.done, {"label_loss": loss.label.item(), "batch_norm": loss.batch_norm.item()})
+    images = engine.images()
     fidelity = measure(zoo, index, images, targets)
     for label, folder in enumerate(folder_names(classifier.labels)):
         place = out / name / folder
@@ -116,24 +114,31 @@ def folder_names(labels: Sequence[str]) -> list[str]:
 
 
 def draw(recovered: Sequence[Recovered]) -> Image.Image:
-    """All images on one sheet."""
+    """All members and classes on one sheet, with the first images of each."""
     return draw_contact_sheet(
         [
             Block(
                 title=each.name,
-                note=f"recognises {each.fidelity.agreement:.0%} of them",
-                rows=[Row(label, each.images[each.targets == index]) for index, label in enumerate(each.labels)],
+                note=_note(each.fidelity),
+                rows=[
+                    Row(label, each.images[each.targets == index][:_SHOWN]) for index, label in enumerate(each.labels)
+                ],
             )
             for each in recovered
         ]
     )
 
 
+def _note(fidelity: Fidelity) -> str:
+    others = f"; other members, {fidelity.other_agreement:.0%}" if fidelity.other_agreement is not None else ""
+    return f"recognises {fidelity.agreement:.0%} of them{others}"
+
+
 def fidelity_table(recovered: Sequence[Recovered]) -> Table:
     """One row a member."""
     table = Table()
     table.add_column("member")
-    for heading in ("images", "agreement %", "batch-norm distance", "of noise", "other members agree %"):
+    for heading in ("images", "agreement %", "other members %", "guessing %", "batch-norm distance", "of noise"):
         table.add_column(heading, justify="right")
     for each in recovered:
         found = each.fidelity
@@ -141,9 +146,10 @@ def fidelity_table(recovered: Sequence[Recovered]) -> Table:
             each.name,
             str(len(each.images)),
             f"{100 * found.agreement:.1f}",
-            _figure(found.batch_norm_distance),
-            _figure(found.noise_batch_norm_distance),
             "-" if found.other_agreement is None else f"{100 * found.other_agreement:.1f}",
+            f"{100 * found.chance:.1f}",
+            f"{found.batch_norm_distance:.4g}",
+            f"{found.noise_batch_norm_distance:.4g}",
             style="yellow" if found.warning else None,
         )
     return table
@@ -151,9 +157,5 @@ def fidelity_table(recovered: Sequence[Recovered]) -> Table:
 
 def results(recovered: Sequence[Recovered], per_class: int, seed: int) -> dict[str, Any]:
     """The same as plain values, figures as fractions."""
-    members = {each.name: {"labels": list(each.labels), **asdict(each.fidelity)} for each in recovered}
+    members = {each.name: {"labels": list(each.labels), **each.fidelity.as_dict()} for each in recovered}
     return {"members": members, "per_class": per_class, "seed": seed, "versions": versions()}
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

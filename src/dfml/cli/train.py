@@ -12,7 +12,7 @@ from dfml.cli.options import DeviceOption, IdentityOption, JsonOption, Protocol,
 from dfml.cli.output import Output, to_json
 from dfml.errors import UsageError
 
-_OVERRIDES = "Settings (each overrides the file and `--set`)"
+_OVERRIDES = "Settings (each overrides --config and --set)"
 
 
 def train(

@@ -73,7 +73,7 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
     def adapt(
         self,
         images: Float[Tensor, "support 3 height width"],
-        labels: Int64[Tensor, "support"],
+        labels: Int64[Tensor, "labels"],
         names: tuple[str, ...] | None = None,
     ) -> FewShotClassifier:
         """Adapt to a support set.

@@ -119,6 +119,9 @@ def build_zoo(
     for dataset in datasets:
         split_images(dataset)  # a class that is too small is better found now than by the last member
     preprocessing = preprocessing or [pixel_statistics(dataset) for dataset in datasets]
+    sizes = [dataset.images.shape[-1] for dataset in datasets]
+    if [each.size for each in preprocessing] != sizes:
+        raise UsageError(f"expected one preprocessing a data set, of sizes {sizes}, found {len(preprocessing)}")
     settings = {
         "datasets": [dataset_record(dataset) for dataset in datasets],
         "preprocessing": [each.as_dict() for each in preprocessing],
@@ -170,7 +173,8 @@ def _expected_seconds(pending: Sequence[MemberPlan], datasets: Sequence[ImageDat
 def _existing(out: Path, plan: MemberPlan) -> BuiltMember:
     card = read_card(out / plan.name)
     load_member(card)
-    accuracy = float(card.details.get("held_out_accuracy", math.nan))
+    noted = card.details.get("held_out_accuracy")
+    accuracy = float(noted) if isinstance(noted, int | float) else math.nan
     return BuiltMember(plan.number, plan.name, card.architecture, card.labels, accuracy, seconds=None)
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 _PATIENCE = 10.0  # seconds that a process gets to tidy up before it is killed
 
 
-def run_in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
+def run_in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Generator[Result]:
     """Yield `function(job)` for every job, in the order in which they finish.
 
     Jobs are taken from `jobs` when a process is free for them. When the iterator is closed, or a job fails, or Ctrl-C

@@ -16,7 +16,7 @@ from torch import Tensor
 _TILE = 64  # pixels that an image is enlarged to, as far as whole multiples allow
 _GAP, _MARGIN = 3, 20
 _TEXT, _TITLE = 13, 17  # font sizes
-_LABEL_WIDTH = 150
+_LABEL_WIDTH = 160  # at most
 _INK, _FAINT, _PAPER = "#1c1c1c", "#6b6b6b", "#ffffff"
 
 
@@ -54,7 +54,9 @@ def draw_contact_sheet(blocks: Sequence[Block]) -> Image.Image:
     Args:
         blocks: At least one.
     """
-    drawn = [_draw_block(block) for block in blocks]
+    labels = [_one_line(row.label) for block in blocks for row in block.rows]
+    label_width = min(_LABEL_WIDTH, max(math.ceil(_font(_TEXT).getlength(label)) for label in labels) + 14)
+    drawn = [_draw_block(block, label_width) for block in blocks]
     width = max(picture.width for picture in drawn)
     total = sum(picture.height for picture in drawn)
     columns = max(1, min(len(drawn), round(math.sqrt(total / width / 1.5))))
@@ -76,26 +78,32 @@ def to_picture(image: Float[Tensor, "3 height width"]) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 
 
-def _draw_block(block: Block) -> Image.Image:
+def _draw_block(block: Block, label_width: int) -> Image.Image:
     side = _tile_side(block)
-    count = max(len(row.images) for row in block.rows)
-    head = _MARGIN + _TITLE + 10
-    title = _shorten(block.title, _font(_TITLE), 10_000)
-    text_width = math.ceil(_font(_TITLE).getlength(title) + _font(_TEXT).getlength(block.note)) + 12
-    width = _MARGIN + max(_LABEL_WIDTH + count * (side + _GAP), text_width)
-    picture = Image.new("RGB", (width, head + len(block.rows) * (side + _GAP)), _PAPER)
+    heading = _draw_heading(block)
+    width = _MARGIN + label_width + max(len(row.images) for row in block.rows) * (side + _GAP)
+    height = heading.height + len(block.rows) * (side + _GAP)
+    picture = Image.new("RGB", (max(width, heading.width), height), _PAPER)
+    picture.paste(heading, (0, 0))
     pen = ImageDraw.Draw(picture)
-    base = _MARGIN + _TITLE
-    pen.text((_MARGIN, base), title, fill=_INK, font=_font(_TITLE), anchor="ls")
-    after = _MARGIN + _font(_TITLE).getlength(title) + 12
-    pen.text((after, base), block.note, fill=_FAINT, font=_font(_TEXT), anchor="ls")
     for number, row in enumerate(block.rows):
-        top = head + number * (side + _GAP)
-        label = _shorten(row.label, _font(_TEXT), _LABEL_WIDTH - 10)
+        top = heading.height + number * (side + _GAP)
+        label = _shorten(row.label, label_width - 12)
         pen.text((_MARGIN, top + side / 2), label, fill=_INK, font=_font(_TEXT), anchor="lm")
         for place, image in enumerate(row.images):
             tile = to_picture(image).resize((side, side), Image.Resampling.NEAREST)
-            picture.paste(tile, (_MARGIN + _LABEL_WIDTH + place * (side + _GAP), top))
+            picture.paste(tile, (_MARGIN + label_width + place * (side + _GAP), top))
+    return picture
+
+
+def _draw_heading(block: Block) -> Image.Image:
+    title, note = _one_line(block.title), _one_line(block.note)
+    after = _MARGIN + math.ceil(_font(_TITLE).getlength(title)) + 12
+    base = _MARGIN + _TITLE
+    picture = Image.new("RGB", (after + math.ceil(_font(_TEXT).getlength(note)), base + 10), _PAPER)
+    pen = ImageDraw.Draw(picture)
+    pen.text((_MARGIN, base), title, fill=_INK, font=_font(_TITLE), anchor="ls")
+    pen.text((after, base), note, fill=_FAINT, font=_font(_TEXT), anchor="ls")
     return picture
 
 
@@ -104,14 +112,16 @@ def _tile_side(block: Block) -> int:
     return int(size * max(1, round(_TILE / size)))
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _shorten(text: str, width: int) -> str:
     """The text on one line, cut where it would not fit."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
+    whole = text = _one_line(text)
+    while text and _font(_TEXT).getlength(text if text == whole else f"{text}...") > width:
         text = text[:-1]
-    return text + "..."
+    return text if text == whole else f"{text}..."
 
 
 @cache

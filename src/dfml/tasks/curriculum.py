@@ -48,5 +48,6 @@ class GradientSwitch:
         return {"on": self._on, "best": self._best, "stagnant": self._stagnant}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
-        self._on, self._best, self._stagnant = state["on"], state["best"], state["stagnant"]
+        """The inverse of `state`; a switch that is not enabled stays off whatever the state says."""
+        self._on = state["on"] and self._enabled
+        self._best, self._stagnant = state["best"], state["stagnant"]

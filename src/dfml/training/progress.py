@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told about every step of something long."""
 
@@ -38,19 +39,17 @@ class SilentProgress:
 
 
 class PlainProgress(SilentProgress):
-    """One line an interval, for logs.
+    """One line an interval on standard error, for logs.
 
     Args:
         title: What is going on.
         total: Steps in all.
         start: Steps that were done before.
-        stream: Where the lines go.
         interval: Seconds between lines.
     """
 
-    def __init__(self, title: str, total: int, start: int = 0, stream: TextIO | None = None, interval: float = 10.0) -> None:
+    def __init__(self, title: str, total: int, start: int = 0, interval: float = 10.0) -> None:
         self._title, self._total, self._start = title, total, start
-        self._stream = stream or sys.stderr
         self._interval = interval
         self._began = self._spoke = time.monotonic()
 
@@ -62,7 +61,7 @@ class PlainProgress(SilentProgress):
         self._spoke = now
         left = (now - self._began) / max(done - self._start, 1) * (self._total - done)
         shown = "".join(f"  {name} {value:.4g}" for name, value in figures.items())
-        print(f"{self._title} {done}/{self._total}  {clock(left)} left{shown}", file=self._stream, flush=True)
+        print(f"{self._title} {done}/{self._total}  {clock(left)} left{shown}", file=sys.stderr, flush=True)
 
 
 class BarProgress:

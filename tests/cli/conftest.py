@@ -1,0 +1,125 @@
+"""One small world for all tests of the command line: coloured images, a zoo, two learners, a classifier."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from dfml.cli import app
+
+SIZE = 16
+FEW = ("--way", "3", "--query", "2")
+SHORT = (*FEW, "--iterations", "4", "--set", "purer.warm_up=1", "--set", "purer.checkpoint_every=2")
+
+
+def dfml(*arguments: str | Path) -> Result:
+    """Run the command in this process; a bug shows itself instead of becoming an exit code."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def results(*arguments: str | Path) -> dict[str, Any]:
+    """What a verb that goes well writes with `--json -`: JSON, and nothing else."""
+    result = dfml(*arguments, "--json", "-")
+    assert result.exit_code == 0, result.stderr
+    values = json.loads(result.stdout)
+    assert values["seconds"] >= 0
+    return dict(values)
+
+
+def error(result: Result, code: int) -> str:
+    """The one line that a user reads when something went wrong."""
+    assert result.exit_code == code, (result.stdout, result.stderr)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert result.stderr.splitlines()[-1] == lines[0]
+    assert "Traceback" not in result.stderr
+    return lines[0]
+
+
+def write_images(folder: Path, classes: int, per_class: int, seed: int, prefix: str) -> None:
+    """Noisy images of one colour a class."""
+    draw = np.random.default_rng(seed)
+    for label in range(classes):
+        place = folder / f"{prefix}_{label}"
+        place.mkdir(parents=True)
+        colour = draw.integers(0, 256, 3)
+        for number in range(per_class):
+            pixels = (colour + draw.normal(0, 30, (SIZE, SIZE, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(place / f"{number}.png")
+
+
+@dataclass(frozen=True)
+class World:
+    """Paths; nothing in them may be changed."""
+
+    images: Path
+    zoo: Path
+    purer: Path
+    untrained: Path
+    classifier: Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFML_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Made with the command itself."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("world")
+    made = World(root / "colours", root / "zoo", root / "purer", root / "untrained", root / "classifier")
+    write_images(made.images / "train", classes=4, per_class=10, seed=0, prefix="old")
+    write_images(made.images / "test", classes=3, per_class=6, seed=1, prefix="new")
+    steps = [
+        (
+            "zoo",
+            "build",
+            made.images,
+            "--out",
+            made.zoo,
+            "--way",
+            "2",
+            "--disjoint",
+            "--size",
+            str(SIZE),
+            "--epochs",
+            "3",
+        ),
+        ("train", made.zoo, "--out", made.purer, *SHORT),
+        ("train", made.zoo, "--out", made.untrained, "--method", "random_init", "--way", "3"),
+        ("adapt", made.purer, made.images / "test", "--out", made.classifier),
+    ]
+    for step in steps:
+        result = dfml(*step)
+        assert result.exit_code == 0, result.stderr
+    return made
+
+
+@pytest.fixture
+def spoilt(world: World, tmp_path: Path) -> Callable[[Callable[[Path], None]], Path]:
+    """A copy of the zoo whose first member was spoilt."""
+
+    def spoil(how: Callable[[Path], None]) -> Path:
+        copy = tmp_path / "spoilt"
+        shutil.copytree(world.zoo, copy)
+        how(copy / "member-000")
+        return copy
+
+    return spoil

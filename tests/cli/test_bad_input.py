@@ -1,0 +1,220 @@
+"""What a user can get wrong: one line that says so, the right exit code, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dfml.cli import app
+from tests.cli.conftest import FEW, SHORT, World, dfml, error
+
+Spoil = Callable[[Callable[[Path], None]], Path]
+
+
+def _truncate(member: Path) -> None:
+    weights = member / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+
+
+def _make_nan(member: Path) -> None:
+    tensors = load_file(member / "model.safetensors")
+    tensors["head.weight"][0, 0] = torch.nan
+    save_file(tensors, member / "model.safetensors")
+
+
+def _edit(**changes: object) -> Callable[[Path], None]:
+    def edit(member: Path) -> None:
+        config = json.loads((member / "config.json").read_text())
+        (member / "config.json").write_text(json.dumps({**config, **changes}))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        pytest.param(_truncate, "damaged or cut short", id="truncated weights"),
+        pytest.param(_make_nan, "NaN", id="NaN weights"),
+        pytest.param(_edit(architecture="conv99"), "unknown architecture 'conv99'", id="unknown architecture"),
+        pytest.param(_edit(num_classes=7), "7", id="wrong number of classes"),
+        pytest.param(_edit(num_classes=3, label_names=["a", "b", "c"]), "does not fit", id="head of another size"),
+    ],
+)
+def test_a_bad_member_stops_the_training_before_it_begins(
+    spoilt: Spoil, tmp_path: Path, how: Callable[[Path], None], words: str
+) -> None:
+    zoo = spoilt(how)
+    line = error(dfml("train", zoo, "--out", tmp_path / "run", *SHORT), 1)
+    assert "member-000" in line
+    assert words in line
+    assert not (tmp_path / "run").exists()
+    assert dfml("zoo", "inspect", zoo).exit_code == 1
+
+
+@pytest.mark.parametrize("verb", [("train",), ("invert",), ("zoo", "inspect")])
+def test_an_empty_or_missing_zoo(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    out = () if verb[-1] == "inspect" else ("--out", tmp_path / "out")
+    assert "is empty" in error(dfml(*verb, empty, *out), 1)
+    assert "missing" in error(dfml(*verb, tmp_path / "missing", *out), 1)
+    assert not (tmp_path / "out").exists()
+
+
+def _copy_images(world: World, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(world.images, tmp_path / "images"))
+
+
+def test_images_that_do_not_decode(world: World, tmp_path: Path) -> None:
+    images = _copy_images(world, tmp_path)
+    (images / "test" / "new_1" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    line = error(dfml("evaluate", world.untrained, images, *FEW), 1)
+    assert "new_1/3.png" in line
+
+
+def test_a_class_with_fewer_than_shot_and_query_images(world: World, tmp_path: Path) -> None:
+    images = _copy_images(world, tmp_path)
+    for number in range(4):
+        (images / "test" / "new_2" / f"{number}.png").unlink()
+    line = error(dfml("evaluate", world.untrained, images, *FEW), 1)
+    assert "class new_2" in line
+    assert "has 2 images" in line
+
+
+def test_a_way_larger_than_the_number_of_classes(world: World, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "out")
+    assert "way" in error(dfml("train", world.zoo, *out, "--way", "5"), 2)
+    assert "--way asks for 4" in error(dfml("evaluate", world.untrained, world.images, *FEW, "--way", "4"), 1)
+    assert "way" in error(dfml("zoo", "build", world.images, *out, "--way", "9", "--members", "1"), 2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_else_is_never_written(world: World, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in world.purer.rglob("*")}
+    assert "is not empty" in error(dfml("train", world.zoo, "--out", world.purer, *SHORT), 1)
+    assert "is not empty" in error(dfml("invert", world.zoo, "--out", world.purer), 1)
+    assert "is not empty" in error(dfml("adapt", world.purer, world.images / "test", "--out", world.purer), 1)
+    assert "choose another" in error(dfml("zoo", "build", world.images, "--out", world.purer, "--members", "1"), 1)
+    assert {path: path.stat().st_mtime_ns for path in world.purer.rglob("*")} == before
+
+
+def test_a_zoo_of_other_settings_is_not_gone_on_with(world: World) -> None:
+    settings = ("--way", "2", "--disjoint", "--size", "16", "--epochs", "3")
+    line = error(dfml("zoo", "build", world.images, "--out", world.zoo, *settings, "--seed", "5"), 1)
+    assert "seed" in line
+
+
+def test_a_resume_with_other_settings_names_them(world: World) -> None:
+    metrics = (world.purer / "metrics.jsonl").read_bytes()
+    line = error(dfml("train", world.zoo, "--out", world.purer, *SHORT, "--resume", "--shot", "2"), 1)
+    assert "purer.shot 1 -> 2" in line
+    assert (world.purer / "metrics.jsonl").read_bytes() == metrics
+
+
+@contextmanager
+def _files_of_at_most(size: int) -> Iterator[None]:
+    """Stands in for a full disk: writing more fails in the system, not in a pretence."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_takes_no_more(world: World, tmp_path: Path) -> None:
+    support = world.images / "test"
+    run = tmp_path / "run"
+    every = (*SHORT, "--set", "purer.snapshot_every=100")
+    with _files_of_at_most(64 * 1024):
+        trained = dfml("train", world.zoo, "--out", run, *every)
+        adapted = dfml("adapt", world.purer, support, "--out", tmp_path / "classifier")
+    assert "cannot be written" in error(trained, 1)
+    assert "--resume" in trained.stderr
+    error(adapted, 1)
+    assert not list(tmp_path.glob("*classifier*"))
+    # With room again, the run goes on to the same end as one that was never stopped.
+    assert dfml("train", world.zoo, "--out", run, *every, "--resume").exit_code == 0
+    assert (run / "model.safetensors").read_bytes() == (world.purer / "model.safetensors").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs a device that is always full")
+def test_results_that_cannot_be_written(world: World) -> None:
+    picture = world.images / "test" / "new_0" / "0.png"
+    assert "No space left" in error(dfml("predict", world.classifier, picture, "--json", "/dev/full"), 1)
+
+
+def test_a_results_file_in_no_folder_is_refused_before_the_work(world: World, tmp_path: Path) -> None:
+    missing = tmp_path / "missing" / "results.json"
+    line = error(dfml("train", world.zoo, "--out", tmp_path / "run", *SHORT, "--json", missing), 2)
+    assert str(missing) in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--method", "magic"), "unknown method 'magic'"),
+        (("--preset", "fast"), "unknown preset 'fast'"),
+        (("--set", "purer.magic=1"), "'magic': unknown setting"),
+        (("--set", "purer.shot=many"), "'shot'"),
+        (("--set", "shot"), "expected --set purer.NAME=VALUE"),
+        (("--set", "average.shot=1"), "this run is for purer, not average"),
+        (("--set", "purer.shot=[1"), "not YAML"),
+        (("--device", "abacus"), "'abacus'"),
+        (("--class-identity", "similar"), "class identity"),
+        (("--iterations", "-1"), "'iterations'"),
+        (("--config", "no/such.yaml"), "no/such.yaml"),
+    ],
+)
+def test_wrong_usage_of_train(world: World, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    line = error(dfml("train", world.zoo, "--out", tmp_path / "run", *arguments), 2)
+    assert words in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_needs_a_zoo_and_a_place(world: World) -> None:
+    assert "expected the folder of a zoo" in error(dfml("train", "--out", "somewhere"), 2)
+    assert "--out LEARNER" in error(dfml("train", world.zoo), 2)
+
+
+def test_wrong_learners(world: World, tmp_path: Path) -> None:
+    images = world.images
+    assert "expected a learner's folder" in error(dfml("evaluate", "no-such-learner", images, *FEW), 1)
+    assert "expected a saved learner" in error(dfml("evaluate", world.images, images, *FEW), 1)
+    assert "purer has to be trained" in error(dfml("evaluate", f"purer:{world.zoo}", images, *FEW), 2)
+    assert "at least one learner" in error(dfml("evaluate", images), 2)
+    assert "classifier" in error(dfml("predict", world.purer, "x.png"), 1)
+    assert "expected an image folder" in error(dfml("evaluate", world.purer, tmp_path / "missing", *FEW), 1)
+
+
+def test_wrong_choices_of_members(world: World, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "out")
+    assert "no member 'member-9'" in error(dfml("invert", world.zoo, *out, "--member", "member-9"), 2)
+    assert "more members than the zoo has" in error(dfml("invert", world.zoo, *out, "--members", "3"), 2)
+    both = ("--member", "member-000", "--members", "1")
+    assert "contradict" in error(dfml("invert", world.zoo, *out, *both), 2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_option_is_wrong_usage(world: World) -> None:
+    assert dfml("train", world.zoo, "--magic").exit_code == 2
+    assert dfml("magic").exit_code == 2
+
+
+def test_a_bug_shows_its_traceback(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*arguments: object) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("dfml.data.support.read_image", bug)
+    with pytest.raises(AssertionError, match="a bug"):
+        dfml("predict", world.classifier, world.images)
+    assert not app.pretty_exceptions_enable

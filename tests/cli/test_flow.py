@@ -1,0 +1,211 @@
+"""From labelled images to predictions, by commands alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from tests.cli.conftest import FEW, SHORT, SIZE, World, dfml, error, results
+
+EPISODES = (*FEW, "--episodes", "6")
+
+
+def test_a_zoo_is_built_and_goes_on_where_it_stopped(world: World) -> None:
+    again = ("--way", "2", "--disjoint", "--size", "16", "--epochs", "3")
+    built = results("zoo", "build", world.images, "--out", world.zoo, *again)
+    assert [member["labels"] for member in built["members"]] == [["old_0", "old_1"], ["old_2", "old_3"]]
+    assert [member["seconds"] for member in built["members"]] == [None, None]  # nothing was trained again
+
+
+def test_inspection_lists_every_member(world: World) -> None:
+    found = results("zoo", "inspect", world.zoo)
+    assert found["usable"]
+    assert [member["name"] for member in found["members"]] == ["member-000", "member-001"]
+    assert found["classes"] == 4
+    table = dfml("zoo", "inspect", world.zoo)
+    assert table.exit_code == 0
+    assert "28,962" in table.stdout
+    assert "2 members, 0 bad, 4 classes, 0 of them merged" in table.stdout
+
+
+def test_inspection_marks_a_bad_member_and_looks_at_the_others(spoilt) -> None:
+    zoo = spoilt(lambda member: (member / "model.safetensors").write_bytes(b"\x00" * 64))
+    found = dfml("zoo", "inspect", zoo)
+    assert found.exit_code == 1
+    assert "member-000: BAD: model.safetensors is damaged" in found.stdout
+    assert "2 members, 1 bad" in found.stdout
+    assert "28,962" in found.stdout
+
+
+def test_inspection_lists_merged_classes(world: World, tmp_path: Path) -> None:
+    mapping = tmp_path / "same.yaml"
+    mapping.write_text(yaml.safe_dump({"member-000": {"old_0": "red"}, "member-001": {"old_2": "red"}}))
+    found = dfml("zoo", "inspect", world.zoo, "--class-identity", mapping)
+    assert "merged class red: member-000, member-001" in found.stdout
+
+
+def test_a_runs_folder_says_how_it_was_made(world: World) -> None:
+    config = yaml.safe_load((world.purer / "config.yaml").read_text())
+    assert config["method"] == "purer"
+    assert config["zoo"] == str(world.zoo)
+    assert config["purer"]["iterations"] == 4
+    noted = json.loads((world.purer / "results.json").read_text())
+    assert noted["methods"]["purer"]["seconds"] > 0
+    assert (noted["protocol"], noted["way"], noted["members"]) == ("strict", 3, 2)
+    assert "torch" in noted["versions"]
+    assert len((world.purer / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_written_config_repeats_its_run(world: World, tmp_path: Path) -> None:
+    assert dfml("train", "--config", world.purer / "config.yaml", "--out", tmp_path / "again").exit_code == 0
+    weights = "model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (world.purer / weights).read_bytes()
+
+
+def test_a_run_is_resumed_to_the_same_end(world: World, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    # As if it had been interrupted after the second meta-iteration: what is later is gone.
+    assert dfml("train", world.zoo, "--out", run, *SHORT).exit_code == 0
+    for later in ("checkpoints/000004", "snapshots/000004"):
+        (run / later).rename(tmp_path / later.replace("/", "-"))
+    (run / "model.safetensors").unlink()
+    assert dfml("train", world.zoo, "--out", run, *SHORT, "--resume").exit_code == 0
+    assert (run / "model.safetensors").read_bytes() == (world.purer / "model.safetensors").read_bytes()
+    rows = [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [1, 2, 3, 4]
+
+
+def test_a_run_begins_with_a_checkpoint_of_another(world: World, tmp_path: Path) -> None:
+    other = (*SHORT, "--set", "purer.curriculum_weight=0")
+    start = world.purer / "checkpoints" / "000002"
+    assert dfml("train", world.zoo, "--out", tmp_path / "run", *other, "--from", start).exit_code == 0
+    rows = [json.loads(line)["iteration"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [3, 4]
+
+
+def test_learners_are_compared_in_pairs_on_the_same_episodes(world: World) -> None:
+    learners = (world.purer, world.untrained, f"zoo_embedding:{world.zoo}")
+    found = results("evaluate", *learners, world.images, *EPISODES)
+    assert list(found["methods"]) == ["purer", "random_init", "zoo_embedding"]
+    assert (found["dataset"], found["episodes"], found["protocol"]) == ("colours/test", 6, "strict")
+    assert [(pair["first"], pair["second"]) for pair in found["pairs"]] == [
+        ("purer", "random_init"),
+        ("purer", "zoo_embedding"),
+        ("random_init", "zoo_embedding"),
+    ]
+    one, other = (found["methods"][name]["accuracy"] for name in ("purer", "random_init"))
+    assert found["pairs"][0]["mean"] == pytest.approx(one - other)
+    assert all(0 <= method["accuracy"] <= 1 for method in found["methods"].values())
+
+
+def test_learners_of_one_name_are_told_apart(world: World) -> None:
+    snapshot = world.purer / "snapshots" / "000004"
+    found = results("evaluate", world.purer, snapshot, world.images, *EPISODES)
+    assert list(found["methods"]) == [f"purer ({world.purer})", f"purer ({snapshot})"]
+    assert found["pairs"][0]["mean"] == 0.0  # the last snapshot is the learner
+
+
+def test_a_method_without_training_needs_only_a_zoo(world: World) -> None:
+    saved = results("evaluate", world.untrained, world.images, *EPISODES)
+    named = results("evaluate", f"random_init:{world.zoo}", world.images, *EPISODES)
+    assert named["methods"]["random_init"]["accuracies"] == saved["methods"]["random_init"]["accuracies"]
+
+
+def test_learners_of_different_image_sizes_see_the_same_episodes(world: World, tmp_path: Path) -> None:
+    larger = tmp_path / "larger"
+    assert dfml("train", world.zoo, "--out", larger, *SHORT, "--set", "purer.img_size=32").exit_code == 0
+    found = results("evaluate", world.untrained, larger, world.images, *EPISODES)
+    assert len(found["pairs"]) == 1
+
+
+def test_the_papers_protocol_takes_the_best_snapshot_and_says_so(world: World, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = (*SHORT, "--protocol", "paper", "--set", "purer.snapshot_every=2")
+    assert dfml("train", world.zoo, "--out", run, *settings).exit_code == 0
+    found = results("evaluate", run, world.images, *EPISODES, "--protocol", "paper")["methods"]["purer"]
+    assert list(found["snapshots"]) == ["2", "4"]
+    assert found["accuracy"] == max(snapshot["accuracy"] for snapshot in found["snapshots"].values())
+    assert "maximum over 2 evaluations" in found["note"]
+    shown = dfml("evaluate", run, world.images, *EPISODES, "--protocol", "paper")
+    assert "purer: maximum over 2 evaluations" in shown.stdout
+
+
+def test_a_learner_of_the_other_protocol_is_refused_unless_allowed(world: World) -> None:
+    asked = ("evaluate", world.untrained, world.images, *EPISODES, "--protocol", "paper")
+    assert "was trained for the protocol 'strict'" in error(dfml(*asked), 2)
+    assert dfml(*asked, "--allow-other-protocol").exit_code == 0
+
+
+def test_a_plain_folder_is_taken_whole_and_a_split_one_by_its_split(world: World) -> None:
+    whole = results("evaluate", world.untrained, world.images / "test", *EPISODES)
+    assert whole["dataset"] == "test"
+    train = results("evaluate", world.untrained, world.images, *EPISODES, "--split", "train")
+    assert train["dataset"] == "colours/train"
+
+
+def test_glyphs_are_data_too(world: World) -> None:
+    found = results("evaluate", world.untrained, "glyphs", *EPISODES)
+    assert found["dataset"] == "glyphs/test"
+
+
+def test_an_adapted_classifier_predicts_label_and_probability(world: World) -> None:
+    pictures = [world.images / "test" / "new_0" / "0.png", world.images / "test" / "new_2" / "1.png"]
+    found = results("predict", world.classifier, *pictures, "--top", "9")
+    assert [prediction["image"] for prediction in found["predictions"]] == [str(picture) for picture in pictures]
+    for prediction in found["predictions"]:
+        assert {each["label"] for each in prediction["labels"]} == {"new_0", "new_1", "new_2"}
+        probabilities = [each["probability"] for each in prediction["labels"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+    shown = dfml("predict", world.classifier, *pictures)
+    assert len(shown.stdout.splitlines()) == 2
+    assert shown.stdout.startswith(f"{pictures[0]}: new_")
+
+
+def test_one_unreadable_image_does_not_keep_the_others_from_being_predicted(world: World, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    good = world.images / "test" / "new_0" / "0.png"
+    found = dfml("predict", world.classifier, broken, good, tmp_path / "missing.png", "--json", "-")
+    assert found.exit_code == 1
+    values = json.loads(found.stdout)
+    assert [prediction["image"] for prediction in values["predictions"]] == [str(good)]
+    assert [failure["image"] for failure in values["failures"]] == [str(broken), str(tmp_path / "missing.png")]
+    assert f"error: cannot decode {broken}" in found.stderr
+
+
+def test_any_method_adapts(world: World, tmp_path: Path) -> None:
+    made = results("adapt", f"zoo_embedding:{world.zoo}", world.images / "test", "--out", tmp_path / "classifier")
+    assert made["classes"] == {"new_0": 6, "new_1": 6, "new_2": 6}
+    picture = world.images / "test" / "new_1" / "3.png"
+    found = results("predict", tmp_path / "classifier", picture)
+    assert found["predictions"][0]["labels"][0]["label"] == "new_1"  # colours: easy for this one
+
+
+def test_images_are_recovered_from_members(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "recovered"
+    asked = ("--member", "member-001", "--per-class", "2", "--steps", "3", "--set", "pixels.weights.l2=0")
+    found = results("invert", world.zoo, "--out", out, *asked)
+    assert list(found["members"]) == ["member-001"]
+    assert found["members"]["member-001"]["labels"] == ["old_2", "old_3"]
+    noted = json.loads((out / "fidelity.json").read_text())
+    assert noted["members"] == found["members"]
+    for name in ("old_2/0000.png", "old_2/0001.png", "old_3/0000.png", "old_3/0001.png"):
+        with Image.open(out / "member-001" / name) as image:
+            assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width > 2 * 64
+    settings = yaml.safe_load((out / "config.yaml").read_text())["pixels"]
+    assert (settings["steps"], settings["weights"]["l2"]) == (3, 0)
+
+
+def test_images_that_are_only_noise_get_a_warning(world: World, tmp_path: Path) -> None:
+    blinding = ("--steps", "1", "--set", "pixels.lr=1000", "--set", "pixels.weights.batch_norm=0")
+    shown = dfml("invert", world.zoo, "--out", tmp_path / "out", "--members", "2", "--per-class", "2", *blinding)
+    assert shown.exit_code == 0
+    for member in ("member-000", "member-001"):
+        assert f"\n{member}: " in shown.stdout

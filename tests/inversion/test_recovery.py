@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dfml.inversion.fidelity import measure
+from dfml.inversion.objectives import InversionWeights
+from dfml.inversion.pixels import PixelInversion, PixelInversionConfig, invert_member
+from dfml.zoo import Zoo
+from tests.factories import images, member
+
+QUICK = PixelInversionConfig(steps=60, weights=InversionWeights(batch_norm=0.1))
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def test_recovered_images_are_taken_for_their_label_and_near_the_stored_statistics() -> None:
+    classifier = member(0)
+    engine = PixelInversion(classifier, LABELS, QUICK, seed=0)
+    first = engine.step()
+    for _ in range(QUICK.steps - 1):
+        last = engine.step()
+    assert torch.equal(classifier.logits(engine.images()).argmax(dim=1), LABELS)
+    assert last.batch_norm < 0.5 * first.batch_norm
+    assert last.label < first.label
+
+
+def test_is_repeatable_and_the_start_of_an_image_does_not_depend_on_how_many_there_are() -> None:
+    classifier = member(0)
+    assert torch.equal(*(invert_member(classifier, LABELS, PixelInversionConfig(steps=3), seed=5) for _ in range(2)))
+    few, many = (PixelInversion(classifier, labels, QUICK, seed=5).images() for labels in (LABELS[:2], LABELS))
+    assert torch.equal(few, many[:2])
+
+
+def test_images_that_please_one_member_only_are_called_noise() -> None:
+    zoo = Zoo.of([member(seed, ("ant", "bee", "cat")) for seed in range(8)])
+    fidelity = measure(zoo, 0, invert_member(zoo[0], LABELS, QUICK), LABELS)
+    assert fidelity.agreement == 1.0
+    assert fidelity.chance == pytest.approx(1 / 3)
+    assert fidelity.other_agreement is not None
+    assert fidelity.other_agreement < 0.5
+    assert fidelity.warning is not None
+    assert "this member only" in fidelity.warning
+
+
+def test_images_that_others_recognise_are_not() -> None:
+    zoo = Zoo.of([member(0, ("ant", "bee", "cat")), member(0, ("ant", "bee", "cat")), member(3, ("x", "y", "z"))])
+    fidelity = measure(zoo, 0, invert_member(zoo[0], LABELS, QUICK), LABELS)
+    assert fidelity.other_agreement == 1.0
+    assert fidelity.warning is None
+
+
+def test_without_another_member_the_statistics_decide() -> None:
+    zoo = Zoo.of([member(0)])
+    good = measure(zoo, 0, invert_member(zoo[0], LABELS, QUICK), LABELS)
+    assert good.other_agreement is None
+    assert good.warning is None
+    weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0)
+    careless = invert_member(zoo[0], LABELS, PixelInversionConfig(steps=60, weights=weights))
+    found = measure(zoo, 0, careless, LABELS)
+    assert found.agreement == 1.0
+    assert found.warning is not None
+    assert "batch-norm" in found.warning
+
+
+def test_images_that_the_member_itself_does_not_recognise_are_reported() -> None:
+    zoo = Zoo.of([member(0), member(1)])
+    wrong = (zoo[0].logits(images(6)).argmax(dim=1) + 1) % 3
+    warning = measure(zoo, 0, images(6), wrong).warning
+    assert warning is not None
+    assert "recognises only 0%" in warning

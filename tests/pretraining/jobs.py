@@ -1,0 +1,25 @@
+"""What the processes of the tests do."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+
+def act(job: tuple[str, object]) -> object:
+    """Do as the first word says; "sleep" leaves a file behind when it is told to end."""
+    word, value = job
+    if word == "pid":
+        return value, os.getpid()
+    if word == "fail":
+        raise LookupError(value)
+    if word == "die":
+        os._exit(3)
+    path = Path(str(value))
+    try:
+        path.with_suffix(".started").touch()
+        time.sleep(600)
+    finally:
+        path.with_suffix(".ended").touch()
+    return None

@@ -1,0 +1,80 @@
+"""Recipes are data: the papers' figures, and overrides that are checked."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfml.errors import ConfigError, UsageError
+from dfml.pretraining import PAPER, RECIPES, STRONG, Optimisation, recipe_by_name
+from dfml.pretraining.train import learning_rate
+
+
+def test_the_papers_recipe() -> None:
+    conv4, resnet = PAPER.optimisation("conv4_64"), PAPER.optimisation("fewshot_resnet10")
+    assert (conv4.optimiser, conv4.learning_rate, conv4.schedule, conv4.weight_decay) == ("adam", 0.01, "constant", 0)
+    assert (resnet.optimiser, resnet.learning_rate, resnet.momentum, resnet.weight_decay) == ("sgd", 0.01, 0.9, 5e-4)
+    assert (PAPER.epochs, PAPER.batch_size, PAPER.gradient_clip) == (60, 128, 50)
+    assert (PAPER.crop_padding, PAPER.flip) == (0, False)
+    rates = [learning_rate(resnet, 10 * epoch, 10, 100) for epoch in (0, 29, 30, 49, 50, 79, 80)]
+    assert rates == pytest.approx([0.01, 0.01, 0.002, 0.002, 0.0004, 0.0004, 0.00008])
+    assert {learning_rate(conv4, update, 10, 60) for update in range(600)} == {0.01}
+
+
+def test_the_strong_recipe() -> None:
+    assert (STRONG.epochs, STRONG.batch_size, STRONG.crop_padding, STRONG.flip) == (25, 128, 4, True)
+    assert STRONG.optimisation("conv4").schedule == "one_cycle"
+
+
+@pytest.mark.parametrize(("updates_per_epoch", "epochs"), [(19, 25), (7, 3), (1, 20)])
+def test_one_cycle_goes_up_for_three_tenths_and_then_down_to_nothing(updates_per_epoch: int, epochs: int) -> None:
+    one_cycle = Optimisation(optimiser="adam", learning_rate=0.01, schedule="one_cycle")
+    total = updates_per_epoch * epochs
+    rates = [learning_rate(one_cycle, update, updates_per_epoch, epochs) for update in range(total)]
+    peak = rates.index(max(rates))
+    assert peak == pytest.approx(0.3 * (total - 1), abs=1)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[0] == pytest.approx(0.01 / 25)
+    assert max(rates) == pytest.approx(0.01, rel=0.05)
+    assert rates[-1] < 1e-6
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(["constant", "steps", "one_cycle"]))
+def test_learning_rates_stay_below_the_highest(updates_per_epoch: int, epochs: int, schedule: str) -> None:
+    optimisation = Optimisation.model_validate(
+        {"optimiser": "adam", "learning_rate": 0.5, "schedule": schedule, "step_epochs": (1, 3)}
+    )
+    rates = [learning_rate(optimisation, update, updates_per_epoch, epochs) for update in range(updates_per_epoch)]
+    assert all(0 < rate <= 0.5 * (1 + 1e-12) for rate in rates)
+
+
+def test_an_override_changes_what_it_names_only() -> None:
+    short = PAPER.override(epochs=3, conv4={"optimiser": "sgd", "learning_rate": 0.1})
+    assert (short.epochs, short.conv4.learning_rate, short.conv4.optimiser) == (3, 0.1, "sgd")
+    assert short.override(epochs=60, conv4=PAPER.conv4) == PAPER
+    assert PAPER.epochs == 60
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"epoch": 3}, "epoch"),
+        ({"epochs": "many"}, "epochs"),
+        ({"batch_size": 1}, "batch_size"),
+        ({"conv4": {"optimiser": "lion", "learning_rate": 0.1}}, "conv4.optimiser"),
+        ({"conv4": {"optimiser": "adam", "learning_rate": float("nan")}}, "conv4.learning_rate"),
+    ],
+)
+def test_an_impossible_override_is_one_line_that_names_the_setting(settings: dict[str, object], part: str) -> None:
+    with pytest.raises(ConfigError, match=f"recipe paper: {part} ") as caught:
+        PAPER.override(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_recipes_have_names() -> None:
+    assert {name: recipe_by_name(name) for name in ("paper", "strong")} == RECIPES
+    with pytest.raises(UsageError, match="expected one of paper, strong"):
+        recipe_by_name("weak")

@@ -1,0 +1,112 @@
+"""A zoo keeps its members in order, loads them when they are needed, and keeps only so many."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from dfml.errors import ZooError, ZooMemberError
+from dfml.zoo import Preprocessing, Zoo
+from dfml.zoo.readers import WEIGHTS
+
+from .members import SIZE, ZooMaker, edit_config
+
+
+def test_members_are_in_the_order_of_their_names(zoo_maker: ZooMaker) -> None:
+    for name in ("c", "a", "b"):
+        zoo_maker.member(name, labels=(f"{name}1", f"{name}2"))
+    zoo = Zoo.open(zoo_maker.path)
+    assert [zoo.name(index) for index in range(len(zoo))] == ["a", "b", "c"]
+    assert [classifier.labels[0] for classifier in zoo] == ["a1", "b1", "c1"]
+    assert zoo.classes.names == ("a1", "a2", "b1", "b2", "c1", "c2")
+
+
+def test_a_single_member_is_a_zoo(zoo_maker: ZooMaker) -> None:
+    folder, _ = zoo_maker.member()
+    assert len(Zoo.open(folder)) == 1
+
+
+def test_weights_are_read_when_they_are_needed(zoo_maker: ZooMaker) -> None:
+    folder, _ = zoo_maker.member()
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(b"")
+    zoo = Zoo.open(zoo_maker.path)
+    with pytest.raises(ZooMemberError):
+        zoo[0]
+    (folder / WEIGHTS).write_bytes(content)
+    assert zoo[0].labels == ("ant", "bee", "cat")
+    (folder / WEIGHTS).unlink()
+    assert zoo[0] is zoo[0]
+
+
+def test_the_member_unused_for_longest_makes_room(zoo_maker: ZooMaker) -> None:
+    for index in range(4):
+        zoo_maker.member(f"member-{index:03d}", seed=index)
+    zoo = Zoo.open(zoo_maker.path, max_resident=2)
+    kept = {index: weakref.ref(zoo[index]) for index in (0, 1)}
+    assert zoo[0] is kept[0]()
+    kept[2] = weakref.ref(zoo[2])  # 1 is the one unused for longest
+    gc.collect()
+    assert [index for index, reference in kept.items() if reference() is not None] == [0, 2]
+    kept[3] = weakref.ref(zoo[3])
+    gc.collect()
+    assert [index for index, reference in kept.items() if reference() is not None] == [2, 3]
+
+
+def test_a_member_loaded_again_is_the_same(zoo_maker: ZooMaker) -> None:
+    for index in range(3):
+        zoo_maker.member(f"member-{index:03d}", seed=index)
+    images = torch.rand(4, 3, SIZE, SIZE)
+    few, all_of_them = Zoo.open(zoo_maker.path, max_resident=1), Zoo.open(zoo_maker.path)
+    for index in (0, 1, 2, 0, 2, 1):
+        assert torch.equal(few[index].logits(images), all_of_them[index].logits(images))
+
+
+def test_vetting_reports_the_first_bad_member_and_counts_the_others(zoo_maker: ZooMaker) -> None:
+    folders = [zoo_maker.member(f"member-{index:03d}", seed=index)[0] for index in range(4)]
+    zoo = Zoo.open(zoo_maker.path)
+    zoo.vet()
+    for folder in folders[1:3]:
+        (folder / WEIGHTS).write_bytes(b"broken")
+    zoo = Zoo.open(zoo_maker.path)
+    with pytest.raises(ZooMemberError, match=r"member-001.*1 more member") as caught:
+        zoo.vet()
+    assert caught.value.path == folders[1]
+    assert [zoo.problem(index) is None for index in range(4)] == [True, False, False, True]
+
+
+def test_members_that_can_be_batched_are_grouped(zoo_maker: ZooMaker) -> None:
+    zoo_maker.member("a")
+    zoo_maker.member("b", labels=("x", "y"))
+    zoo_maker.member("c", architecture="fewshot_resnet10")
+    zoo_maker.member("d", labels=("p", "q", "r"))
+    zoo_maker.member("e", size=32)
+    assert sorted(Zoo.open(zoo_maker.path).groups().values()) == [[0, 3], [1], [2], [4]]
+
+
+def test_members_in_memory_are_grouped_and_named_too(zoo_maker: ZooMaker) -> None:
+    for name, labels in (("a", ("x", "y")), ("b", ("x", "y", "z")), ("c", ("z", "u"))):
+        zoo_maker.member(name, labels)
+    zoo = Zoo.of(list(Zoo.open(zoo_maker.path)))
+    assert sorted(zoo.groups().values()) == [[0, 2], [1]]
+    assert zoo.name(2) == "member-002"
+    assert zoo.classes.merges() == {"x": [0, 1], "y": [0, 1], "z": [1, 2]}
+    assert zoo.problem(0) is None
+
+
+def test_a_zoo_in_memory_needs_a_member() -> None:
+    with pytest.raises(ZooError, match="at least one classifier"):
+        Zoo.of([])
+
+
+def test_one_preprocessing_for_all_is_the_most_common_size_and_the_average(zoo_maker: ZooMaker) -> None:
+    for index, (size, mean) in enumerate([(16, 0.2), (32, 0.4), (32, 0.9)]):
+        folder, _ = zoo_maker.member(f"m{index}", size=size)
+        edit_config(folder, pretrained_cfg={"input_size": [3, size, size], "mean": [mean] * 3, "std": [0.1, 0.2, 0.3]})
+    zoo = Zoo.open(zoo_maker.path)
+    assert zoo.preprocessing() == Preprocessing(32, (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
+    assert zoo.preprocessing(size=84).size == 84
+    assert Zoo.of(list(zoo)).preprocessing() == zoo.preprocessing()

@@ -1,0 +1,153 @@
+"""Inspecting a zoo tells what is in it and what is wrong with it, member by member."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dfml.errors import ZooError
+from dfml.zoo.inspection import inspect_zoo
+from dfml.zoo.readers import CONFIG, WEIGHTS
+
+from .members import SIZE, ZooMaker, edit_config, edit_weights
+
+
+def test_a_row_tells_all_about_a_member(zoo_maker: ZooMaker) -> None:
+    folder, _ = zoo_maker.member("lab", details={"held_out_accuracy": 0.75})
+    report = inspect_zoo(zoo_maker.path)
+    (row,) = report.members
+    assert report.usable
+    assert row.name == "lab"
+    assert row.problem is None
+    assert row.warnings == ()
+    assert row.architecture == "conv4"
+    assert row.labels == ("ant", "bee", "cat")
+    assert row.size == SIZE
+    assert row.parameters == 896 + 3 * 9248 + 4 * 64 + 33 * 3
+    assert row.batch_norms == 4
+    assert row.sha256 == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    assert row.held_out_accuracy == 0.75
+
+
+def test_bad_members_are_rows_of_their_own_and_stop_nothing(zoo_maker: ZooMaker) -> None:
+    folders = [zoo_maker.member(f"m{index}", seed=index)[0] for index in range(6)]
+    (folders[0] / WEIGHTS).write_bytes((folders[0] / WEIGHTS).read_bytes()[:-100])
+    (folders[1] / CONFIG).write_text("{")
+    (folders[2] / WEIGHTS).unlink()
+    edit_config(folders[3], architecture="no_such_network")
+    edit_config(folders[4], num_classes=7, label_names=None)
+    report = inspect_zoo(zoo_maker.path)
+    assert not report.usable
+    assert [row.problem is None for row in report.members] == [False] * 5 + [True]
+    for row, part in zip(
+        report.members, ["cut short", "not valid JSON", "cannot be read", "no_such_network", "head"], strict=False
+    ):
+        assert row.problem is not None
+        assert part in row.problem
+        assert "\n" not in row.problem
+    assert report.members[1].architecture is None
+    assert report.members[1].sha256 is not None
+    assert report.members[2].sha256 is None
+    assert report.members[0].labels == ("ant", "bee", "cat")
+
+
+def test_members_with_the_same_weights_are_found(zoo_maker: ZooMaker) -> None:
+    first, _ = zoo_maker.member("a")
+    zoo_maker.member("b", seed=1)
+    shutil.copytree(first, zoo_maker.path / "c")
+    rows = inspect_zoo(zoo_maker.path).members
+    assert [row.warnings for row in rows] == [(), (), ("its weights are those of a",)]
+
+
+def test_a_channel_without_variance_is_found(zoo_maker: ZooMaker) -> None:
+    folder, _ = zoo_maker.member()
+
+    def kill(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights["blocks.1.norm.running_var"][:3] = 0
+        return weights
+
+    edit_weights(folder, kill)
+    (row,) = inspect_zoo(zoo_maker.path).members
+    assert row.warnings == ("blocks.1.norm: 3 of 32 channels have a stored variance of zero",)
+    assert row.problem is None
+
+
+def test_statistics_that_were_never_updated_are_found(zoo_maker: ZooMaker) -> None:
+    folder, _ = zoo_maker.member()
+
+    def reset(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights["blocks.2.norm.running_mean"].zero_()
+        weights["blocks.2.norm.running_var"].fill_(1)
+        return weights
+
+    edit_weights(folder, reset)
+    (row,) = inspect_zoo(zoo_maker.path).members
+    assert [warning.split(":")[0] for warning in row.warnings] == ["blocks.2.norm"]
+
+
+def test_answers_that_do_not_depend_on_the_image_are_found(zoo_maker: ZooMaker) -> None:
+    folder, _ = zoo_maker.member()
+
+    def blind(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights["head.weight"].zero_()
+        return weights
+
+    edit_weights(folder, blind)
+    (row,) = inspect_zoo(zoo_maker.path).members
+    assert row.warnings == ("it gives every image of noise the same scores",)
+
+
+def test_answers_to_noise_that_are_not_finite_are_found(zoo_maker: ZooMaker) -> None:
+    folder, _ = zoo_maker.member()
+
+    def explode(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        # Every feature of the image that a member is tried with on loading is zero, so its scores are finite.
+        for name, tensor in weights.items():
+            if name.endswith(("bias", "running_mean")):
+                tensor.zero_()
+        weights["head.weight"].fill_(torch.finfo(torch.float32).max)
+        return weights
+
+    edit_weights(folder, explode)
+    (row,) = inspect_zoo(zoo_maker.path).members
+    assert row.problem is None
+    assert row.warnings == ("its scores for images of noise are not finite",)
+
+
+def test_a_network_without_batch_norm_is_noted(zoo_maker: ZooMaker) -> None:
+    zoo_maker.member(architecture="test_vit", arguments={"img_size": 32}, size=32)
+    (row,) = inspect_zoo(zoo_maker.path).members
+    assert row.batch_norms == 0
+    assert any("no batch-norm layer" in warning for warning in row.warnings)
+
+
+def test_merged_classes_are_listed(zoo_maker: ZooMaker) -> None:
+    zoo_maker.member("a", ("ant", "bee", "0"))
+    zoo_maker.member("b", ("bee", "0", "cat"), seed=1)
+    report = inspect_zoo(zoo_maker.path)
+    assert report.merges == {"bee": ["a", "b"]}
+    assert report.classes == 5
+    apart = inspect_zoo(zoo_maker.path, class_identity="distinct")
+    assert (apart.merges, apart.classes) == ({}, 6)
+
+
+def test_a_report_is_plain_json(zoo_maker: ZooMaker) -> None:
+    zoo_maker.member("a")
+    folder, _ = zoo_maker.member("b")
+    (folder / CONFIG).write_text("")
+    report = inspect_zoo(zoo_maker.path)
+    read = json.loads(json.dumps(report.as_dict()))
+    assert read["usable"] is False
+    assert [row["name"] for row in read["members"]] == ["a", "b"]
+    assert read["members"][0]["labels"] == ["ant", "bee", "cat"]
+
+
+def test_an_empty_zoo_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ZooError, match="is empty"):
+        inspect_zoo(tmp_path)
