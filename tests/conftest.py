@@ -1,7 +1,7 @@
 """Shapes are checked in every test, and tests that need the real data say so.
 
-The import hook must be installed before `dfml` is first imported: it makes jaxtyping's annotations fail loudly here while
-they cost nothing in production.
+The import hook must be installed before `dfml` is first imported: it makes jaxtyping's annotations fail loudly here
+while they cost nothing in production.
 """
 
 from __future__ import annotations

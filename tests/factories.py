@@ -13,7 +13,9 @@ SIZE = 16
 PREPROCESSING = Preprocessing(SIZE, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
 
-def member(seed: int, labels: tuple[str, ...] = ("a", "b", "c"), preprocessing: Preprocessing = PREPROCESSING) -> PretrainedClassifier:
+def member(
+    seed: int, labels: tuple[str, ...] = ("a", "b", "c"), preprocessing: Preprocessing = PREPROCESSING
+) -> PretrainedClassifier:
     """A Conv4 with random weights, and the batch-norm statistics of smooth coloured images."""
     network = create_backbone("conv4", len(labels), seed=seed, img_size=preprocessing.size)
     for layer in network.modules():

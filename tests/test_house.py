@@ -26,8 +26,8 @@ import timm, torchvision, dfml.methods.purer  # timm itself imports PIL; dfml mu
 sys.meta_path.insert(0, Forbidden())
 assert "dfml.data" not in sys.modules
 zoo = Zoo.open(sys.argv[1])
-dfml.PURER(way=3, shot=1, query=2, iterations=3, warm_up=1, learner={"inner_steps": 2}).fit(zoo, out=sys.argv[2], device="cpu")
-assert not [name for name in sys.modules if name.startswith("dfml.data")]
+dfml.PURER(way=3, shot=1, query=2, iterations=3, warm_up=1, learner={"inner_steps": 2}).fit(zoo, out=sys.argv[2],
+device="cpu") assert not [name for name in sys.modules if name.startswith("dfml.data")]
 """
 
 
@@ -38,7 +38,9 @@ def test_imports_go_downwards_only(tmp_path: Path) -> None:
 
 
 def test_no_file_is_too_long_to_read() -> None:
-    long = {str(p.relative_to(ROOT)): n for p in ROOT.glob("src/**/*.py") if (n := len(p.read_text().splitlines())) > 500}
+    long = {
+        str(p.relative_to(ROOT)): n for p in ROOT.glob("src/**/*.py") if (n := len(p.read_text().splitlines())) > 500
+    }
     assert not long
 
 

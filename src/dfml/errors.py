@@ -1,6 +1,7 @@
 """What can go wrong for a user, each with one line that says what was expected, what was found and what to do.
 
-The command line turns a `DfmlError` into that one line and an exit code; Python users can catch the class they care about.
+The command line turns a `DfmlError` into that one line and an exit code; Python users can catch the class they care
+about.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def fit_images(images: Float[Tensor, "images 3 height width"], size: int) -> Float[Tensor, "images 3 size size"]:
-    """Resize the short side to `size` (bilinear, antialiased), then crop the centre. Nothing happens at the right size."""
+    """Resize the short side to `size` (bilinear, antialiased), then crop the centre; nothing at the right size."""
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images

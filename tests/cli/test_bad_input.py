@@ -102,7 +102,8 @@ def test_a_folder_that_holds_something_else_is_never_written(world: World, tmp_p
     assert "is not empty" in error(dfml("train", world.zoo, "--out", world.purer, *SHORT), 1)
     assert "is not empty" in error(dfml("invert", world.zoo, "--out", world.purer), 1)
     assert "is not empty" in error(dfml("adapt", world.purer, world.images / "test", "--out", world.purer), 1)
-    assert "choose another" in error(dfml("zoo", "build", world.images, "--out", world.purer, "--members", "1"), 1)
+    build = ("zoo", "build", world.images, "--out", world.purer, "--members", "1", "--way", "2")
+    assert "choose another folder" in error(dfml(*build), 1)
     assert {path: path.stat().st_mtime_ns for path in world.purer.rglob("*")} == before
 
 

@@ -99,7 +99,18 @@ def test_too_few_classes_or_images_are_refused_by_name() -> None:
 
 def test_a_result_holds_what_its_reader_needs() -> None:
     result = evaluate(protonet(), DATA, **QUICK).as_dict()  # type: ignore[arg-type]
-    assert {"accuracy", "ci", "protocol", "way", "shot", "query", "seed", "dataset", "seconds", "versions"} <= result.keys()
+    assert {
+        "accuracy",
+        "ci",
+        "protocol",
+        "way",
+        "shot",
+        "query",
+        "seed",
+        "dataset",
+        "seconds",
+        "versions",
+    } <= result.keys()
     assert result["adapt_ms"] > 0
     assert result["predict_ms"] > 0
     assert result["episodes"] == 12

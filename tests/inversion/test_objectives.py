@@ -16,7 +16,9 @@ from dfml.zoo import Preprocessing, PretrainedClassifier
 from tests.factories import PREPROCESSING, SIZE, images, member
 
 
-def reference_loss(classifier: PretrainedClassifier, pixels: Tensor, labels: Tensor, weights: InversionWeights) -> Tensor:
+def reference_loss(
+    classifier: PretrainedClassifier, pixels: Tensor, labels: Tensor, weights: InversionWeights
+) -> Tensor:
     """Papers 1.2 written out: hooks on batch-norm inputs, norms term by term, no shift."""
     mean, std = (torch.tensor(v, dtype=pixels.dtype).view(3, 1, 1) for v in (PREPROCESSING.mean, PREPROCESSING.std))
     own_mean, own_std = (

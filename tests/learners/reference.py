@@ -68,14 +68,15 @@ def strict_logits(learner: GradientLearner, episode: Episode) -> Tensor:
     """
     network = native_network(learner)
     inputs = learner.preprocessing.normalise(episode.support_images)
+    seen: list[Tensor] = []
     for _ in range(learner.config.inner_steps):
-        seen: list[Tensor] = []
+        seen.clear()
         layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
         handles = [m.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach())) for m in layers]
         loss = functional.cross_entropy(network(inputs), episode.support_labels)
         for handle in handles:
             handle.remove()
-        names, values = zip(*network.named_parameters(), strict=True)
+        values = list(network.parameters())
         for value, gradient in zip(values, torch.autograd.grad(loss, values), strict=True):
             value.data -= learner.config.inner_lr * gradient
     judge = copy.deepcopy(network).eval()

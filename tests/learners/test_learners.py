@@ -43,7 +43,9 @@ def outcome_and_gradient(made: GradientLearner, task: Episode) -> tuple[EpisodeO
 
 @pytest.mark.parametrize(("second_order", "steps"), list(product((True, False), (1, 3))))
 @pytest.mark.parametrize(("kind", "adapted"), [("maml", None), ("anil", ("head.",))])
-def test_maml_and_anil_equal_their_plain_twins(kind: str, adapted: tuple[str, ...] | None, second_order: bool, steps: int) -> None:
+def test_maml_and_anil_equal_their_plain_twins(
+    kind: str, adapted: tuple[str, ...] | None, second_order: bool, steps: int
+) -> None:
     settings = {"kind": kind, "second_order": second_order, "inner_steps": steps, "inner_lr": 0.05}
     made, task = learner("paper", torch.float64, **settings), episode(torch.float64)
     outcome, gradient = outcome_and_gradient(made, task)
@@ -71,7 +73,7 @@ def test_protonet_scores_are_negative_squared_distances_to_class_means() -> None
     support, statistics = made.network.features(made.parameters, inputs)
     query, _ = made.network.features(made.parameters, made.preprocessing.normalise(task.query_images), statistics)
     means = torch.stack([support[task.support_labels == label].mean(dim=0) for label in range(WAY)])
-    expected = (-torch.cdist(query, means) ** 2).softmax(dim=1)
+    expected = (-(torch.cdist(query, means) ** 2)).softmax(dim=1)
     found = made.adapt(task.support_images, task.support_labels).predict_proba(task.query_images)
     torch.testing.assert_close(found, expected)
 
@@ -198,7 +200,12 @@ def test_any_timm_network_can_be_a_backbone() -> None:
 
 @pytest.mark.parametrize(
     ("count", "labels", "message"),
-    [(0, [], "one label an image"), (3, [0, 1], "one label an image"), (2, [0, 2], "without gaps"), (2, [-1, 0], "count from 0")],
+    [
+        (0, [], "one label an image"),
+        (3, [0, 1], "one label an image"),
+        (2, [0, 2], "without gaps"),
+        (2, [-1, 0], "count from 0"),
+    ],
 )
 def test_a_support_set_that_cannot_be_adapted_to_is_refused(count: int, labels: list[int], message: str) -> None:
     with pytest.raises(LearnerError, match=message):
@@ -225,4 +232,4 @@ def test_initial_weights_depend_on_the_seed_only() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = create_learner(LearnerConfig(), PREPROCESSING, seed=8).parameters
     assert not torch.equal(first["backbone.blocks.0.conv.weight"], other["backbone.blocks.0.conv.weight"])
-    assert SIZE == PREPROCESSING.size
+    assert PREPROCESSING.size == SIZE

@@ -43,7 +43,7 @@ def test_average_is_the_mean_of_weights_and_heads() -> None:
 
 def test_average_says_why_it_cannot_run() -> None:
     other = member(0, preprocessing=Preprocessing(32, PREPROCESSING.mean, PREPROCESSING.std))
-    with pytest.raises(ZooError, match="no member|needs a member with 5 outputs"):
+    with pytest.raises(ZooError, match="needs a member with 5 outputs"):
         METHODS["average"](way=5).fit(zoo(), device="cpu")
     from dfml.backbones import create_backbone
     from dfml.zoo import PretrainedClassifier
@@ -68,7 +68,7 @@ def test_zoo_embedding_is_the_nearest_class_mean_of_all_softmax_outputs() -> Non
     def embed(batch: torch.Tensor) -> torch.Tensor:
         return torch.cat([m.network(m.preprocessing.normalise(batch)).softmax(dim=1) for m in members], dim=1)
 
-    means = torch.stack([embed(support)[LABELS == label].mean(dim=0) for label in range(2)])
+    means = torch.stack([embed(support)[label == LABELS].mean(dim=0) for label in range(2)])
     expected = torch.cosine_similarity(embed(queries)[:, None], means[None], dim=2)
     found = learner.adapt(support, LABELS).predict_proba(queries)
     torch.testing.assert_close(found, (10 * expected).softmax(dim=1))

@@ -43,7 +43,9 @@ def same(first: GradientLearner, second: GradientLearner) -> bool:
 
 def test_step_of_the_dataset_follows_the_plain_sum_of_the_members_losses_each_with_its_own_classes() -> None:
     """Papers 1.11: released code weights members n - i + 1 (2), and permutes labels against classes (7)."""
-    members = Zoo.of([member(0, ("cat", "ant", "dog")), member(1, ("bee", "dog", "elk")), member(2, ("ant", "fox", "bee"))])
+    members = Zoo.of(
+        [member(0, ("cat", "ant", "dog")), member(1, ("bee", "dog", "elk")), member(2, ("ant", "fox", "bee"))]
+    )
     weights = InversionWeights(batch_norm=0.3, jitter=0)
     run = begin(members, inversion=weights, images_per_class=4)
     with torch.no_grad():
@@ -75,7 +77,9 @@ def test_a_large_zoo_is_sampled_anew_at_every_step() -> None:
 
 
 def test_the_curriculum_raises_the_outer_loss_of_its_episode() -> None:
-    run = begin(iterations=30, warm_up=1, curriculum_weight=10.0, inversion=InversionWeights(label=0.001, batch_norm=0.0))
+    run = begin(
+        iterations=30, warm_up=1, curriculum_weight=10.0, inversion=InversionWeights(label=0.001, batch_norm=0.0)
+    )
     fired = [metrics for i in range(1, 31) if "switch_loss_before" in (metrics := dict(run.step(i)))]
     assert len(fired) >= 3
     assert all(metrics["switch_loss_after"] > metrics["switch_loss_before"] for metrics in fired)

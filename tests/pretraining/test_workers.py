@@ -31,7 +31,6 @@ def is_running(pid: int) -> bool:
     return True
 
 
-@pytest.mark.slow
 def test_every_job_is_done_and_a_failure_is_raised_with_its_traceback() -> None:
     jobs = [*(("pid", number) for number in range(5)), ("fail", "lost")]
     answers: dict[int, int] = {}
@@ -44,7 +43,6 @@ def test_every_job_is_done_and_a_failure_is_raised_with_its_traceback() -> None:
     assert "raise LookupError(value)" in caught.value.__notes__[0]
 
 
-@pytest.mark.slow
 def test_a_process_that_dies_is_reported() -> None:
     with (
         pytest.raises(RunError, match="a worker process died"),
@@ -53,7 +51,6 @@ def test_a_process_that_dies_is_reported() -> None:
         list(results)
 
 
-@pytest.mark.slow
 def test_closing_ends_jobs_that_are_running_and_lets_them_tidy_up(tmp_path: Path) -> None:
     results = run_in_processes(act, [("pid", 0), ("sleep", str(tmp_path / "job"))], 1)
     _, pid = next(results)

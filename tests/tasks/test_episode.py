@@ -51,7 +51,9 @@ def test_dynamic_dataset_hands_out_the_images_of_the_right_classes_with_gradient
     asked = PREPROCESSING.normalise(episode.query_images)[:, 0, 0, 0].round().long()
     for label in range(3):
         assert len(set(shown[episode.support_labels == label].tolist())) == 1
-        assert set(asked[episode.query_labels == label].tolist()) == set(shown[episode.support_labels == label].tolist())
+        assert set(asked[episode.query_labels == label].tolist()) == set(
+            shown[episode.support_labels == label].tolist()
+        )
     (gradient,) = torch.autograd.grad(episode.support_images.sum() + episode.query_images.sum(), dataset.pixels)
     touched = gradient.abs().sum(dim=(2, 3, 4)) > 0
     assert touched.sum() == 3 * (2 + 3)

@@ -108,9 +108,7 @@ def test_killed_at_any_moment_a_whole_checkpoint_remains(tmp_path: Path) -> None
     assert process.stdout is not None
     for trial in range(8):
         if trial:
-            process = subprocess.Popen(
-                [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-            )
+            process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
             assert process.stdout is not None
         process.stdout.readline()
         time.sleep(0.003 * trial)  # not a wait for something: the moment of the kill is what varies

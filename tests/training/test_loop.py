@@ -174,7 +174,7 @@ def test_plain_progress_tells_the_time_left_in_lines(capsys: pytest.CaptureFixtu
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith("train 3/4  0:00 left  accuracy 0.5")
     assert last.startswith("train 4/4  0:00 left")
-    assert (clock(61), clock(3723)) == ("1:01", "1:02:03")
+    assert (clock(61.0), clock(3723.0)) == ("1:01", "1:02:03")
 
 
 def test_devices_that_do_not_exist_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""The field's protocol: many seeded episodes of unseen classes, accuracy on the query images, 95% confidence interval."""
+"""The field's protocol: many seeded episodes of unseen classes, mean accuracy, 95% confidence interval."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from torch import Tensor
 from dfml import seeds
 from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError, ProtocolError
+from dfml.images import fit_images
 from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.learners.embedding import EmbeddingLearner, cosine_scores
-from dfml.images import fit_images
 from dfml.learners.protonet import class_means
 from dfml.tasks.episode import Episode, draw_indices, episode_labels
 
@@ -71,7 +71,13 @@ class Evaluation:
         """Plain values for a `results.json`."""
         values = asdict(self)
         accuracies = [round(value, 6) for value in values.pop("accuracies")]
-        return {"accuracy": self.accuracy, "ci": self.ci, "episodes": len(accuracies), **values, "accuracies": accuracies}
+        return {
+            "accuracy": self.accuracy,
+            "ci": self.ci,
+            "episodes": len(accuracies),
+            **values,
+            "accuracies": accuracies,
+        }
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,11 @@ def evaluate(
         )
     _require_enough(dataset, way, shot + query)
     began = time.perf_counter()
-    score = _embedded_scores(learner, dataset) if isinstance(learner, EmbeddingLearner) else _adapted_scores(learner, dataset)
+    score = (
+        _embedded_scores(learner, dataset)
+        if isinstance(learner, EmbeddingLearner)
+        else _adapted_scores(learner, dataset)
+    )
     accuracies, adapting, predicting = [], 0.0, 0.0
     for index in range(episodes):
         support, of_query = draw_episode(dataset, way, shot, query, seed, index)
@@ -217,7 +227,8 @@ def _embedded_scores(learner: EmbeddingLearner, dataset: ImageDataset) -> Score:
     began = time.perf_counter()
     with torch.no_grad():
         parts = [
-            learner.embed(fit_images(to_float(part).to(learner.device), size)) for part in dataset.images.split(500)
+            learner.embed(fit_images(to_float(part).to(learner.device), size))
+            for part in torch.split(dataset.images, 500)
         ]
     table = torch.cat(parts)
     an_image = (time.perf_counter() - began) / len(dataset)

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dfml import seeds
-from dfml.inversion.objectives import batch_norm_distance
 from dfml.images import fit_images
+from dfml.inversion.objectives import batch_norm_distance
 from dfml.zoo.zoo import Zoo
 
 

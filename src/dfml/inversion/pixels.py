@@ -1,7 +1,7 @@
 """Episode inversion of pixels: images are optimised directly until a classifier takes them for its own (papers 1.2, 3).
 
-This is the DeepInversion form without a student. `PixelInversion` is the engine: it starts on a member, steps, and gives
-images.
+This is the DeepInversion form without a student. `PixelInversion` is the engine: it starts on a member, steps, and
+gives images.
 """
 
 from __future__ import annotations

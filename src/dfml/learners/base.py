@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dfml.errors import LearnerError
-from dfml.learners.classifier import CONFIG, WEIGHTS, FewShotClassifier, read_preprocessing, read_pretrained
 from dfml.images import fit_images
+from dfml.learners.classifier import CONFIG, WEIGHTS, FewShotClassifier, read_preprocessing, read_pretrained
 from dfml.zoo.classifier import Preprocessing
 
 ProtocolName = Literal["strict", "paper"]
@@ -24,7 +24,7 @@ ProtocolName = Literal["strict", "paper"]
 LearnerProtocol = Literal["strict", "paper", "any"]
 
 
-class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learning", "data-free-meta-learning"]):  # type: ignore[call-arg]
+class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learning", "data-free-meta-learning"]):
     """Adapts to a support set; saves and loads like any model of the Hugging Face Hub.
 
     Attributes:
@@ -90,11 +90,15 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
             LearnerError: If the support set is empty, labels and images differ in number, or a class has no image.
         """
         if len(images) == 0 or len(images) != len(labels):
-            raise LearnerError(f"a support set needs one label an image, found {len(images)} images, {len(labels)} labels")
+            raise LearnerError(
+                f"a support set needs one label an image, found {len(images)} images, {len(labels)} labels"
+            )
         count = int(labels.max()) + 1
         empty = sorted(set(range(count)) - set(labels.tolist()))
         if int(labels.min()) < 0 or empty:
-            raise LearnerError(f"support labels must count from 0 without gaps, but class {empty[:1] or 'below 0'} is odd")
+            raise LearnerError(
+                f"support labels must count from 0 without gaps, but class {empty[:1] or 'below 0'} is odd"
+            )
         if names is not None and len(names) != count:
             raise LearnerError(f"the support set has {count} classes, but {len(names)} names were given")
         fitted = fit_images(images, self.preprocessing.size).to(self.device)
@@ -115,7 +119,7 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         (save_directory / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def _from_pretrained(  # type: ignore[override]
+    def _from_pretrained(
         cls, *, model_id: str, revision: str | None = None, cache_dir: str | Path | None = None, **options: Any
     ) -> MetaLearner:
         folder = Path(model_id)

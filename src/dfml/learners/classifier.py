@@ -65,9 +65,11 @@ class FewShotClassifier(ABC):
             batch_size: Images at a time; it changes no answer, except under the transductive `paper` protocol.
         """
         fitted = fit_images(images, self.preprocessing.size)
-        return torch.cat([self.scores(part).softmax(dim=1) for part in fitted.split(batch_size)])
+        return torch.cat([self.scores(part).softmax(dim=1) for part in torch.split(fitted, batch_size)])
 
-    def predict(self, images: Float[Tensor, "images 3 height width"], *, batch_size: int = 256) -> Int64[Tensor, "images"]:
+    def predict(
+        self, images: Float[Tensor, "images 3 height width"], *, batch_size: int = 256
+    ) -> Int64[Tensor, "images"]:
         """Index into `labels` of the most probable class."""
         return self.predict_proba(images, batch_size=batch_size).argmax(dim=1)
 
@@ -80,7 +82,12 @@ class FewShotClassifier(ABC):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config, tensors = self.contents()
-        about = {"kind": self.kind, "labels": list(self.labels), "preprocessing": self.preprocessing.as_dict(), **config}
+        about = {
+            "kind": self.kind,
+            "labels": list(self.labels),
+            "preprocessing": self.preprocessing.as_dict(),
+            **config,
+        }
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 

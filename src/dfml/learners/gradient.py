@@ -34,7 +34,8 @@ class LearnerConfig(BaseModel):
     """A name of `dfml.backbones.create_backbone`."""
     backbone_arguments: dict[str, Any] = Field(default_factory=dict)
     head_start: Literal["random", "zero"] = "zero"
-    """The head before training. From zero, the first inner step alone makes a nearest-mean classifier of the features."""
+    """The head before training. From zero, the first inner step alone makes a nearest-mean classifier of the
+    features."""
     inner_steps: PositiveInt = 1
     """Gradient steps on the support set in training (papers 1.8: 1 in PURER's scripts, 5 by default)."""
     test_inner_steps: PositiveInt = 1

@@ -26,7 +26,8 @@ Statistics = dict[str, Tensor]
 class EpisodeBatchNorm2d(nn.Module):
     """Batch-norm whose statistics are an output in training mode and an input in evaluation mode.
 
-    Written from elementary operations: PyTorch's native batch-norm gives silently wrong second derivatives under `vmap`.
+    Written from elementary operations: PyTorch's native batch-norm gives silently wrong second derivatives under
+    `vmap`.
     """
 
     mean: Tensor
@@ -41,7 +42,10 @@ class EpisodeBatchNorm2d(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
 
-    def forward(self, x: Float[Tensor, "images channels rows columns"]) -> Float[Tensor, "images channels rows columns"]:
+    def forward(
+        self, x: Float[Tensor, "images channels rows columns"]
+    ) -> Float[Tensor, "images channels rows columns"]:
+        """Normalise a feature map."""
         images, channels, rows, columns = x.shape
         # A (pixels, channels) view is free in channels-last memory, and turns channel sums into a matrix product, whose
         # first and second derivatives are matrix products too: about twice as fast as `var_mean` on a CPU.
@@ -86,7 +90,10 @@ class EpisodeNetwork:
         return {name: buffers[name].clone() for name in self._statistics}
 
     def features(
-        self, parameters: Parameters, inputs: Float[Tensor, "images 3 height width"], statistics: Statistics | None = None
+        self,
+        parameters: Parameters,
+        inputs: Float[Tensor, "images 3 height width"],
+        statistics: Statistics | None = None,
     ) -> tuple[Float[Tensor, "images features"], Statistics]:
         """Features of normalised images.
 

@@ -38,7 +38,12 @@ class Average(Method):
         """See `Method.begin`."""
         config = self.config
         learner = create_learner(
-            config.learner, zoo.preprocessing(), way=config.way, protocol=config.protocol, seed=config.seed, name=self.name
+            config.learner,
+            zoo.preprocessing(),
+            way=config.way,
+            protocol=config.protocol,
+            seed=config.seed,
+            name=self.name,
         ).to(device)
         learner.parameters = average_members(zoo, learner)
         return Finished(learner)
@@ -69,8 +74,8 @@ def average_members(zoo: Zoo, learner: GradientLearner) -> Parameters:
         different = [n for n, v in wanted.items() if n not in weights or weights[n].shape != v.shape]
         if different:
             raise ZooError(
-                f"averaging needs members of the learner's architecture {learner.config.backbone}, but {zoo.name(index)} "
-                f"differs in {different[0]}; use --method purer with a random start instead"
+                f"averaging needs members of the learner's architecture {learner.config.backbone}, but "
+                f"{zoo.name(index)} differs in {different[0]}; use --method purer with a random start instead"
             )
         backbones.append({name: weights[name] for name in wanted})
         head = member.network.get_classifier()  # type: ignore[operator]

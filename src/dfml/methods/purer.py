@@ -1,8 +1,8 @@
 """PURER (Hu et al., CVPR 2023): meta-learn from images that the zoo's members are made to recall.
 
-The curriculum (ECI) makes the images harder for the learner whenever it has stopped to improve. Differences to the released
-code (papers 1.11): losses of members are summed without weights, members stay in memory, the start is random unless asked
-otherwise, and nothing looks at test images.
+The curriculum (ECI) makes the images harder for the learner whenever it has stopped to improve. Differences to the
+released code (papers 1.11): losses of members are summed without weights, members stay in memory, the start is random
+unless asked otherwise, and nothing looks at test images.
 """
 
 from __future__ import annotations
@@ -126,12 +126,14 @@ class PurerRun(TrainingRun):
             pixels = self.dataset.pixels.detach()[classes].flatten(0, 1).requires_grad_()
             per_class = self.dataset.pixels.shape[1]
             labels = torch.arange(len(classes), device=self.device).repeat_interleave(per_class)
-            shift = draw_shift(self.config.inversion.jitter, seeds.generator(self.config.seed, "shift", iteration, member))
+            shift = draw_shift(
+                self.config.inversion.jitter, seeds.generator(self.config.seed, "shift", iteration, member)
+            )
             loss = inversion_loss(
                 self.zoo[member], pixels, labels, self.dataset.preprocessing, self.config.inversion, shift
             )
             (of_member,) = torch.autograd.grad(loss.total, pixels)
-            gradient.index_add_(0, classes, of_member.unflatten(0, (len(classes), per_class)))
+            gradient.index_add_(0, classes, of_member.view(len(classes), *self.dataset.pixels.shape[1:]))
             label, batch_norm = label + loss.label.item(), batch_norm + loss.batch_norm.item()
         return gradient, {"inversion_loss": label / len(members), "batch_norm_distance": batch_norm / len(members)}
 

@@ -1,7 +1,7 @@
 """`zoo_embedding`: ask all members for their opinion, and take the nearest class mean.
 
-The softmax outputs of all members side by side are an image's embedding. Nothing is trained; every member must be kept and
-run on every image. A learner in one network has to beat this to be worth its training.
+The softmax outputs of all members side by side are an image's embedding. Nothing is trained; every member must be kept
+and run on every image. A learner in one network has to beat this to be worth its training.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dfml.errors import LearnerError, ZooMemberError
+from dfml.images import fit_images
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import FewShotClassifier, read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, cosine_scores
-from dfml.images import fit_images
 from dfml.methods.average import Finished
 from dfml.methods.base import Method
 from dfml.training.loop import TrainingConfig, TrainingRun
@@ -138,7 +138,9 @@ def member_references(members: list[PretrainedClassifier]) -> list[dict[str, str
     paths = [Path(member.source) for member in members]
     missing = [member.source for member, path in zip(members, paths, strict=True) if not (path / WEIGHTS).is_file()]
     if missing:
-        raise LearnerError(f"a zoo embedding refers to its members' files, but {missing[0]} is not a folder; save it first")
+        raise LearnerError(
+            f"a zoo embedding refers to its members' files, but {missing[0]} is not a folder; save it first"
+        )
     return [{"path": str(path.resolve()), "sha256": sha256(path / WEIGHTS)} for path in paths]
 
 

@@ -1,8 +1,23 @@
-"""Labelled images -> a zoo of trained classifiers: simulates the models that other people would bring."""
+"""Labelled images -> a zoo of trained classifiers: simulates the models that other people would bring.
 
-from dfml.pretraining.build import BuiltMember, build_zoo
-from dfml.pretraining.recipes import PAPER, RECIPES, STRONG, Optimisation, Recipe, recipe_by_name
-from dfml.pretraining.train import TrainedClassifier, train_classifier
+The names below are loaded when they are first used: `workers` alone costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dfml.pretraining.build import BuiltMember, build_zoo
+    from dfml.pretraining.recipes import PAPER, RECIPES, STRONG, Optimisation, Recipe, recipe_by_name
+    from dfml.pretraining.train import TrainedClassifier, train_classifier
+
+_HOMES = {
+    "build": ("BuiltMember", "build_zoo"),
+    "recipes": ("PAPER", "RECIPES", "STRONG", "Optimisation", "Recipe", "recipe_by_name"),
+    "train": ("TrainedClassifier", "train_classifier"),
+}
 
 __all__ = [
     "PAPER",
@@ -16,3 +31,10 @@ __all__ = [
     "recipe_by_name",
     "train_classifier",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,8 +8,8 @@ from typing import Any
 class GradientSwitch:
     """On for one step of the dynamic dataset after the meta-learner has stopped to improve.
 
-    "Positive feedback" is read as the released code has it: the accuracy on pseudo-queries has not exceeded its best for
-    `patience` meta-iterations in a row. The first time, it fires at the end of the warm-up.
+    "Positive feedback" is read as the released code has it: the accuracy on pseudo-queries has not exceeded its best
+    for `patience` meta-iterations in a row. The first time, it fires at the end of the warm-up.
 
     Args:
         warm_up: Meta-iterations without curriculum.

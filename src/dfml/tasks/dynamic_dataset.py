@@ -24,7 +24,9 @@ class DynamicDataset:
 
     pixels: Float[Tensor, "classes per_class 3 size size"]
 
-    def __init__(self, classes: int, per_class: int, preprocessing: Preprocessing, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, classes: int, per_class: int, preprocessing: Preprocessing, seed: int, device: torch.device
+    ) -> None:
         size = preprocessing.size
         draws = [
             torch.randn(per_class, 3, size, size, generator=seeds.generator(seed, "pixels", index))

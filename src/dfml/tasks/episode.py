@@ -47,9 +47,7 @@ def draw_indices(
             "choose fewer, or leave that class out"
         )
     classes = torch.randperm(len(sizes), generator=generator)[:way]
-    chosen = torch.stack(
-        [torch.randperm(int(sizes[index]), generator=generator)[: shot + query] for index in classes]
-    )
+    chosen = torch.stack([torch.randperm(int(sizes[index]), generator=generator)[: shot + query] for index in classes])
     return classes, chosen[:, :shot], chosen[:, shot:]
 
 

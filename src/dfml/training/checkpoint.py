@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent, whatever happens while they are written.
 
-A checkpoint is a folder: `state.safetensors`, `state.json` (plain values), and `manifest.json` with the digest of both. It
-is written under another name, flushed to the disk, and renamed last.
+A checkpoint is a folder: `state.safetensors`, `state.json` (plain values), and `manifest.json` with the digest of
+both. It is written under another name, flushed to the disk, and renamed last.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class TrainingRun(ABC):
     iterations: int = 0
 
     def step(self, iteration: int) -> Mapping[str, float]:
-        """One meta-iteration, counted from 1; returns its metrics. Must not depend on anything but state and iteration."""
+        """One meta-iteration, counted from 1; returns its metrics. It depends on the state and `iteration` only."""
         raise TypeError(f"{type(self).__name__} does not train")
 
     def state(self) -> State:

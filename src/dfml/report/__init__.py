@@ -1,0 +1,1 @@
+"""Results -> tables, figures, contact sheets, one HTML page."""

@@ -1,0 +1,41 @@
+"""Evaluations -> the plain values of a `results.json`: figures as fractions, seconds included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dfml.evaluation.protocol import Evaluation
+from dfml.report.table import compare_all
+
+_COMMON = ("dataset", "protocol", "way", "shot", "query", "episodes", "seed", "versions")
+
+
+def results_values(
+    evaluations: Sequence[Evaluation], training_seconds: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """`{"methods": {NAME: {"accuracy", "ci", "seconds", ...}}, "pairs": [...]}`, protocol, seed and versions.
+
+    Args:
+        evaluations: At least one, of the same episodes.
+        training_seconds: By method. With them `seconds` are those of the training, and `evaluation_seconds` are the
+            evaluation's; without them `seconds` are the evaluation's.
+    """
+    methods: dict[str, dict[str, Any]] = {}
+    shared: dict[str, Any] = {}
+    for each in evaluations:
+        values = each.as_dict()
+        shared = {name: values.pop(name) for name in _COMMON}
+        if training_seconds is not None:
+            values["evaluation_seconds"] = values["seconds"]
+            values["seconds"] = training_seconds.get(each.name, 0.0)
+        methods[values.pop("name")] = values
+    return {"methods": methods, **shared, "pairs": [vars(pair) for pair in compare_all(evaluations)]}
+
+
+def curve_values(curve: Mapping[int, Evaluation]) -> dict[str, dict[str, float]]:
+    """Meta-iteration -> accuracy and interval."""
+    return {
+        str(step): {"accuracy": found.accuracy, "ci": found.ci, "episodes": len(found.accuracies)}
+        for step, found in curve.items()
+    }

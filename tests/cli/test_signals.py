@@ -1,0 +1,70 @@
+"""Ctrl-C and SIGTERM: the work so far is kept, the exit code says what happened, one line says how to go on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import FEW, World
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")]
+
+_PATIENCE = 180.0
+
+
+def _iterations(run: Path) -> list[int]:
+    metrics = run / "metrics.jsonl"
+    return [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()] if metrics.exists() else []
+
+
+def _interrupt(arguments: list[str], run: Path, number: signal.Signals, more: int) -> tuple[int, str]:
+    """Run until `more` meta-iterations are done, send the signal, return exit code and standard error."""
+    before = len(_iterations(run))
+    command = [sys.executable, "-m", "dfml", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + _PATIENCE
+        while len(_iterations(run)) < before + more and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=_PATIENCE)
+    return process.returncode, errors
+
+
+def test_an_interrupted_training_goes_on_from_its_checkpoint(world: World, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train = ["train", str(world.zoo), "--out", str(run), *FEW, "--iterations", "100000", "--threads", "1"]
+    code, errors = _interrupt(train, run, signal.SIGINT, more=3)
+    assert code == 130, errors
+    line = errors.splitlines()[-1]
+    assert line.startswith("error: interrupted by SIGINT; a checkpoint is written, go on with: dfml train ")
+    assert line.endswith("--resume")
+    first = _iterations(run)
+    assert (run / "checkpoints" / f"{first[-1]:06d}" / "manifest.json").is_file()
+
+    code, errors = _interrupt([*train, "--resume"], run, signal.SIGTERM, more=3)
+    assert code == 143, errors
+    assert "Traceback" not in errors
+    second = _iterations(run)
+    assert second == list(range(1, len(second) + 1))
+    assert len(second) > len(first)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_inversion_says_so(world: World, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "dfml", "invert", str(world.zoo), "--out", str(out), "--steps", "1000000"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + _PATIENCE
+        while not (out / "config.yaml").exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=_PATIENCE)
+    assert process.returncode == code
+    assert errors.splitlines()[-1] == f"error: interrupted by {number.name}"
+    assert "Traceback" not in errors

@@ -1,0 +1,92 @@
+"""The verbs and options that users rely on; a change here is a change for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import typer
+
+from dfml.cli import app
+from dfml.data import BENCHMARKS
+from dfml.methods import METHODS
+from dfml.pretraining import RECIPES
+from tests.cli.conftest import dfml
+
+COMMON = ["--device", "--json", "--seed", "--threads"]
+SURFACE = {
+    "zoo build": [
+        "DATA...",
+        *("--arch", "--disjoint", "--epochs", "--members", "--out", "--recipe", "--size", "--split", "--splits"),
+        *("--way", "--workers"),
+        *COMMON,
+    ],
+    "zoo inspect": ["ZOO", "--class-identity", "--json"],
+    "train": [
+        "ZOO",
+        *("--class-identity", "--config", "--from", "--iterations", "--method", "--out", "--preset", "--protocol"),
+        *("--query", "--resume", "--set", "--shot", "--show-config", "--way"),
+        *COMMON,
+    ],
+    "evaluate": [
+        "LEARNER... DATA",
+        *("--allow-other-protocol", "--episodes", "--protocol", "--query", "--shot", "--split", "--splits", "--way"),
+        *COMMON,
+    ],
+    "adapt": ["LEARNER", "SUPPORT_DIR", "--out", *COMMON],
+    "predict": ["CLASSIFIER", "IMAGE...", "--json", "--threads", "--top"],
+    "invert": ["ZOO", "--member", "--members", "--out", "--per-class", "--set", "--steps", *COMMON],
+}
+
+
+def _verbs(command: Any, prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name, below in command.commands.items():
+        nested = hasattr(below, "commands")
+        found |= _verbs(below, f"{prefix}{name} ") if nested else {f"{prefix}{name}": below}
+    return found
+
+
+VERBS = _verbs(typer.main.get_command(app))
+
+
+@pytest.mark.parametrize("verb", SURFACE)
+def test_a_verb_has_these_arguments_and_options(verb: str) -> None:
+    names = [
+        parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]
+        for parameter in VERBS[verb].params
+    ]
+    assert sorted(names) == sorted(SURFACE[verb])
+
+
+def test_there_are_these_verbs() -> None:
+    assert set(VERBS) - {"quickstart"} == set(SURFACE)
+
+
+@pytest.mark.parametrize("verb", SURFACE)
+def test_every_verb_explains_itself(verb: str) -> None:
+    shown = dfml(*verb.split(), "--help")
+    assert shown.exit_code == 0
+    assert "Usage" in shown.stdout
+
+
+def test_help_names_what_can_be_chosen() -> None:
+    parameters = {verb: {p.name: p for p in VERBS[verb].params} for verb in VERBS}
+    assert all(method in parameters["train"]["method"].help for method in METHODS)
+    assert tuple(parameters["evaluate"]["splits"].type.choices) == BENCHMARKS
+    assert tuple(parameters["zoo build"]["recipe"].type.choices) == tuple(RECIPES)
+
+
+def test_the_command_starts_without_anything_heavy() -> None:
+    check = "import sys; import dfml.cli; print([name for name in ('torch', 'numpy', 'timm', 'PIL') if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_the_command_runs_as_a_module() -> None:
+    shown = subprocess.run([sys.executable, "-m", "dfml", "--version"], capture_output=True, text=True, check=True)
+    name, version = shown.stdout.split()
+    assert name == "dfml"
+    assert version[0].isdigit()
