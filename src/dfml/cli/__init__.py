@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dfml.cli import adapt, evaluate, invert, predict, train, zoo
+from dfml.cli import adapt, evaluate, invert, predict, quickstart, train, zoo
 from dfml.cli.errors import Verbs, show_warning
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(quickstart.quickstart)
 app.add_typer(zoo.app, name="zoo")
 app.command()(train.train)
 app.command()(evaluate.evaluate)

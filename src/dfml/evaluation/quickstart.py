@@ -1,4 +1,4 @@
-"""The whole story on embedded data: classifiers of Latin letters -> a learner of Greek and Cyrillic ones, judged fairly.
+"""The whole story on embedded data: classifiers of Latin letters -> a learner of Greek and Cyrillic ones, judged.
 
 Everything is drawn, trained and measured here; how it is shown is somebody else's business.
 """
@@ -243,7 +243,8 @@ def _judge(
     learner: MetaLearner, zoo: Zoo, test: ImageDataset, settings: QuickstartSettings, seed: int, watch: Watch
 ) -> tuple[tuple[Evaluation, ...], dict[str, float]]:
     """Evaluations of the learner and its neighbours, and the seconds it took to make the neighbours."""
-    common = {"way": settings.purer.way, "shot": settings.purer.shot, "protocol": settings.purer.protocol, "seed": seed}
+    config = settings.purer
+    common: dict[str, Any] = {"way": config.way, "shot": config.shot, "protocol": config.protocol, "seed": seed}
     learners, seconds = [learner], {}
     for neighbour in NEIGHBOURS:
         began = time.perf_counter()
@@ -252,18 +253,15 @@ def _judge(
     found: list[Evaluation] = []
     with watch("evaluate", len(learners) * settings.episodes) as progress:
         for each in learners:
-            before = len(found) * settings.episodes
+            count = _counting(progress, len(found) * settings.episodes)
             found.append(
-                evaluate(
-                    each,
-                    test,
-                    **common,
-                    query=settings.query,
-                    episodes=settings.episodes,
-                    on_episode=lambda done, before=before: progress.update(before + done, {}),
-                )
+                evaluate(each, test, **common, query=settings.query, episodes=settings.episodes, on_episode=count)
             )
     return tuple(found), seconds
+
+
+def _counting(progress: Progress, before: int) -> Callable[[int], None]:
+    return lambda done: progress.update(before + done, {})
 
 
 def _curve(

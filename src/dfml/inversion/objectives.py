@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
+from dfml.zoo.stack import StackedMember
 from dfml.zoo.statistics import LayerStatistics
 
 
@@ -73,7 +74,7 @@ class InversionLoss:
 
 
 def inversion_loss(
-    classifier: PretrainedClassifier,
+    classifier: PretrainedClassifier | StackedMember,
     pixels: Float[Tensor, "images 3 size size"],
     labels: Int64[Tensor, "images"],
     preprocessing: Preprocessing,
@@ -93,7 +94,7 @@ def inversion_loss(
     """
     shifted = torch.roll(pixels, shift, dims=(2, 3)) if any(shift) else pixels
     images = preprocessing.restore(shifted)
-    size = classifier.preprocessing.size
+    size = classifier.size
     if images.shape[-1] != size:
         images = functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     zero = pixels.new_zeros(())

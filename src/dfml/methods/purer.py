@@ -17,7 +17,8 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import UsageError
-from dfml.inversion.objectives import InversionWeights, draw_shift, inversion_loss
+from dfml.inversion.gradient import InversionGradient
+from dfml.inversion.objectives import InversionWeights, draw_shift
 from dfml.learners import LearnerConfig, create_learner
 from dfml.learners.gradient import GradientLearner
 from dfml.learners.network import Parameters, Statistics
@@ -47,6 +48,8 @@ class PurerConfig(TrainingConfig):
     inversion: InversionWeights = InversionWeights()
     members_per_step: PositiveInt = 13
     """Members in a step of the dynamic dataset; drawn at random from a larger zoo."""
+    stacked: bool | None = None
+    """Evaluate members of one architecture in one call; None: on a GPU only, where that is faster."""
     curriculum_weight: NonNegativeFloat = 10.0
     """Lambda of the reversed outer loss; 0: episode inversion (EI) without curriculum."""
     warm_up: PositiveInt = 4000
@@ -90,6 +93,8 @@ class PurerRun(TrainingRun):
         self.outer_optimiser = torch.optim.Adam(self.parameters.values(), lr=config.outer_lr)
         self.pixel_optimiser = torch.optim.Adam([self.dataset.pixels], lr=config.pixel_lr)
         self.switch = GradientSwitch(config.warm_up, config.patience, enabled=config.curriculum_weight > 0)
+        stacked = device.type == "cuda" if config.stacked is None else config.stacked
+        self.inversion_gradient = InversionGradient(zoo, preprocessing, config.inversion, stacked=stacked)
         self.classes = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
 
     def step(self, iteration: int) -> Mapping[str, float]:
@@ -118,24 +123,20 @@ class PurerRun(TrainingRun):
 
     def _inversion_gradient(self, iteration: int) -> tuple[Tensor, dict[str, float]]:
         """Gradient of the plain sum of the members' inversion losses (papers 1.2)."""
-        gradient = torch.zeros_like(self.dataset.pixels)
-        label = batch_norm = 0.0
+        seed, jitter = self.config.seed, self.config.inversion.jitter
         members = self._members(iteration)
-        for member in members:
-            classes = self.classes[member]
-            pixels = self.dataset.pixels.detach()[classes].flatten(0, 1).requires_grad_()
-            per_class = self.dataset.pixels.shape[1]
-            labels = torch.arange(len(classes), device=self.device).repeat_interleave(per_class)
-            shift = draw_shift(
-                self.config.inversion.jitter, seeds.generator(self.config.seed, "shift", iteration, member)
-            )
-            loss = inversion_loss(
-                self.zoo[member], pixels, labels, self.dataset.preprocessing, self.config.inversion, shift
-            )
-            (of_member,) = torch.autograd.grad(loss.total, pixels)
-            gradient.index_add_(0, classes, of_member.view(len(classes), *self.dataset.pixels.shape[1:]))
-            label, batch_norm = label + loss.label.item(), batch_norm + loss.batch_norm.item()
-        return gradient, {"inversion_loss": label / len(members), "batch_norm_distance": batch_norm / len(members)}
+        classes = [self.classes[member] for member in members]
+        pixels = [self.dataset.pixels.detach()[rows] for rows in classes]
+        shifts = [draw_shift(jitter, seeds.generator(seed, "shift", iteration, member)) for member in members]
+        each = self.inversion_gradient(members, pixels, shifts)
+        gradient = torch.zeros_like(self.dataset.pixels)
+        for rows, of_member in zip(classes, each, strict=True):
+            gradient.index_add_(0, rows, of_member.pixels)
+        label, distance = (
+            torch.stack(parts).mean().item()
+            for parts in zip(*((found.loss.label, found.loss.batch_norm) for found in each), strict=True)
+        )
+        return gradient, {"inversion_loss": label, "batch_norm_distance": distance}
 
     def _members(self, iteration: int) -> list[int]:
         count, most = len(self.zoo), self.config.members_per_step

@@ -35,7 +35,7 @@ _VARIABLES = {
 _OTHERS = (ORANGE, GREEN, PURPLE, VERMILION)
 _DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))
 _SIZE = (5.6, 3.5)  # inches: narrow, so that a page may show it on a phone and the words stay readable
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,

@@ -20,6 +20,7 @@ from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
 from dfml.report.figures import inversion_fidelity, learning_curve, to_svg, training_losses
 from dfml.report.page import Page, PageFigure, PagePicture, PagePrediction, PageSheet, PageTask, write_page
 from dfml.report.results import curve_values, results_values
+from dfml.report.table import Table
 
 PAGE, SHEET, CURVE, TASK = "report.html", "contact_sheet.png", "learning_curve.svg", "task"
 _REAL_SHOWN = 3  # images of the members' training set, beside the recovered ones
@@ -66,46 +67,43 @@ def differences(story: Story) -> list[Difference]:
 def explain(story: Story) -> list[str]:
     """What the table means, in plain words; every sentence follows from the figures."""
     found = {each.name: each for each in story.evaluations}
-    purer, chance = story.evaluations[0], 100 / story.evaluations[0].way
+    purer = story.evaluations[0]
     untrained = compare(purer, found[RandomInit.name])
+    embedded = compare(purer, found[RandomEmbedding.name])
+    learned = untrained.mean > untrained.ci
+    verdict = "That much was" if learned else "Nothing that could be measured was"
     return [
-        f"The classifiers know Latin letters and digits only; PURER saw neither those nor any other image, just the "
-        f"classifiers. Every task asks for {purer.way} Greek or Cyrillic letters after {purer.shot} example(s) of each: "
-        f"guessing would be right in {chance:.0f}% of the cases.",
-        f"random_init is PURER's network untrained. PURER is {_points(untrained)} it, and "
-        f"{_points(compare(purer, found[RandomEmbedding.name]))} random_embedding, the same untrained network adapted in "
-        f"PURER's way. {_verdict(untrained, 'That much was learned from the classifiers.')}",
-        f"average takes the mean of the classifiers' weights, which is the simplest use of a zoo; PURER is "
+        "The classifiers know Latin letters and digits only. PURER saw neither those nor any other image, just the "
+        f"classifiers. Each task has {purer.way} Greek or Cyrillic letters and {purer.shot} examples of each; guessing "
+        f"would be right in {100 / purer.way:.0f}% of the cases.",
+        f"random_init is PURER's network untrained: PURER is {_points(untrained)} it. random_embedding is the same "
+        f"untrained network, adapted in PURER's way: PURER is {_points(embedded)} it. {verdict} learned from the "
+        "classifiers.",
+        "average takes the mean of the classifiers' weights, the simplest use of a zoo: PURER is "
         f"{_points(compare(purer, found[Average.name]))} it.",
-        _zoo_sentence(story, purer, found[ZooEmbedding.name]),
+        _about_zoo_embedding(story, purer, found[ZooEmbedding.name]),
     ]
 
 
-def _zoo_sentence(story: Story, purer: Evaluation, zoo: Evaluation) -> str:
+def _about_zoo_embedding(story: Story, purer: Evaluation, zoo: Evaluation) -> str:
     difference = compare(zoo, purer)
     size = story.stored_bytes[zoo.name] / story.stored_bytes[purer.name]
     beginning = (
-        f"zoo_embedding trains nothing: it keeps all {len(story.members)} classifiers, asks each about every image and "
-        f"compares their answers. It is {_points(difference)} PURER"
+        f"zoo_embedding trains nothing: it keeps all {len(story.members)} classifiers, asks each of them about every "
+        f"image, and compares their answers. It is {_points(difference)} PURER, with {size:.0f} times the weights to "
+        "keep and to run."
     )
     if difference.mean <= difference.ci:
-        return f"{beginning}, at {size:.0f} times the weights to keep."
+        return beginning
     return (
-        f"{beginning}: who can keep and run every classifier, {size:.0f} times the weights here, is better served by it "
-        f"today. PURER is one small network, and was trained for {story.training_seconds[purer.name]:.0f} seconds, which is "
-        "a taste; real runs take thousands of meta-iterations."
+        f"{beginning} Who can keep every classifier is better served by it here. PURER is one small network, and these "
+        f"{story.settings.purer.iterations} meta-iterations are a taste: real runs take thousands."
     )
 
 
 def _points(difference: Difference) -> str:
     word = "above" if difference.mean >= 0 else "below"
     return f"{abs(100 * difference.mean):.1f} ± {100 * difference.ci:.1f} points {word}"
-
-
-def _verdict(difference: Difference, good: str) -> str:
-    return (
-        good if difference.mean > difference.ci else "Nothing that could be measured was learned from the classifiers."
-    )
 
 
 def story_page(story: Story, sheet: Image.Image, command: str) -> Page:
@@ -115,8 +113,8 @@ def story_page(story: Story, sheet: Image.Image, command: str) -> Page:
     return Page(
         title="From classifiers of Latin letters to a learner of Greek and Cyrillic ones",
         summary=(
-            f"PURER learned from {len(story.members)} small image classifiers, without any image, to tell letters apart "
-            f"that none of them knows: one network of about {round(parameters, -3):,} weights, "
+            f"PURER learned from {len(story.members)} small image classifiers, without any image, to tell letters "
+            f"apart that none of them knows: one network of about {round(parameters, -3):,} weights, "
             f"{config.iterations} meta-iterations, {story.training_seconds[purer.name]:.0f} seconds."
         ),
         evaluations=story.evaluations,
@@ -128,9 +126,9 @@ def story_page(story: Story, sheet: Image.Image, command: str) -> Page:
         sheets=[
             PageSheet(
                 "What the classifiers still knew",
-                f"Each block is one classifier, each row one of its classes. On the left, images that PURER recovered from "
-                f"the classifier's weights alone and learned from, as they were at the end; after the gap, {_REAL_SHOWN} of "
-                "the images that the classifier had been trained on, which PURER never saw.",
+                "Each block is one classifier, each row one of its classes. On the left, images that PURER recovered "
+                "from the classifier's weights alone and learned from, as they were at the end; after the gap, "
+                f"{_REAL_SHOWN} of the images that the classifier had been trained on, which PURER never saw.",
                 PagePicture(_png(sheet), "Recovered letters beside real ones, by classifier and class."),
             )
         ],
@@ -146,20 +144,20 @@ def _figures(story: Story) -> list[PageFigure]:
         (
             "Learning curve",
             learning_curve(story.curve, story.evaluations[1:]),
-            "PURER over its meta-iterations, with 95% confidence intervals; at 0 it is the untrained network. The lines "
-            "across are methods that do not train. Nothing was selected by this curve: the last point is the result.",
+            "PURER over its meta-iterations, with 95% confidence intervals; at 0 it is the untrained network. The "
+            "lines across are methods that do not train. Nothing was selected by this curve: its end is the result.",
         ),
         (
             "Training",
             training_losses(story.metrics),
-            "The learner on pseudo-tasks of recovered images. When it stops to improve, the Gradient Switch makes the images "
-            "of an episode harder for it: each red line runs from the loss before to the loss after that step.",
+            "The learner on pseudo-tasks of recovered images. When it stops to improve, the Gradient Switch makes the "
+            "images of an episode harder for it: each red line runs from the loss before to the loss after that step.",
         ),
         (
             "Inversion",
             inversion_fidelity(story.metrics),
-            "The images on their way from noise: how unsure the classifiers are of them, and how far the images' batch-norm "
-            "statistics are from those that the classifiers remember. Mean over classifiers; lower is better.",
+            "The images on their way from noise: how unsure the classifiers are of them, and how far their batch-norm "
+            "statistics are from those that the classifiers remember. Means over classifiers; lower is better.",
         ),
     ]
     return [
@@ -235,3 +233,16 @@ def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def predictions_table(task: NewTask, images: int) -> Table:
+    """What the classifier says of the first few query images of every class, with the truth beside it."""
+    best = task.probabilities.max(dim=1)
+    rows = []
+    for label, name in enumerate(task.classes):
+        for number, index in enumerate((task.query_labels == label).nonzero()[:images, 0].tolist()):
+            said = task.classes[int(best.indices[index])]
+            mark = "right" if said == name else "wrong"
+            rows.append((f"{name}-{number}.png", said, f"{100 * float(best.values[index]):.0f}", name, mark))
+    headings = ("image", "prediction", "sure %", "truth", "")
+    return Table(headings, tuple(rows), frozenset({"image", "prediction", "truth", ""}))

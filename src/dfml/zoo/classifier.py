@@ -59,6 +59,11 @@ class PretrainedClassifier(nn.Module):
         self.source = source
 
     @property
+    def size(self) -> int:
+        """Pixels a side of its input."""
+        return self.preprocessing.size
+
+    @property
     def num_batch_norms(self) -> int:
         """Batch-norm layers that hold statistics; without any, inversion has only the labels to go by."""
         return len(batch_norm_layers(self.network))

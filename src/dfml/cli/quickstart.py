@@ -1,0 +1,67 @@
+"""`dfml quickstart`: the whole story on embedded data, offline, in a few minutes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dfml.cli.errors import show_error
+from dfml.cli.folders import require_empty
+from dfml.cli.options import JsonOption, SeedOption, ThreadsOption, use_threads
+from dfml.cli.output import Output, to_json
+
+_TOLD = 2  # query images of each class whose predictions are printed
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of everything that is made; new or empty.")] = Path(
+        "quickstart"
+    ),
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Tell the whole story on letters that are drawn, not downloaded.
+
+    Trains a zoo on Latin letters, learns from it without data, compares the learner with all its neighbours on Greek
+    and Cyrillic letters, adapts it to one new task, and leaves a report page. About two minutes on two CPU cores.
+    """
+    output = Output(json_file)
+    require_empty(out)
+    use_threads(threads)
+    from dfml.evaluation import quickstart as story_of
+    from dfml.report import quickstart as shown
+    from dfml.report.table import differences_table, results_table, to_rich
+    from dfml.training.loop import Interrupted
+    from dfml.training.progress import show_progress
+
+    output.say(f"quickstart in {out}, seed {seed}: nothing is downloaded")
+    try:
+        story = story_of.run_quickstart(
+            out,
+            seed=seed,
+            report=lambda stage, seconds, outcome: output.say(f"{seconds:6.1f} s  {stage}: {outcome}"),
+            watch=show_progress,
+        )
+    except Interrupted as stop:
+        show_error(f"{stop}; remove {out}, or choose another --out, and start again")
+        raise typer.Exit(stop.exit_code) from stop
+    shown.write_story(story, out, shlex.join(["dfml", *sys.argv[1:]]))
+    results = {**shown.story_values(story), "seconds": round(output.seconds, 3)}
+    (out / "results.json").write_text(to_json(results), encoding="utf-8")
+
+    output.show(to_rich(results_table(story.evaluations, story.training_seconds)))
+    output.show(to_rich(differences_table(shown.differences(story))))
+    for paragraph in shown.explain(story):
+        output.show(paragraph)
+    output.say("One new task, images that the adapted classifier has not seen:")
+    output.show(to_rich(shown.predictions_table(story.task, _TOLD)))
+    output.say(f"report: {out / shown.PAGE} (also {shown.SHEET}, {shown.CURVE}, results.json)")
+    output.say(f"next: dfml adapt {out / story_of.LEARNER} {out / shown.TASK / 'support'} --out MY_CLASSIFIER")
+    output.say(f"      dfml predict {out / story_of.CLASSIFIER} {out / shown.TASK / 'query'}/*.png")
+    output.say(f"done in {output.seconds:.0f} s")
+    output.results(results)
