@@ -50,10 +50,10 @@ _STYLE: Any = {
     "grid.color": FAINT,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.7,
-    "legend.frameon": False,
     "svg.fonttype": "none",
 }
 _MOST_MARKERS = 25
+_LEAST = 1e-6  # a loss can reach zero, which a logarithm cannot show
 
 
 def learning_curve(snapshots: Mapping[int, Evaluation], neighbours: Sequence[Evaluation] = ()) -> Figure:
@@ -103,17 +103,18 @@ def training_losses(metrics: Sequence[Row]) -> Figure:
     """
     figure, (above, below) = _new_figure(2)
     steps = [row["iteration"] for row in metrics]
-    _curve(above, steps, [row["outer_loss"] for row in metrics], BLUE)
+    _curve(above, steps, [max(row["outer_loss"], _LEAST) for row in metrics], BLUE)
     _curve(below, steps, [100 * row["accuracy"] for row in metrics], GREEN)
     fired = [row for row in metrics if "switch_loss_before" in row]
     if fired:
         where = [row["iteration"] for row in fired]
-        before, after = ([row[f"switch_loss_{when}"] for row in fired] for when in ("before", "after"))
+        before, after = ([max(row[f"switch_loss_{when}"], _LEAST) for row in fired] for when in ("before", "after"))
         above.vlines(where, before, after, color=VERMILION, linewidth=1.2, zorder=4)
-        label = f"switch fired ({len(fired)}): the episode's loss, before and after"
-        above.plot(where, after, "^", color=VERMILION, markersize=4.5, zorder=4, label=label)
+        above.plot(where, after, "^", color=VERMILION, markersize=4.5, zorder=4)
         below.vlines(where, 0, 0.05, transform=below.get_xaxis_transform(), color=VERMILION, linewidth=1.2)
-        above.legend(loc="upper right", fontsize=9, handlelength=1)
+        times = "once" if len(fired) == 1 else f"{len(fired)} times"
+        above.set_title(f"switch fired {times}: loss before and after", color=VERMILION, fontsize=9, loc="right")
+    _logarithmic(above)
     above.set_ylabel("outer loss")
     below.set(xlabel="meta-iterations", ylabel="pseudo-queries right (%)")
     below.set_ylim(0, 102)
@@ -128,11 +129,10 @@ def inversion_fidelity(metrics: Sequence[Row]) -> Figure:
     """
     figure, (above, below) = _new_figure(2)
     steps = [row["iteration"] for row in metrics]
-    # Members that are sure of every image can reach a cross-entropy of zero, which a logarithm cannot show.
-    _curve(above, steps, [max(row["inversion_loss"], 1e-6) for row in metrics], PURPLE)
-    _curve(below, steps, [max(row["batch_norm_distance"], 1e-6) for row in metrics], ORANGE)
-    for axes in (above, below):
-        axes.set_yscale("log")
+    _curve(above, steps, [max(row["inversion_loss"], _LEAST) for row in metrics], PURPLE)
+    _curve(below, steps, [max(row["batch_norm_distance"], _LEAST) for row in metrics], ORANGE)
+    _logarithmic(above)
+    _logarithmic(below)
     above.set_ylabel("cross-entropy")
     below.set(xlabel="meta-iterations", ylabel="statistics' distance")
     return figure
@@ -180,6 +180,17 @@ def _curve(axes: Axes, steps: Sequence[float], values: Sequence[float], colour: 
     smooth = _running_mean(values, max(1, len(values) // 40))
     axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35, marker="." if len(values) == 1 else None)
     axes.plot(steps, smooth, color=colour, linewidth=1.8)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0), numticks=6))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _running_mean(values: Sequence[float], half: int) -> list[float]:

@@ -199,28 +199,19 @@ def save_task(task: NewTask, folder: Path) -> None:
 
 
 def _task(task: NewTask) -> PageTask:
+    names = [name.replace("_", " ") for name in task.classes]
     best = task.probabilities.max(dim=1)
+    answers = zip(task.query_images, best.indices.tolist(), best.values.tolist(), task.query_labels.tolist(), strict=True)
     return PageTask(
-        caption=f"Adapted to these images of {len(task.classes)} letters, the learner became a classifier, and named "
-        f"{task.right} of {len(task.query_labels)} other images rightly.",
+        caption=f"From these images of {len(names)} letters the learner made a classifier, which named {task.right} of "
+        f"{len(task.query_labels)} other images rightly.",
         support={
             name: [_picture(image, name) for image in task.support_images[task.support_labels == label]]
-            for label, name in enumerate(task.classes)
+            for label, name in enumerate(names)
         },
         predictions=[
-            PagePrediction(
-                picture=_picture(image, task.classes[truth]),
-                label=task.classes[label],
-                probability=probability,
-                truth=task.classes[truth],
-            )
-            for image, label, probability, truth in zip(
-                task.query_images,
-                best.indices.tolist(),
-                best.values.tolist(),
-                task.query_labels.tolist(),
-                strict=True,
-            )
+            PagePrediction(_picture(image, names[truth]), names[said], probability, names[truth])
+            for image, said, probability, truth in answers
         ],
     )
 

@@ -1,0 +1,141 @@
+"""What a meta-iteration of PURER costs, and what keeping the members in memory saves.
+
+    uv run python benchmarks/purer_step.py ZOO --shot 5 --json result.json
+
+Prints seconds of the dataset step and of the learner step (medians), the dataset step member by member and stacked,
+and the same step as a naive loop has it: every member read from the disk, built, copied and hooked anew (PURER's
+released code, papers 1.11). All in one run, alternating, on one device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dfml.evaluation.protocol import versions
+from dfml.inversion.gradient import InversionGradient
+from dfml.inversion.objectives import draw_shift
+from dfml.methods.purer import PURER, PurerRun
+from dfml.training.device import keep_freed_memory, select_device
+from dfml.zoo.readers import load_member, read_card
+from dfml.zoo.zoo import Zoo, member_folders
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("zoo", type=Path)
+    parser.add_argument("--shot", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = select_device(arguments.device)
+    keep_freed_memory()
+    zoo = Zoo.open(arguments.zoo).to(device)
+    steps = {
+        "inner 1": PURER(shot=arguments.shot).begin(zoo, device),
+        "inner 5": PURER(shot=arguments.shot, learner={"inner_steps": 5}).begin(zoo, device),
+        "inner 1, first order": PURER(shot=arguments.shot, learner={"second_order": False}).begin(zoo, device),
+    }
+    run = steps["inner 1"]
+    assert isinstance(run, PurerRun)
+    stacked = InversionGradient(zoo, run.dataset.preprocessing, run.config.inversion, stacked=True)
+    work: dict[str, Callable[[], object]] = {
+        "dataset step": lambda: run._inversion_gradient(1),
+        "dataset step, stacked": lambda: stacked(*_request(run)),
+        "dataset step, members reloaded": lambda: naive_gradient(run, arguments.zoo, device),
+    }
+    for name, each in steps.items():
+        assert isinstance(each, PurerRun)
+        work[f"learner step, {name}"] = lambda each=each: each._learner_step(1)  # type: ignore[misc]
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for repeat in range(arguments.repeats + 2):
+        for name, task in work.items():
+            spent = _time(task, device)
+            if repeat >= 2:  # the first two warm up
+                seconds[name].append(spent)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    resident = medians["dataset step"]
+    result: dict[str, Any] = {
+        "seconds": medians,
+        "reloaded / resident": medians["dataset step, members reloaded"] / resident,
+        "stacked / resident": medians["dataset step, stacked"] / resident,
+        "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "members": len(zoo),
+        "device": str(device),
+        "threads": arguments.threads,
+        "versions": versions(),
+    }
+    for name, value in medians.items():
+        print(f"{name:36s} {value:8.4f} s")
+    for name in ("reloaded / resident", "stacked / resident"):
+        print(f"{name:36s} {result[name]:8.2f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def naive_gradient(run: PurerRun, path: Path, device: torch.device) -> Tensor:
+    """The step of the dynamic dataset as the released code has it, but with the plain sum over members."""
+    pixels, weights = run.dataset.pixels.detach().requires_grad_(), run.config.inversion
+    total = torch.zeros((), device=device)
+    for folder, classes in zip(member_folders(path), run.classes, strict=True):
+        member = load_member(read_card(folder))
+        network = copy.deepcopy(member.network).to(device).to(memory_format=torch.contiguous_format)
+        seen: list[tuple[nn.BatchNorm2d, Tensor]] = []
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.register_forward_hook(lambda layer, inputs, _: seen.append((layer, inputs[0])))  # noqa: B023
+        images = run.dataset.preprocessing.restore(torch.roll(pixels[classes].flatten(0, 1), (1, 1), (2, 3)))
+        labels = torch.arange(len(classes), device=device).repeat_interleave(pixels.shape[1])
+        inputs = member.preprocessing.normalise(images)
+        total = total + functional.cross_entropy(network(inputs), labels) + weights.l2 * inputs.norm()
+        for layer, x in seen:
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            mean, variance = x.mean((0, 2, 3)), x.permute(1, 0, 2, 3).flatten(1).var(1, unbiased=False)
+            total = total + weights.batch_norm * (
+                (variance - layer.running_var).norm() + (mean - layer.running_mean).norm()
+            )
+        for difference in (
+            inputs[..., 1:] - inputs[..., :-1],
+            inputs[..., 1:, :] - inputs[..., :-1, :],
+            inputs[..., 1:, 1:] - inputs[..., :-1, :-1],
+            inputs[..., 1:, :-1] - inputs[..., :-1, 1:],
+        ):
+            total = total + weights.total_variation * difference.norm()
+    return torch.autograd.grad(total, pixels)[0]
+
+
+def _request(run: PurerRun) -> tuple[list[int], list[Tensor], list[tuple[int, int]]]:
+    members = run._members(1)
+    generator = torch.Generator().manual_seed(0)
+    pixels = [run.dataset.pixels.detach()[run.classes[member]] for member in members]
+    return members, pixels, [draw_shift(run.config.inversion.jitter, generator) for _ in members]
+
+
+def _time(task: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    task()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
