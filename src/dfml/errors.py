@@ -44,6 +44,9 @@ class ZooMemberError(ZooError):
         self.reason = reason
         self.fix = fix
 
+    def __reduce__(self) -> tuple[type[ZooMemberError], tuple[Path, str, str]]:
+        return type(self), (self.path, self.reason, self.fix)
+
 
 class DataError(DfmlError):
     """Labelled images cannot be read, or do not hold enough for what was asked."""

@@ -275,7 +275,6 @@ def test_a_configuration_that_is_not_one_is_refused(zoo_maker: ZooMaker, content
         ("label_names", ["ant", "bee"]),
         ("label_names", ["ant", "ant", "bee"]),
         ("label_names", [1, 2, 3]),
-        ("label_names", "abc"),
         ("model_args", [1]),
         ("dfml", "notes"),
         ("pretrained_cfg", []),

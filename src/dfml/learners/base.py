@@ -11,10 +11,10 @@ import torch
 from huggingface_hub import ModelHubMixin
 from huggingface_hub import constants as hub
 from jaxtyping import Float, Int64
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dfml.errors import LearnerError
+from dfml.files import save_tensors
 from dfml.images import fit_images
 from dfml.learners.classifier import CONFIG, WEIGHTS, FewShotClassifier, read_preprocessing, read_pretrained
 from dfml.zoo.classifier import Preprocessing
@@ -115,7 +115,7 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
             **config,
         }
         if tensors:
-            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, save_directory / WEIGHTS)
+            save_tensors(tensors, save_directory / WEIGHTS)
         (save_directory / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
     @classmethod

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Int64
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dfml.errors import LearnerError
+from dfml.files import save_tensors
 from dfml.images import fit_images
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
 from dfml.zoo.classifier import Preprocessing
@@ -88,7 +89,7 @@ class FewShotClassifier(ABC):
             "preprocessing": self.preprocessing.as_dict(),
             **config,
         }
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+        save_tensors(tensors, folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
     @staticmethod

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = Mapping[str, float]
+Row = Mapping[str, int | float]
 """One meta-iteration's line of a `metrics.jsonl`."""
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE = "#0072b2", "#d55e00", "#009e73", "#b0578d", "#b87700"
@@ -53,6 +53,7 @@ _STYLE: Any = {
     "svg.fonttype": "none",
 }
 _MOST_MARKERS = 25
+_LONGEST = 24  # characters of a name beside a line
 _LEAST = 1e-6  # a loss can reach zero, which a logarithm cannot show
 
 
@@ -88,7 +89,8 @@ def learning_curve(snapshots: Mapping[int, Evaluation], neighbours: Sequence[Eva
     chance = 100 / snapshots[steps[0]].way
     axes.axhline(chance, color=FAINT, linewidth=1)
     labels.append((chance, "guessing", FAINT))
-    axes.set_xlim(0, steps[-1] * 1.02)
+    margin = 0.025 * max(1, steps[-1] - steps[0])
+    axes.set_xlim(steps[0] - margin, steps[-1] + margin)
     axes.set_ylim(bottom=max(0.0, min(chance, *(value for value, _, _ in labels)) - 3))
     axes.set(xlabel="meta-iterations", ylabel="accuracy on unseen classes (%)")
     _label_line_ends(axes, labels)
@@ -175,7 +177,7 @@ def _new_figure(panels: int) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[:, 0])
 
 
-def _curve(axes: Axes, steps: Sequence[float], values: Sequence[float], colour: str) -> None:
+def _curve(axes: Axes, steps: Sequence[int | float], values: Sequence[float], colour: str) -> None:
     """Every value faintly, and their running mean."""
     smooth = _running_mean(values, max(1, len(values) // 40))
     axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35, marker="." if len(values) == 1 else None)
@@ -207,7 +209,7 @@ def _label_line_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> No
     transform = axes.get_yaxis_transform()
     for (value, name, colour), place in zip(ordered, places, strict=True):
         axes.annotate(
-            name,
+            _shorten(name),
             xy=(1.0, value),
             xytext=(1.035, place),
             xycoords=transform,
@@ -215,8 +217,14 @@ def _label_line_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> No
             color=colour,
             va="center",
             annotation_clip=False,
+            parse_math=False,
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0},
         )
+
+
+def _shorten(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
 
 
 def spread(places: Sequence[float], apart: float) -> list[float]:

@@ -201,7 +201,9 @@ def save_task(task: NewTask, folder: Path) -> None:
 def _task(task: NewTask) -> PageTask:
     names = [name.replace("_", " ") for name in task.classes]
     best = task.probabilities.max(dim=1)
-    answers = zip(task.query_images, best.indices.tolist(), best.values.tolist(), task.query_labels.tolist(), strict=True)
+    answers = zip(
+        task.query_images, best.indices.tolist(), best.values.tolist(), task.query_labels.tolist(), strict=True
+    )
     return PageTask(
         caption=f"From these images of {len(names)} letters the learner made a classifier, which named {task.right} of "
         f"{len(task.query_labels)} other images rightly.",

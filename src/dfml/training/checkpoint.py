@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dfml.errors import RunError
+from dfml.files import save_tensors
 
 _TENSORS, _VALUES, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
 _UNFINISHED = ".unfinished"
@@ -43,8 +44,7 @@ def save_checkpoint(folder: Path, iteration: int, state: State, *, keep: int = 2
     unfinished = folder / f"{final.name}{_UNFINISHED}"
     try:
         unfinished.mkdir(parents=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-        _save_tensors(tensors, unfinished / _TENSORS)
+        save_tensors(state.tensors, unfinished / _TENSORS)
         (unfinished / _VALUES).write_text(json.dumps({"iteration": iteration, **state.values}), encoding="utf-8")
         manifest = {name: _digest(unfinished / name) for name in (_TENSORS, _VALUES)}
         (unfinished / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
@@ -100,13 +100,6 @@ def restore_optimiser(name: str, optimiser: torch.optim.Optimizer, tensors: dict
             index, part = key.removeprefix(f"{name}.").split(".", 1)
             entries.setdefault(int(index), {})[part] = value
     optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(f"{path}: {error}") from error
 
 
 def _digest(path: Path) -> str:

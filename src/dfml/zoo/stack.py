@@ -1,7 +1,7 @@
 """Members of one architecture, stacked so that one call evaluates them all.
 
-On a GPU this replaces many small kernels by few large ones. On a CPU it is slower than a loop: a convolution with one set
-of weights per member becomes a grouped convolution (`benchmarks/purer_step.py` prints the ratio).
+On a GPU this replaces many small kernels by few large ones. On a CPU it is slower than a loop: a convolution with one
+set of weights per member becomes a grouped convolution (`benchmarks/purer_step.py` prints the ratio).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class StackedMember:
-    """One member of a stack, as the function that is mapped over them sees it; the interface of `PretrainedClassifier`."""
+    """One member of a stack, as a mapped function sees it; the same interface as `PretrainedClassifier`."""
 
     def __init__(self, network: nn.Module, size: int, weights: dict[str, Tensor], mean: Tensor, std: Tensor) -> None:
         self.size = size

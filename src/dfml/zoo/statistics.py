@@ -38,14 +38,16 @@ class _ChannelMoments(torch.autograd.Function):
     """Mean and biased variance of every channel; on a CPU four times as fast as `torch.var_mean` and its backward.
 
     Channel sums are matrix products over a (pixels, channels) view, which is free in channels-last memory, and the
-    backward is one fused a + b x. Deviations are taken from the stored mean, so that the one-pass variance does not
-    cancel. First derivatives only: nothing differentiates an inversion loss twice.
+    backward is one fused a + b x. Deviations are taken from the first image's mean, so that the one-pass variance does
+    not cancel, however far the batch is from zero. First derivatives only: nothing differentiates an inversion loss
+    twice.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        centre = x[:1].mean(dim=(0, 2, 3))
         pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]) - centre
         total = pixels.new_ones(1, len(pixels))
         mean = (total @ pixels)[0] / len(pixels)
@@ -55,31 +57,26 @@ class _ChannelMoments(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        x, _ = inputs
+        (x,) = inputs
         _, _, mean = output
         ctx.mark_non_differentiable(mean)
         ctx.save_for_backward(x, mean)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         of_mean, of_variance, _ = gradients
         x, mean = ctx.saved_tensors
         count = x.numel() // x.shape[1]
         slope = of_variance * (2.0 / count)
         offset = of_mean / count - slope * mean
-        return torch.addcmul(offset[:, None, None], x, slope[:, None, None]), None
+        return torch.addcmul(offset[:, None, None], x, slope[:, None, None])
 
 
 def channel_moments(
-    x: Float[Tensor, "images channels rows columns"], centre: Float[Tensor, " channels"]
+    x: Float[Tensor, "images channels rows columns"],
 ) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
-    """Mean and biased variance of every channel; differentiable once.
-
-    Args:
-        x: A feature map.
-        centre: Values near the means, for accuracy; any values give the same result up to rounding.
-    """
-    mean, variance, _ = _ChannelMoments.apply(x, centre)
+    """Mean and biased variance of every channel of a feature map; differentiable once."""
+    mean, variance, _ = _ChannelMoments.apply(x)
     return mean, variance
 
 
@@ -92,11 +89,10 @@ def record_statistics(network: nn.Module) -> Iterator[list[LayerStatistics]]:
     seen: list[LayerStatistics] = []
 
     def measure(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        centre, spread = layer.running_mean, layer.running_var
-        assert isinstance(centre, Tensor)
-        assert isinstance(spread, Tensor)
-        mean, variance = channel_moments(inputs[0], centre)
-        seen.append(LayerStatistics(mean, variance, centre, spread))
+        stored_mean, stored_variance = layer.running_mean, layer.running_var
+        assert isinstance(stored_mean, Tensor)
+        assert isinstance(stored_variance, Tensor)
+        seen.append(LayerStatistics(*channel_moments(inputs[0]), stored_mean, stored_variance))
 
     handles = [layer.register_forward_pre_hook(measure) for layer in batch_norm_layers(network)]
     try:

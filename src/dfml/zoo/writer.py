@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
+from dfml.files import save_tensors
 from dfml.zoo.classifier import Preprocessing
 from dfml.zoo.readers import CONFIG, WEIGHTS
 
@@ -57,8 +57,7 @@ def write_member(
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     unfinished.mkdir(parents=True)
     try:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        save_file(weights, unfinished / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(network.state_dict(), unfinished / WEIGHTS)
         (unfinished / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         unfinished.rename(folder)
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dfml.errors import ZooError, ZooMemberError
+from dfml.errors import ConfigError, ZooError, ZooMemberError
 from dfml.zoo.classes import ClassSpace, build_class_space
 from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
 from dfml.zoo.readers import CONFIG, WEIGHTS, MemberCard, load_member, read_card
@@ -31,6 +31,8 @@ class Zoo:
         max_resident: int = 1024,
         path: Path | None = None,
     ) -> None:
+        if max_resident < 1:
+            raise ConfigError(f"max_resident must be at least 1, but is {max_resident}")
         self.cards = tuple(cards)
         self.classes = classes
         self.path = path
@@ -94,7 +96,9 @@ class Zoo:
 
         Raises:
             ZooMemberError: If its weights cannot be used.
+            IndexError: If there is no such member; negative indices count from the end.
         """
+        index = range(len(self))[index]
         if index in self._given:
             return self._given[index]
         if index not in self._resident:
@@ -142,7 +146,7 @@ class Zoo:
         groups: dict[tuple[str, int, int], list[int]] = {}
         for index in range(len(self)):
             card = self.cards[index]
-            architecture = f"{card.architecture} {card.arguments}" if card else _signature(self[index])
+            architecture = f"{card.architecture} {sorted(card.arguments.items())}" if card else _signature(self[index])
             labels, size = (card or self[index]).labels, (card or self[index]).preprocessing.size
             groups.setdefault((architecture, len(labels), size), []).append(index)
         return groups
@@ -185,5 +189,5 @@ def member_folders(path: Path) -> list[Path]:
 
 
 def _signature(classifier: PretrainedClassifier) -> str:
-    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in classifier.network.state_dict().items())
-    return f"{type(classifier.network).__name__}-{hash(shapes):x}"
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in classifier.network.state_dict().items()]
+    return f"{type(classifier.network).__name__} {shapes}"
