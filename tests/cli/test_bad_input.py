@@ -120,6 +120,13 @@ def test_a_resume_with_other_settings_names_them(world: World) -> None:
     assert (world.purer / "metrics.jsonl").read_bytes() == metrics
 
 
+def test_a_start_from_no_checkpoint(world: World, tmp_path: Path) -> None:
+    start = ("--from", world.purer)
+    line = error(dfml("train", world.zoo, "--out", tmp_path / "run", *SHORT, *start), 1)
+    assert "expected a checkpoint" in line
+    assert not (tmp_path / "run").exists()
+
+
 @contextmanager
 def _files_of_at_most(size: int) -> Iterator[None]:
     """Stands in for a full disk: writing more fails in the system, not in a pretence."""

@@ -51,7 +51,7 @@ def read_run_file(path: Path) -> RunFile:
         raise ConfigError(f"--config {path}: expected `method:`, `zoo:` and settings below a method's name")
     sections = {key: value for key, value in content.items() if key in METHODS}
     for key in content:
-        if key not in ("method", "zoo", *METHODS):
+        if key not in ("method", "zoo", "members", "classes", *METHODS):
             raise ConfigError(f"--config {path}: unknown entry {key!r}; known are method, zoo, {', '.join(METHODS)}")
     for name, section in sections.items():
         if not isinstance(section, dict):

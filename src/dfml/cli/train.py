@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dfml.cli.options import DeviceOption, IdentityOption, JsonOption, Protocol, ThreadsOption, use_threads
 from dfml.cli.output import Output, to_json
-from dfml.errors import UsageError
+from dfml.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from dfml.training.folder import RunFolder
 
 _OVERRIDES = "Settings (each overrides --config and --set)"
 
@@ -94,7 +97,7 @@ def train(
     members = Zoo.open(place.resolve(), class_identity=read_identity(class_identity))
     output.say(f"{kind.name} on {len(members)} classifiers of {len(members.classes)} classes")
     began = time.perf_counter()
-    done = _iterations_before(out if resume else None, start_from)
+    done = _iterations_before(RunFolder(out) if resume else None, start_from)
     progress = show_progress(kind.name, config.iterations, done) if config.iterations else None
     kind(config).fit(members, out=out, resume=resume, start_from=start_from, device=device, progress=progress)
 
@@ -114,9 +117,15 @@ def train(
     output.say(f"next: dfml evaluate {out} DATA --way {config.way} --shot {config.shot} --protocol {config.protocol}")
 
 
-def _iterations_before(resumed: Path | None, start_from: Path | None) -> int:
-    """Meta-iterations that the checkpoint to begin with has behind it, for the progress bar."""
-    from dfml.training.folder import RunFolder
+def _iterations_before(resumed: RunFolder | None, start_from: Path | None) -> int:
+    """Meta-iterations that the checkpoint to begin with has behind it, for the progress bar.
 
-    checkpoint = (RunFolder(resumed).newest_checkpoint() if resumed else None) or start_from
-    return int(checkpoint.name) if checkpoint and checkpoint.name.isdigit() else 0
+    Raises:
+        RunError: If there is no checkpoint where the user says; better now than when the run's folder is made.
+    """
+    from dfml.training.checkpoint import list_checkpoints
+
+    if start_from and start_from not in list_checkpoints(start_from.parent):
+        raise RunError(f"expected a checkpoint (RUN/checkpoints/N) at --from {start_from}, found none; check the path")
+    checkpoint = (resumed.newest_checkpoint() if resumed else None) or start_from
+    return int(checkpoint.name) if checkpoint else 0

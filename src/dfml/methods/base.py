@@ -77,7 +77,7 @@ class Method(ABC):
         run = self.begin(zoo.to(place), place)
         folder = RunFolder(Path(out)) if out is not None else None
         if folder:
-            about = describe(self.name, self.config, str(zoo.path) if zoo.path else "memory")
+            about = describe(self.name, self.config, zoo)
             held = (folder.path / "config.yaml").exists()
             folder.check(about) if resume and held else folder.create(about)
         return train(

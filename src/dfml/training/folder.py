@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from dfml.errors import RunError
 from dfml.training.checkpoint import list_checkpoints
+from dfml.zoo.zoo import Zoo
 
 CONFIG, METRICS, CHECKPOINTS, SNAPSHOTS = "config.yaml", "metrics.jsonl", "checkpoints", "snapshots"
 
@@ -97,9 +98,15 @@ class RunFolder:
         return rows
 
 
-def describe(method: str, config: BaseModel, zoo: str) -> dict[str, Any]:
-    """What a run's `config.yaml` holds."""
-    return {"method": method, "zoo": zoo, method: config.model_dump(mode="json")}
+def describe(method: str, config: BaseModel, zoo: Zoo) -> dict[str, Any]:
+    """What a run's `config.yaml` holds; a zoo that has changed shows in the number of members or classes."""
+    return {
+        "method": method,
+        "zoo": str(zoo.path) if zoo.path else "memory",
+        "members": len(zoo),
+        "classes": len(zoo.classes),
+        method: config.model_dump(mode="json"),
+    }
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
