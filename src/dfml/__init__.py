@@ -79,8 +79,6 @@ def __getattr__(name: str) -> Any:
         return version("dfml")
     if name not in _HOME:
         raise AttributeError(f"module 'dfml' has no attribute {name!r}")
-    if name in ("FewShotClassifier", "MetaLearner"):
-        import_module("dfml.methods")  # some methods bring a kind of learner, which `from_pretrained` has to know
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value

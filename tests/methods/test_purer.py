@@ -169,6 +169,14 @@ def test_resuming_with_another_config_is_refused_and_loses_nothing(tmp_path: Pat
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_checkpoint_of_another_run_is_refused_before_the_folder_is_made(tmp_path: Path) -> None:
+    PURER(**{**SMALL, "iterations": 2}).fit(zoo(), out=tmp_path / "warm", device="cpu")
+    start = tmp_path / "warm" / "checkpoints" / "000002"
+    with pytest.raises(RunError, match=r"does not fit this run: parameters\.head\.weight has shape \(3, 32\)"):
+        PURER(**{**SMALL, "way": 4}).fit(zoo(), out=tmp_path / "out", start_from=start, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
 def test_averaged_start_is_the_mean_of_the_members() -> None:
     members = zoo(3)
     run = begin(members, start="average")
@@ -203,6 +211,8 @@ def test_what_cannot_work_is_refused_before_it_starts() -> None:
         begin(way=9)
     with pytest.raises(ConfigError, match=r"'curriculum_wieght': unknown setting"):
         PURER(curriculum_wieght=1.0)
+    with pytest.raises(ConfigError, match=r"'learner.inner': unknown setting; known are kind, backbone"):
+        PURER(learner={"inner": 1})
     with pytest.raises(ConfigError, match=r"'learner.inner_lr'"):
         PURER(learner={"inner_lr": -1})
 

@@ -17,7 +17,7 @@ from dfml.training import loop
 from dfml.training.checkpoint import State
 from dfml.training.device import select_device
 from dfml.training.folder import RunFolder
-from dfml.training.loop import Interrupted, TrainingConfig, TrainingRun, train
+from dfml.training.loop import Interrupted, TrainingConfig, TrainingRun, restore, train
 from dfml.training.progress import PlainProgress, clock
 from tests.factories import PREPROCESSING
 
@@ -118,7 +118,9 @@ def test_a_run_can_begin_from_a_checkpoint_of_another(tmp_path: Path) -> None:
     train(Counting(10), CONFIG, folder=place)
     other = RunFolder(tmp_path / "other")
     other.create(ABOUT)
-    assert total(train(Counting(12), CONFIG, folder=other, start_from=place.checkpoints / "000008")) == 78
+    run = Counting(12)
+    done = restore(run, place.checkpoints / "000008", torch.device("cpu"))
+    assert total(train(run, CONFIG, folder=other, done=done)) == 78
     assert [row["iteration"] for row in other.read_metrics()] == [9, 10, 11, 12]
 
 

@@ -48,6 +48,7 @@ def evaluate(
     output = Output(json_file)
     use_threads(threads)
     from dfml.cli import judging, opening
+    from dfml.evaluation.protocol import require_evaluable
     from dfml.training.device import select_device
 
     place = select_device(device)
@@ -56,6 +57,9 @@ def evaluate(
     images = {
         size: opening.open_data(data, split=split, usual="test", official=splits, size=size) for size in sorted(sizes)
     }
+    for learner in learners:
+        dataset = images[learner.preprocessing.size]
+        require_evaluable(learner, dataset, way, shot, query, protocol, allow_other_protocol=allow_other_protocol)
     evaluations = [
         judging.judge(
             learner,

@@ -64,7 +64,7 @@ def judge(
             seen.append(iteration)
             progress.update(len(seen), {"accuracy": found.accuracy})
 
-        curve = evaluate_snapshots(folder, dataset, on_snapshot=report, **settings)
+        curve = evaluate_snapshots(folder, dataset, device=learner.device, on_snapshot=report, **settings)
     return Judgement(replace(best_snapshot(curve), name=name), curve)
 
 

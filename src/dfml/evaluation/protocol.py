@@ -135,12 +135,8 @@ def evaluate(
         ProtocolError: If the learner was trained for the other protocol.
         DataError: If the data set has too few classes, or a class too few images.
     """
-    if learner.protocol not in (protocol, "any") and not allow_other_protocol:
-        raise ProtocolError(
-            f"{learner.name} was trained for the protocol {learner.protocol!r}, not {protocol!r}; evaluate it with "
-            f"--protocol {learner.protocol}, or train it for the other"
-        )
-    _require_enough(dataset, way, shot + query)
+    require_evaluable(learner, dataset, way, shot, query, protocol, allow_other_protocol=allow_other_protocol)
+    other = learner.protocol not in (protocol, "any")
     began = time.perf_counter()
     score = (
         _embedded_scores(learner, dataset)
@@ -168,6 +164,7 @@ def evaluate(
         seconds=time.perf_counter() - began,
         adapt_ms=1000.0 * adapting / episodes,
         predict_ms=1000.0 * predicting / (episodes * way * query),
+        note=f"trained and adapted by the protocol {learner.protocol}" if other else "",
         versions=versions(),
     )
 
@@ -241,7 +238,28 @@ def _embedded_scores(learner: EmbeddingLearner, dataset: ImageDataset) -> Score:
     return score
 
 
-def _require_enough(dataset: ImageDataset, way: int, images: int) -> None:
+def require_evaluable(
+    learner: MetaLearner,
+    dataset: ImageDataset,
+    way: int,
+    shot: int,
+    query: int,
+    protocol: ProtocolName,
+    *,
+    allow_other_protocol: bool = False,
+) -> None:
+    """Whether `evaluate` can do what it is asked for, so that many evaluations fail before the first begins.
+
+    Raises:
+        ProtocolError: If the learner was trained for the other protocol.
+        DataError: If the data set has too few classes, or a class too few images.
+    """
+    if learner.protocol not in (protocol, "any") and not allow_other_protocol:
+        raise ProtocolError(
+            f"{learner.name} was trained for the protocol {learner.protocol!r}, not {protocol!r}; evaluate it with "
+            f"--protocol {learner.protocol}, or train it for the other"
+        )
+    images = shot + query
     if way > len(dataset.classes):
         raise DataError(
             f"{dataset.name} has {len(dataset.classes)} classes, but --way asks for {way}; choose a smaller --way"

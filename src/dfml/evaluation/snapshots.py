@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dfml.data.dataset import ImageDataset
 from dfml.errors import LearnerError
 from dfml.evaluation.protocol import Evaluation, evaluate
@@ -18,6 +20,7 @@ def evaluate_snapshots(
     run: Path,
     dataset: ImageDataset,
     *,
+    device: torch.device | None = None,
     on_snapshot: Callable[[int, Evaluation], None] | None = None,
     **settings: Any,
 ) -> dict[int, Evaluation]:
@@ -26,6 +29,7 @@ def evaluate_snapshots(
     Args:
         run: The run's folder.
         dataset: Labelled images.
+        device: Where the learners compute; None: the CPU.
         on_snapshot: Told the meta-iteration and its evaluation.
         **settings: Of `evaluate`.
 
@@ -41,7 +45,8 @@ def evaluate_snapshots(
     found: dict[int, Evaluation] = {}
     for folder in folders:
         iteration = int(folder.name)
-        found[iteration] = evaluate(MetaLearner.from_pretrained(folder), dataset, **settings)
+        learner = MetaLearner.from_pretrained(folder).to(device or torch.device("cpu"))
+        found[iteration] = evaluate(learner, dataset, **settings)
         if on_snapshot:
             on_snapshot(iteration, found[iteration])
     return found

@@ -16,7 +16,14 @@ from torch import Tensor
 from dfml.errors import LearnerError
 from dfml.files import save_tensors
 from dfml.images import fit_images
-from dfml.learners.classifier import CONFIG, WEIGHTS, FewShotClassifier, read_preprocessing, read_pretrained
+from dfml.learners.classifier import (
+    CONFIG,
+    WEIGHTS,
+    FewShotClassifier,
+    find_kind,
+    read_preprocessing,
+    read_pretrained,
+)
 from dfml.zoo.classifier import Preprocessing
 
 ProtocolName = Literal["strict", "paper"]
@@ -129,7 +136,7 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
             keep = {k: v for k, v in options.items() if k in ("force_download", "token", "local_files_only")}
             folder = Path(snapshot_download(model_id, revision=revision, cache_dir=cache_dir, **keep))
         config, tensors = read_pretrained(folder, "learner (from `dfml train`)")
-        kind = MetaLearner._kinds.get(config.get("kind", ""))
+        kind = find_kind(MetaLearner._kinds, config.get("kind", ""))
         if kind is None:
             raise LearnerError(f"{folder / hub.CONFIG_NAME} does not describe a learner that this version knows")
         learner = kind.rebuild(config, tensors)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,6 +22,8 @@ from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
 from dfml.zoo.classifier import Preprocessing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+Kind = TypeVar("Kind")
 
 
 class FewShotClassifier(ABC):
@@ -100,7 +104,7 @@ class FewShotClassifier(ABC):
             LearnerError: If the folder does not hold a classifier.
         """
         config, tensors = read_pretrained(Path(folder), "classifier (from `dfml adapt`)")
-        kind = FewShotClassifier._kinds.get(config.pop("kind", ""))
+        kind = find_kind(FewShotClassifier._kinds, config.pop("kind", ""))
         if kind is None:
             raise LearnerError(f"{folder} does not hold a few-shot classifier; make one with `dfml adapt`")
         labels, preprocessing = tuple(config.pop("labels")), read_preprocessing(config.pop("preprocessing"))
@@ -164,6 +168,18 @@ class NetworkClassifier(FewShotClassifier):
             labels,
             preprocessing,
         )
+
+
+def find_kind(kinds: Mapping[str, Kind], name: str) -> Kind | None:
+    """A kind of learner or classifier by the name in its `config.json`.
+
+    A kind that no imported module has brought is looked up among the entry points of `dfml.learners`, where any package
+    may announce the module that defines it.
+    """
+    if name not in kinds:
+        for announced in entry_points(group="dfml.learners", name=name):
+            announced.load()
+    return kinds.get(name)
 
 
 def strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

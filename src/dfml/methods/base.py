@@ -13,7 +13,7 @@ from dfml.errors import ConfigError
 from dfml.learners.base import MetaLearner
 from dfml.training.device import select_device
 from dfml.training.folder import RunFolder, describe
-from dfml.training.loop import TrainingConfig, TrainingRun, train
+from dfml.training.loop import TrainingConfig, TrainingRun, restore, train
 from dfml.training.progress import Progress
 from dfml.zoo.zoo import Zoo
 
@@ -75,6 +75,7 @@ class Method(ABC):
         place = select_device(device)
         zoo.vet()
         run = self.begin(zoo.to(place), place)
+        done = restore(run, Path(start_from), place) if start_from else 0
         folder = RunFolder(Path(out)) if out is not None else None
         if folder:
             about = describe(self.name, self.config, zoo)
@@ -85,7 +86,7 @@ class Method(ABC):
             self.config,
             folder=folder,
             resume=resume,
-            start_from=Path(start_from) if start_from else None,
+            done=done,
             progress=progress,
             device=place,
         )
@@ -102,6 +103,16 @@ def build_config(kind: type[Config], settings: dict[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(kind.model_fields)
+        known = ", ".join(_fields(kind, first["loc"][:-1]))
         reason = f"unknown setting; known are {known}" if first["type"] == "extra_forbidden" else first["msg"]
         raise ConfigError(f"setting {name!r}: {reason} (found {first['input']!r})") from error
+
+
+def _fields(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Settings that a config knows, at a place within it."""
+    for part in path:
+        inner = kind.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        kind = inner
+    return list(kind.model_fields)

@@ -99,12 +99,12 @@ class RunFolder:
 
 
 def describe(method: str, config: BaseModel, zoo: Zoo) -> dict[str, Any]:
-    """What a run's `config.yaml` holds; a zoo that has changed shows in the number of members or classes."""
+    """What a run's `config.yaml` holds; a zoo whose members or classes have changed shows."""
     return {
         "method": method,
         "zoo": str(zoo.path) if zoo.path else "memory",
         "members": len(zoo),
-        "classes": len(zoo.classes),
+        "classes": f"{len(zoo.classes)} ({zoo.classes.digest()})",
         method: config.model_dump(mode="json"),
     }
 

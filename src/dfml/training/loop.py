@@ -73,13 +73,32 @@ class Interrupted(Exception):
         self.exit_code = 128 + number
 
 
+def restore(run: TrainingRun, checkpoint: Path, device: torch.device) -> int:
+    """Bring a run to the state of a checkpoint; returns the meta-iterations that it has behind it.
+
+    Raises:
+        RunError: If the checkpoint is damaged, or is of another zoo, method, way or backbone.
+    """
+    iteration, state = load_checkpoint(checkpoint, device)
+    for name, expected in run.state().tensors.items():
+        found = state.tensors.get(name)
+        if found is None or found.shape != expected.shape:
+            held = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+            raise RunError(
+                f"checkpoint {checkpoint} does not fit this run: {name} {held}, expected {tuple(expected.shape)}; "
+                "use the same zoo, method, way and backbone"
+            )
+    run.restore(state)
+    return iteration
+
+
 def train(
     run: TrainingRun,
     config: TrainingConfig,
     *,
     folder: RunFolder | None = None,
     resume: bool = False,
-    start_from: Path | None = None,
+    done: int = 0,
     progress: Progress | None = None,
     device: torch.device | None = None,
 ) -> MetaLearner:
@@ -90,7 +109,7 @@ def train(
         config: Its schedule.
         folder: Where metrics, snapshots, checkpoints and the learner go; None keeps nothing.
         resume: Continue from the newest checkpoint in the folder, if there is one.
-        start_from: Begin with the state of this checkpoint of another run.
+        done: Meta-iterations that the run has behind it already (see `restore`).
         progress: Told about every meta-iteration.
         device: Where checkpoints are loaded to.
 
@@ -101,13 +120,10 @@ def train(
         RunError: If a checkpoint is damaged, a loss is not finite, or the disk is full. What was written stays valid.
         Interrupted: After SIGINT or SIGTERM, once the state is saved.
     """
-    done = 0
     device = device or torch.device("cpu")
-    source = (folder.newest_checkpoint() if folder and resume else None) or start_from
-    if source is not None:
-        done, state = load_checkpoint(source, device)
-        run.restore(state)
     if folder and resume:
+        newest = folder.newest_checkpoint()
+        done = restore(run, newest, device) if newest else done
         folder.truncate_metrics(done)
     if device.type == "cpu":
         keep_freed_memory()

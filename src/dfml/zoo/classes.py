@@ -7,6 +7,7 @@ Members were trained by different people: all that is known of a class is its na
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,10 @@ class ClassSpace:
     def __len__(self) -> int:
         """Number of classes."""
         return len(self.names)
+
+    def digest(self) -> str:
+        """Eight hex digits that differ when classes are named or shared otherwise."""
+        return f"{zlib.crc32(repr((self.names, self.of_member)).encode()):08x}"
 
     def merges(self) -> dict[str, list[int]]:
         """Classes that more than one member knows, with those members' indices."""
