@@ -69,10 +69,11 @@ class QuickstartSettings(BaseModel):
         snapshot_every=50,
         checkpoint_every=100,
         learner=LearnerConfig(kind="protonet"),
-        outer_lr=0.005,
+        outer_lr=0.01,
         pixel_lr=0.1,
         inversion=InversionWeights(batch_norm=0.1, total_variation=0.01),
-        warm_up=100,
+        curriculum_weight=0.1,
+        warm_up=80,
     )
     query: int = 15
     """Query images a class when it is judged."""
