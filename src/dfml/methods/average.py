@@ -11,53 +11,26 @@ import torch
 from torch import Tensor
 
 from dfml.errors import ZooError
-from dfml.learners import LearnerConfig, create_learner
-from dfml.learners.base import MetaLearner
 from dfml.learners.gradient import GradientLearner
 from dfml.learners.network import Parameters
 from dfml.methods.base import Method
+from dfml.methods.untrained import AdaptationConfig, Finished, untrained_learner
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.zoo import Zoo
-
-
-class AverageConfig(TrainingConfig):
-    """Settings of `average`: the papers' test-time adaptation, ten inner steps of learning rate 0.01."""
-
-    iterations: int = 0
-    learner: LearnerConfig = LearnerConfig(inner_steps=10, test_inner_steps=10)
 
 
 class Average(Method):
     """Mean of the members' weights (FedAvg); one architecture only."""
 
     name: ClassVar[str] = "average"
-    config_type: ClassVar[type[TrainingConfig]] = AverageConfig
-    config: AverageConfig
+    config_type: ClassVar[type[TrainingConfig]] = AdaptationConfig
+    config: AdaptationConfig
 
     def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
         """See `Method.begin`."""
-        config = self.config
-        learner = create_learner(
-            config.learner,
-            zoo.preprocessing(),
-            way=config.way,
-            protocol=config.protocol,
-            seed=config.seed,
-            name=self.name,
-        ).to(device)
+        learner = untrained_learner(self.config, zoo, device, self.name)
         learner.parameters = average_members(zoo, learner)
         return Finished(learner)
-
-
-class Finished(TrainingRun):
-    """A run of no meta-iterations: its learner is there from the start."""
-
-    def __init__(self, learner: MetaLearner) -> None:
-        self._learner = learner
-
-    def learner(self) -> MetaLearner:
-        """See `TrainingRun.learner`."""
-        return self._learner
 
 
 def average_members(zoo: Zoo, learner: GradientLearner) -> Parameters:

@@ -111,14 +111,15 @@ class PurerRun(TrainingRun):
         gradient, metrics = self._inversion_gradient(iteration)
         adversarial = self.switch.take()
         if adversarial:
-            before, reversed_gradient = self._curriculum_episode(iteration)
-            gradient.sub_(reversed_gradient, alpha=self.config.curriculum_weight)
+            before = self._curriculum_loss(iteration)
+            (of_outer_loss,) = torch.autograd.grad(before, self.dataset.pixels)
+            gradient.sub_(of_outer_loss, alpha=self.config.curriculum_weight)
         self.dataset.pixels.grad = gradient
         self.pixel_optimiser.step()
         self.dataset.pixels.grad = None
         if adversarial:
-            after, _ = self._curriculum_episode(iteration)
-            metrics |= {"switch_loss_before": before, "switch_loss_after": after}
+            after = self._curriculum_loss(iteration, second_order=False)
+            metrics |= {"switch_loss_before": before.item(), "switch_loss_after": after.item()}
         return metrics
 
     def _inversion_gradient(self, iteration: int) -> tuple[Tensor, dict[str, float]]:
@@ -145,13 +146,11 @@ class PurerRun(TrainingRun):
         draw = torch.randperm(count, generator=seeds.generator(self.config.seed, "members", iteration))
         return sorted(draw[:most].tolist())
 
-    def _curriculum_episode(self, iteration: int) -> tuple[float, Tensor]:
-        """The outer loss of one pseudo-episode, and its gradient to the pixels of support and query (papers 1.5)."""
+    def _curriculum_loss(self, iteration: int, *, second_order: bool = True) -> Tensor:
+        """The outer loss of one pseudo-episode, attached to the pixels of support and query (papers 1.5)."""
         generator = seeds.generator(self.config.seed, "curriculum", iteration)
         episode = self.dataset.episode(self.config.way, self.config.shot, self.config.query, generator)
-        outcome = self.blank.episode_loss(self.parameters, self.stored, episode, second_order=True)
-        (gradient,) = torch.autograd.grad(outcome.loss, self.dataset.pixels)
-        return outcome.loss.item(), gradient
+        return self.blank.episode_loss(self.parameters, self.stored, episode, second_order=second_order).loss
 
     def _learner_step(self, iteration: int) -> dict[str, float]:
         leaves = list(self.parameters.values())

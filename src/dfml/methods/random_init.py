@@ -6,36 +6,26 @@ from typing import ClassVar
 
 import torch
 
-from dfml.learners import LearnerConfig, create_learner
-from dfml.methods.average import AverageConfig, Finished
+from dfml.learners import LearnerConfig
 from dfml.methods.base import Method
+from dfml.methods.untrained import AdaptationConfig, Finished, untrained_learner
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.zoo import Zoo
 
 
 class RandomInit(Method):
-    """An untrained backbone, adapted like `average`: ten inner steps of learning rate 0.01."""
+    """An untrained backbone, adapted by ten inner steps of learning rate 0.01."""
 
     name: ClassVar[str] = "random_init"
-    config_type: ClassVar[type[TrainingConfig]] = AverageConfig
-    config: AverageConfig
+    config_type: ClassVar[type[TrainingConfig]] = AdaptationConfig
+    config: AdaptationConfig
 
     def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
         """See `Method.begin`; of the zoo only the image size and normalisation are used."""
-        config = self.config
-        return Finished(
-            create_learner(
-                config.learner,
-                zoo.preprocessing(),
-                way=config.way,
-                protocol=config.protocol,
-                seed=config.seed,
-                name=self.name,
-            ).to(device)
-        )
+        return Finished(untrained_learner(self.config, zoo, device, self.name))
 
 
-class RandomEmbeddingConfig(AverageConfig):
+class RandomEmbeddingConfig(AdaptationConfig):
     """Settings of `random_embedding`."""
 
     learner: LearnerConfig = LearnerConfig(kind="protonet")

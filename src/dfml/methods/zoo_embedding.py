@@ -18,8 +18,8 @@ from dfml.images import fit_images
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import FewShotClassifier, read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, cosine_scores
-from dfml.methods.average import Finished
 from dfml.methods.base import Method
+from dfml.methods.untrained import Finished
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
 from dfml.zoo.readers import WEIGHTS, load_member, read_card, sha256
