@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from dfml.cli import app
 from dfml.data import read_image
 from dfml.evaluation.protocol import Evaluation
-from dfml.evaluation.quickstart import QuickstartSettings, Story, run_quickstart
+from dfml.evaluation.quickstart import run_quickstart
+from dfml.evaluation.story import QuickstartSettings, Story
 from dfml.learners import FewShotClassifier, MetaLearner
 from dfml.report.quickstart import explain, predictions_table, save_task, story_values, write_story
 from dfml.zoo import Zoo

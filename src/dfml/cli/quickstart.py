@@ -11,7 +11,7 @@ import typer
 
 from dfml.cli.errors import show_error
 from dfml.cli.folders import require_empty
-from dfml.cli.options import JsonOption, SeedOption, ThreadsOption, use_threads
+from dfml.cli.options import JsonOption, SeedOption, use_threads
 from dfml.cli.output import Output, to_json
 
 _TOLD = 2  # query images of each class whose predictions are printed
@@ -22,13 +22,16 @@ def quickstart(
         "quickstart"
     ),
     seed: SeedOption = 0,
-    threads: ThreadsOption = None,
+    threads: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", rich_help_panel="Common options", help="CPU threads; more gain little here."),
+    ] = 1,
     json_file: JsonOption = None,
 ) -> None:
     """Tell the whole story on letters that are drawn, not downloaded.
 
     Trains a zoo on Latin letters, learns from it without data, compares the learner with all its neighbours on Greek
-    and Cyrillic letters, adapts it to one new task, and leaves a report page. About two minutes on two CPU cores.
+    and Cyrillic letters, adapts it to one new task, and leaves a report page. About two minutes on one CPU core.
     """
     output = Output(json_file)
     require_empty(out)
@@ -61,7 +64,8 @@ def quickstart(
     output.say("One new task, images that the adapted classifier has not seen:")
     output.show(to_rich(shown.predictions_table(story.task, _TOLD)))
     output.say(f"report: {out / shown.PAGE} (also {shown.SHEET}, {shown.CURVE}, results.json)")
-    output.say(f"next: dfml adapt {out / story_of.LEARNER} {out / shown.TASK / 'support'} --out MY_CLASSIFIER")
-    output.say(f"      dfml predict {out / story_of.CLASSIFIER} {out / shown.TASK / 'query'}/*.png")
+    support, query = (out / shown.TASK / part for part in ("support", "query"))
+    output.say(f"next: {shlex.join(['dfml', 'adapt', str(out / story_of.LEARNER), str(support), '--out', 'MINE'])}")
+    output.say(f"      {shlex.join(['dfml', 'predict', str(out / story_of.CLASSIFIER), str(query)])}/*.png")
     output.say(f"done in {output.seconds:.0f} s")
     output.results(results)

@@ -8,26 +8,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from dfml.data.dataset import ImageDataset
 from dfml.data.glyphs import glyphs
 from dfml.evaluation.protocol import Evaluation, draw_episode, evaluate, to_float
 from dfml.evaluation.snapshots import evaluate_snapshots
-from dfml.inversion.objectives import InversionWeights
-from dfml.learners import FewShotClassifier, LearnerConfig, MetaLearner
+from dfml.evaluation.story import NewTask, QuickstartSettings, RecoveredClass, Story
+from dfml.learners import FewShotClassifier, MetaLearner
 from dfml.methods.average import Average
-from dfml.methods.purer import PURER, PurerConfig
+from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
-from dfml.pretraining import STRONG, BuiltMember, Recipe, build_zoo
+from dfml.pretraining import BuiltMember, build_zoo
 from dfml.training.checkpoint import load_checkpoint
 from dfml.training.folder import RunFolder
 from dfml.training.progress import Progress, SilentProgress
@@ -42,106 +38,6 @@ Report = Callable[[str, float, str], None]
 
 Watch = Callable[[str, int], Progress]
 """(what is going on, steps in all) -> who is told about every step."""
-
-
-class QuickstartSettings(BaseModel):
-    """All that the quickstart chooses, so that it fits two CPU cores and two minutes.
-
-    The letters are small, two-coloured and alike: other settings than the papers' suit them. They were chosen on Latin
-    letters that were kept from the zoo for that purpose, never on the Greek and Cyrillic ones that it is judged on.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    image_size: int = 32
-    train_images: int = 100
-    """Of every Latin letter and digit. Drawing is cheap; members recognise nearly all held-out images from here on."""
-    test_images: int = 40
-    """Of every Greek and Cyrillic letter."""
-    members: int = 8
-    """As many as 43 Latin letters and digits can be shared out to without overlap."""
-    recipe: Recipe = STRONG.override(batch_size=64, flip=False)
-    """Small sets need more updates an epoch; a letter in the mirror is another letter."""
-    purer: PurerConfig = PurerConfig(
-        shot=5,
-        query=5,
-        iterations=300,
-        snapshot_every=50,
-        checkpoint_every=100,
-        learner=LearnerConfig(kind="protonet"),
-        outer_lr=0.01,
-        pixel_lr=0.1,
-        inversion=InversionWeights(batch_norm=0.1, total_variation=0.01),
-        curriculum_weight=0.1,
-        warm_up=80,
-    )
-    query: int = 15
-    """Query images a class when it is judged."""
-    episodes: int = 200
-    curve_episodes: int = 100
-    """For the points of the learning curve."""
-    shown: int = 6
-    """Recovered images of a class, and query images of the new task's classes, that are kept to be looked at."""
-
-
-@dataclass(frozen=True)
-class RecoveredClass:
-    """What PURER made of one class of a member, and what the member had really been trained on."""
-
-    label: str
-    recovered: Float[Tensor, "recovered 3 size size"]
-    real: Float[Tensor, "real 3 size size"]
-
-
-@dataclass(frozen=True)
-class NewTask:
-    """One task of unseen classes, and what a classifier that was adapted to it says of images it has not seen.
-
-    Attributes:
-        classes: Their names.
-        probabilities: Of every class for every query image.
-    """
-
-    classes: tuple[str, ...]
-    support_images: Float[Tensor, "support 3 size size"]
-    support_labels: Int64[Tensor, " support"]
-    query_images: Float[Tensor, "query 3 size size"]
-    query_labels: Int64[Tensor, " query"]
-    probabilities: Float[Tensor, "query way"]
-
-    @property
-    def right(self) -> int:
-        """Query images whose most probable class is theirs."""
-        return int((self.probabilities.argmax(dim=1) == self.query_labels).sum())
-
-
-@dataclass(frozen=True)
-class Story:
-    """What a quickstart found.
-
-    Attributes:
-        members: The zoo.
-        recovered: Of every member, class by class.
-        evaluations: PURER, then its neighbours, on the same episodes.
-        curve: Meta-iteration -> PURER's evaluation; at 0 the same network untrained.
-        metrics: A row a meta-iteration.
-        task: One new task.
-        training_seconds: By method, the zoo not included.
-        stored_bytes: Of the weights that a method must keep to be used, by method.
-        stages: Name -> seconds.
-    """
-
-    seed: int
-    settings: QuickstartSettings
-    members: tuple[BuiltMember, ...]
-    recovered: tuple[tuple[RecoveredClass, ...], ...]
-    evaluations: tuple[Evaluation, ...]
-    curve: dict[int, Evaluation]
-    metrics: tuple[dict[str, Any], ...]
-    task: NewTask
-    training_seconds: dict[str, float]
-    stored_bytes: dict[str, int]
-    stages: dict[str, float] = field(default_factory=dict)
 
 
 def run_quickstart(
@@ -171,25 +67,23 @@ def run_quickstart(
     with stages("draw the letters") as outcome:
         train = glyphs("train", per_class=settings.train_images, size=settings.image_size, seed=seed)
         test = glyphs("test", per_class=settings.test_images, size=settings.image_size, seed=seed)
-        outcome.append(f"{len(train.classes)} Latin letters and digits, {len(test.classes)} Greek and Cyrillic letters")
+        outcome.append(f"{len(train.classes)} Latin letters and digits, {len(test.classes)} Greek and Cyrillic ones")
     with stages("build a zoo") as outcome:
         members = _build(train, out / ZOO, settings, seed, watch)
-        held_out = sum(member.held_out_accuracy for member in members) / len(members)
-        outcome.append(
-            f"{len(members)} classifiers of {settings.purer.way} classes; {held_out:.0%} right on held-out images"
-        )
+        right = sum(member.held_out_accuracy for member in members) / len(members)
+        outcome.append(f"{len(members)} classifiers of {settings.purer.way} classes, {right:.0%} right on new images")
     zoo = Zoo.open(out / ZOO)
     with stages("meta-train without data") as outcome:
         config = settings.purer.model_copy(update={"seed": seed})
         with watch("purer", config.iterations) as progress:
             learner = PURER(config).fit(zoo, out=out / LEARNER, device="cpu", progress=progress)
-        outcome.append(f"{config.iterations} meta-iterations; {len(zoo.classes)} classes recovered")
+        outcome.append(f"{config.iterations} meta-iterations, images of {len(zoo.classes)} classes recovered")
     with stages("evaluate") as outcome:
         evaluations, training = _judge(learner, zoo, test, settings, seed, watch)
         outcome.append(f"{len(evaluations)} methods on the same {settings.episodes} tasks of unseen classes")
-    with stages("evaluate snapshots") as outcome:
+    with stages("draw the learning curve") as outcome:
         curve = _curve(out / LEARNER, test, evaluations, settings, seed)
-        outcome.append(f"{len(curve)} points of the learning curve")
+        outcome.append(f"{len(curve)} points")
     with stages("adapt and predict") as outcome:
         task, classifier = _new_task(learner, test, settings, seed)
         classifier.save_pretrained(out / CLASSIFIER)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dfml.evaluation.protocol import Difference, Evaluation, compare
-from dfml.evaluation.quickstart import NewTask, RecoveredClass, Story
+from dfml.evaluation.story import NewTask, RecoveredClass, Story
 from dfml.methods.average import Average
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
@@ -224,7 +224,7 @@ def _picture(image: Float[Tensor, "3 size size"], alt: str) -> PagePicture:
 
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
