@@ -26,8 +26,9 @@ import timm, torchvision, dfml.methods.purer  # timm itself imports PIL; dfml mu
 sys.meta_path.insert(0, Forbidden())
 assert "dfml.data" not in sys.modules
 zoo = Zoo.open(sys.argv[1])
-dfml.PURER(way=3, shot=1, query=2, iterations=3, warm_up=1, learner={"inner_steps": 2}).fit(zoo, out=sys.argv[2],
-device="cpu") assert not [name for name in sys.modules if name.startswith("dfml.data")]
+settings = {"way": 3, "shot": 1, "query": 2, "iterations": 3, "warm_up": 1, "learner": {"inner_steps": 2}}
+dfml.PURER(**settings).fit(zoo, out=sys.argv[2], device="cpu")
+assert not [name for name in sys.modules if name.startswith("dfml.data")]
 """
 
 

@@ -118,7 +118,7 @@ def training_losses(metrics: Sequence[Row]) -> Figure:
         above.set_title(f"switch fired {times}: loss before and after", color=VERMILION, fontsize=9, loc="right")
     _logarithmic(above)
     above.set_ylabel("outer loss")
-    below.set(xlabel="meta-iterations", ylabel="pseudo-queries right (%)")
+    below.set(xlabel="meta-iterations", ylabel="accuracy (%)")
     below.set_ylim(0, 102)
     return figure
 
@@ -218,7 +218,14 @@ def _label_line_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> No
             va="center",
             annotation_clip=False,
             parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.8,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
         )
 
 

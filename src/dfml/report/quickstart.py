@@ -150,8 +150,8 @@ def _figures(story: Story) -> list[PageFigure]:
         (
             "Training",
             training_losses(story.metrics),
-            "The learner on pseudo-tasks of recovered images. When it stops to improve, the Gradient Switch makes the "
-            "images of an episode harder for it: each red line runs from the loss before to the loss after that step.",
+            "The learner's loss and accuracy on pseudo-tasks of recovered images. When it stops to improve, the "
+            "Gradient Switch makes an episode's images harder for it: each arrow runs from the loss before to after.",
         ),
         (
             "Inversion",
