@@ -204,6 +204,14 @@ def test_wrong_learners(world: World, tmp_path: Path) -> None:
     assert "expected an image folder" in error(dfml("evaluate", world.purer, tmp_path / "missing", *FEW), 1)
 
 
+def test_an_unfinished_run_says_how_to_go_on(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.purer, tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    found = error(dfml("evaluate", tmp_path / "run", world.images, *FEW), 1)
+    assert "is not finished" in found
+    assert str(sorted((world.purer / "snapshots").iterdir())[-1].name) in found
+
+
 def test_wrong_choices_of_members(world: World, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     assert "no member 'member-9'" in error(dfml("invert", world.zoo, *out, "--member", "member-9"), 2)

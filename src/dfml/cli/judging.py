@@ -9,11 +9,10 @@ from typing import Any
 from dfml.cli.output import Output
 from dfml.data.dataset import ImageDataset
 from dfml.evaluation.protocol import Evaluation, evaluate
-from dfml.evaluation.snapshots import best_snapshot, evaluate_snapshots
+from dfml.evaluation.snapshots import best_snapshot, evaluate_snapshots, list_snapshots
 from dfml.learners.base import MetaLearner
 from dfml.report.results import curve_values, results_values
 from dfml.report.table import compare_all, differences_table, results_table, to_rich
-from dfml.training.folder import SNAPSHOTS
 from dfml.training.progress import show_progress
 
 
@@ -52,7 +51,7 @@ def judge(
         **settings: Further ones of `evaluate`.
     """
     settings |= {"episodes": episodes, "protocol": protocol}
-    snapshots = list((folder / SNAPSHOTS).glob("*")) if protocol == "paper" else []
+    snapshots = list_snapshots(folder) if protocol == "paper" else []
     if not snapshots:
         with show_progress(name, episodes) as progress:
             found = evaluate(learner, dataset, on_episode=lambda done: progress.update(done, {}), **settings)

@@ -13,7 +13,9 @@ from dfml.data.glyphs import glyphs
 from dfml.data.image_folder import open_images
 from dfml.data.sources import arrange, open_source
 from dfml.errors import LearnerError, UsageError
+from dfml.evaluation.snapshots import list_snapshots
 from dfml.learners.base import MetaLearner, ProtocolName
+from dfml.learners.classifier import CONFIG
 from dfml.methods import METHODS
 from dfml.zoo.zoo import Zoo
 
@@ -38,6 +40,12 @@ def open_learner(
     """
     method, _, zoo = name.partition(":")
     if Path(name).is_dir():
+        snapshots = list_snapshots(Path(name))
+        if snapshots and not (Path(name) / CONFIG).exists():
+            raise LearnerError(
+                f"the run {name} is not finished: continue it with `dfml train --resume`, or use its newest snapshot, "
+                f"{snapshots[-1]}"
+            )
         return MetaLearner.from_pretrained(name).to(device)
     if not zoo or method not in METHODS:
         raise LearnerError(

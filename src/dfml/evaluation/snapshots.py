@@ -16,6 +16,11 @@ from dfml.learners.base import MetaLearner
 from dfml.training.folder import SNAPSHOTS
 
 
+def list_snapshots(run: Path) -> list[Path]:
+    """The learners that a run has saved on its way, oldest first."""
+    return sorted(path for path in (run / SNAPSHOTS).glob("*") if path.name.isdigit())
+
+
 def evaluate_snapshots(
     run: Path,
     dataset: ImageDataset,
@@ -39,7 +44,7 @@ def evaluate_snapshots(
     Raises:
         LearnerError: If the run has no snapshots.
     """
-    folders = sorted(path for path in (run / SNAPSHOTS).glob("*") if path.name.isdigit())
+    folders = list_snapshots(run)
     if not folders:
         raise LearnerError(f"expected snapshots of a training in {run / SNAPSHOTS}, found none")
     found: dict[int, Evaluation] = {}
