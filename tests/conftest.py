@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 install_import_hook("dfml", "beartype.beartype")
+
+# The same examples at every run, and no time limit: a slow machine is not a bug.
+settings.register_profile("dfml", deadline=None, derandomize=True)
+settings.load_profile("dfml")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 REQUIRED = os.environ.get("DFML_REQUIRE_SHARED") == "1"

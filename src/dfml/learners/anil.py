@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml.learners.gradient import GradientLearner, head_for
-from dfml.learners.maml import leaves
+from dfml.learners.maml import descend
 from dfml.learners.network import Parameters, Statistics
 
 
@@ -35,16 +35,12 @@ class ANIL(GradientLearner):
         """See `GradientLearner.inner_loop`."""
         with torch.set_grad_enabled(second_order):
             features, statistics = self.network.features(parameters, inputs)
+
+        def loss(head: Parameters) -> Tensor:
+            logits = functional.linear(features, head["head.weight"], head["head.bias"])
+            return functional.cross_entropy(logits, labels)
+
         start = head_for(parameters, way)
         head = {name: start[name] for name in ("head.weight", "head.bias")}
-        for _ in range(steps):
-            point = head if second_order else leaves(head)
-            with torch.enable_grad():
-                logits = functional.linear(features, point["head.weight"], point["head.bias"])
-                loss = functional.cross_entropy(logits, labels)
-                gradients = torch.autograd.grad(loss, list(point.values()), create_graph=second_order)
-            head = {
-                name: value - self.config.inner_lr * gradient
-                for (name, value), gradient in zip(head.items(), gradients, strict=True)
-            }
+        head = descend(head, loss, steps=steps, lr=self.config.inner_lr, second_order=second_order)
         return {**start, **head}, statistics

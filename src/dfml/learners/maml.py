@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -29,25 +30,41 @@ class MAML(GradientLearner):
         second_order: bool,
     ) -> tuple[Parameters, Statistics]:
         """See `GradientLearner.inner_loop`."""
-        adapted = head_for(parameters, way)
         statistics: Statistics = {}
-        for _ in range(steps):
-            # First order differentiates at a detached copy: the graph of a step is freed before the next.
-            point = adapted if second_order else leaves(adapted)
-            with torch.enable_grad():
-                features, statistics = self.network.features(point, inputs)
-                logits = functional.linear(features, point["head.weight"], point["head.bias"])
-                loss = functional.cross_entropy(logits, labels)
-                gradients = torch.autograd.grad(loss, list(point.values()), create_graph=second_order)
-            adapted = {
-                name: value - self.config.inner_lr * gradient
-                for (name, value), gradient in zip(adapted.items(), gradients, strict=True)
-            }
+
+        def loss(point: Parameters) -> Tensor:
+            nonlocal statistics
+            features, statistics = self.network.features(point, inputs)
+            logits = functional.linear(features, point["head.weight"], point["head.bias"])
+            return functional.cross_entropy(logits, labels)
+
+        start = head_for(parameters, way)
+        adapted = descend(start, loss, steps=steps, lr=self.config.inner_lr, second_order=second_order)
         if not second_order:
             statistics = {name: value.detach() for name, value in statistics.items()}
         return adapted, statistics
 
 
-def leaves(parameters: Parameters) -> Parameters:
-    """The same values, cut from the graph, taking gradients."""
-    return {name: value.detach().requires_grad_() for name, value in parameters.items()}
+def descend(
+    start: Parameters, loss: Callable[[Parameters], Tensor], *, steps: int, lr: float, second_order: bool
+) -> Parameters:
+    """Gradient descent on some weights.
+
+    Args:
+        start: Where it begins; the result is attached to its graph.
+        loss: Of the weights at a point.
+        steps: How many.
+        lr: Learning rate.
+        second_order: Keep the graph of every step. Otherwise each gradient is a constant, taken at a detached copy,
+        and the
+            graph of a step is freed before the next.
+    """
+    adapted = start
+    for _ in range(steps):
+        with torch.enable_grad():
+            point = adapted if second_order else {n: v.detach().requires_grad_() for n, v in adapted.items()}
+            gradients = torch.autograd.grad(loss(point), list(point.values()), create_graph=second_order)
+        adapted = {
+            name: value - lr * gradient for (name, value), gradient in zip(adapted.items(), gradients, strict=True)
+        }
+    return adapted
