@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from dfml.evaluation.protocol import versions
 from dfml.inversion.gradient import InversionGradient
-from dfml.inversion.objectives import draw_shift
+from dfml.inversion.objectives import View, draw_view
 from dfml.methods.purer import PURER, PurerRun
 from dfml.training.device import keep_freed_memory, select_device
 from dfml.zoo.readers import load_member, read_card
@@ -120,11 +120,11 @@ def naive_gradient(run: PurerRun, path: Path, device: torch.device) -> Tensor:
     return torch.autograd.grad(total, pixels)[0]
 
 
-def _request(run: PurerRun) -> tuple[list[int], list[Tensor], list[tuple[int, int]]]:
+def _request(run: PurerRun) -> tuple[list[int], list[Tensor], list[View]]:
     members = run._members(1)
     generator = torch.Generator().manual_seed(0)
     pixels = [run.dataset.pixels.detach()[run.classes[member]] for member in members]
-    return members, pixels, [draw_shift(run.config.inversion.jitter, generator) for _ in members]
+    return members, pixels, [draw_view(run.config.inversion, generator) for _ in members]
 
 
 def _time(task: Callable[[], object], device: torch.device) -> float:

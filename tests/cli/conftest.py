@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub  # noqa: F401  # its log handler keeps the standard error that is there at its import
 import numpy as np
 import pytest
 import torch

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
 
-from tests.cli.conftest import FEW, SHORT, SIZE, World, dfml, error, results
+from tests.cli.conftest import FEW, SHORT, World, dfml, error, results
 
 EPISODES = (*FEW, "--episodes", "6")
 
@@ -184,28 +183,3 @@ def test_any_method_adapts(world: World, tmp_path: Path) -> None:
     picture = world.images / "test" / "new_1" / "3.png"
     found = results("predict", tmp_path / "classifier", picture)
     assert found["predictions"][0]["labels"][0]["label"] == "new_1"  # colours: easy for this one
-
-
-def test_images_are_recovered_from_members(world: World, tmp_path: Path) -> None:
-    out = tmp_path / "recovered"
-    asked = ("--member", "member-001", "--per-class", "2", "--steps", "3", "--set", "pixels.weights.l2=0")
-    found = results("invert", world.zoo, "--out", out, *asked)
-    assert list(found["members"]) == ["member-001"]
-    assert found["members"]["member-001"]["labels"] == ["old_2", "old_3"]
-    noted = json.loads((out / "fidelity.json").read_text())
-    assert noted["members"] == found["members"]
-    for name in ("old_2/0000.png", "old_2/0001.png", "old_3/0000.png", "old_3/0001.png"):
-        with Image.open(out / "member-001" / name) as image:
-            assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
-    with Image.open(out / "contact_sheet.png") as sheet:
-        assert sheet.width > 2 * 64
-    settings = yaml.safe_load((out / "config.yaml").read_text())["pixels"]
-    assert (settings["steps"], settings["weights"]["l2"]) == (3, 0)
-
-
-def test_images_that_are_only_noise_get_a_warning(world: World, tmp_path: Path) -> None:
-    blinding = ("--steps", "1", "--set", "pixels.lr=1000", "--set", "pixels.weights.batch_norm=0")
-    shown = dfml("invert", world.zoo, "--out", tmp_path / "out", "--members", "2", "--per-class", "2", *blinding)
-    assert shown.exit_code == 0
-    for member in ("member-000", "member-001"):
-        assert f"\n{member}: " in shown.stdout

@@ -11,6 +11,7 @@ import typer
 
 from dfml.cli import app
 from dfml.data import BENCHMARKS
+from dfml.inversion.engines import ENGINES
 from dfml.methods import METHODS
 from dfml.pretraining import RECIPES
 from tests.cli.conftest import dfml
@@ -38,7 +39,11 @@ SURFACE = {
     "quickstart": ["--json", "--out", "--seed", "--threads"],
     "adapt": ["LEARNER", "SUPPORT_DIR", "--out", *COMMON],
     "predict": ["CLASSIFIER", "IMAGE...", "--json", "--threads", "--top"],
-    "invert": ["ZOO", "--member", "--members", "--out", "--per-class", "--set", "--steps", *COMMON],
+    "invert": [
+        "ZOO",
+        *("--engine", "--from", "--member", "--members", "--out", "--per-class", "--set", "--steps"),
+        *COMMON,
+    ],
 }
 
 
@@ -78,6 +83,8 @@ def test_help_names_what_can_be_chosen() -> None:
     assert all(method in parameters["train"]["method"].help for method in METHODS)
     assert tuple(parameters["evaluate"]["splits"].type.choices) == BENCHMARKS
     assert tuple(parameters["zoo build"]["recipe"].type.choices) == tuple(RECIPES)
+    assert set(parameters["invert"]["engine"].type.choices) == set(ENGINES)
+    assert all(engine in parameters["invert"]["engine"].help for engine in ENGINES)
 
 
 def test_the_command_starts_without_anything_heavy() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from dfml.inversion.gradient import InversionGradient
-from dfml.inversion.objectives import InversionWeights
+from dfml.inversion.objectives import InversionWeights, View
 from dfml.zoo import Preprocessing, Zoo
 from tests.factories import PREPROCESSING, SIZE, member
 
@@ -17,11 +17,12 @@ def test_stacked_members_give_the_gradients_of_the_loop() -> None:
     draw = torch.Generator().manual_seed(0)
     members = [4, 0, 2, 1]  # any order, not all, of two architectures
     pixels = [torch.randn(len(zoo[m].labels), 3, 3, SIZE, SIZE, generator=draw, dtype=torch.float64) for m in members]
-    shifts = [(1, -2), (0, 0), (2, 1), (-1, -1)]
+    views = [View(1, -2), View(), View(2, 1, flip=True), View(-1, -1, wrap=False)]
     loop, stacked = (
-        InversionGradient(zoo, PREPROCESSING, weights, stacked=flag)(members, pixels, shifts) for flag in (False, True)
+        InversionGradient(zoo, PREPROCESSING, weights, stacked=flag)(members, pixels, views) for flag in (False, True)
     )
     for one, other_one in zip(loop, stacked, strict=True):
         torch.testing.assert_close(one.pixels, other_one.pixels)
+        torch.testing.assert_close(one.loss.total, other_one.loss.total)
         torch.testing.assert_close(one.loss.label, other_one.loss.label)
         torch.testing.assert_close(one.loss.batch_norm, other_one.loss.batch_norm)

@@ -3,16 +3,18 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from dfml import seeds
+from dfml.inversion import objectives
 from dfml.inversion.objectives import (
     InversionWeights,
+    View,
     batch_norm_distance,
-    draw_shift,
     inversion_loss,
     total_variation,
 )
 from dfml.zoo import Preprocessing, PretrainedClassifier
+from dfml.zoo.statistics import batch_norm_layers
 from tests.factories import PREPROCESSING, SIZE, images, member
 
 
@@ -52,37 +54,67 @@ def test_equals_the_papers_formula_and_its_gradient() -> None:
     pixels = PREPROCESSING.normalise(images(6, dtype=torch.float64)).requires_grad_()
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     weights = InversionWeights(batch_norm=0.3, first_layer=7.0, total_variation=0.02, l2=0.01, jitter=0)
-    loss = inversion_loss(classifier, pixels, labels, PREPROCESSING, weights, (0, 0))
+    loss = inversion_loss(classifier, pixels, labels, PREPROCESSING, weights, View())
     expected = reference_loss(classifier, pixels, labels, weights)
     torch.testing.assert_close(loss.total, expected)
     torch.testing.assert_close(torch.autograd.grad(loss.total, pixels), torch.autograd.grad(expected, pixels))
 
 
-def test_a_shift_moves_the_whole_batch_before_anything_is_computed() -> None:
+def test_a_view_is_of_the_whole_batch_and_comes_before_anything_is_computed() -> None:
     classifier, pixels = member(0), PREPROCESSING.normalise(images(4))
     labels, weights = torch.tensor([0, 1, 2, 0]), InversionWeights()
-    shifted = inversion_loss(classifier, pixels, labels, PREPROCESSING, weights, (1, -2)).total
-    rolled = inversion_loss(classifier, pixels.roll((1, -2), (2, 3)), labels, PREPROCESSING, weights, (0, 0)).total
-    assert torch.equal(shifted, rolled)
-    offsets = {draw_shift(2, seeds.generator(0, "shift", index)) for index in range(400)}
-    assert offsets == {(h, w) for h in range(-2, 3) for w in range(-2, 3)}
+    viewed = inversion_loss(classifier, pixels, labels, PREPROCESSING, weights, View(1, -2, flip=True)).total
+    rolled = pixels.roll((1, -2), (2, 3)).flip(3)
+    assert torch.equal(viewed, inversion_loss(classifier, rolled, labels, PREPROCESSING, weights, View()).total)
 
 
 def test_a_weight_of_zero_turns_the_cost_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("statistics were computed although their weight is 0")
+    def refuse(*_: object) -> Tensor:
+        raise AssertionError("computed although its weight is 0")
 
     monkeypatch.setattr(PretrainedClassifier, "logits_and_statistics", refuse)
-    weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0)
+    monkeypatch.setattr(objectives, "total_variation", refuse)
+    weights = InversionWeights(batch_norm=0.0, momentum=0.9, disagreement=0.0, total_variation=0.0, l2=0.0)
     pixels, labels = PREPROCESSING.normalise(images(3)), torch.tensor([0, 1, 2])
-    loss = inversion_loss(member(0), pixels, labels, PREPROCESSING, weights, (0, 0))
+    loss = inversion_loss(member(0), pixels, labels, PREPROCESSING, weights, View(), student=refuse)
     assert torch.equal(loss.total, loss.label)
+    assert loss.smoothed == ()
+
+
+def test_statistics_are_drawn_towards_those_of_earlier_batches() -> None:
+    """FastDFKD's momentum (papers 3), two batches written out."""
+    classifier = member(0).double()
+    weights = InversionWeights(batch_norm=1.0, momentum=0.75, total_variation=0.0, l2=0.0)
+    labels = torch.tensor([0, 1, 2, 0])
+
+    def plain(batch: Tensor) -> list[Tensor]:
+        _, statistics = classifier.logits_and_statistics(batch)
+        return [part for layer in statistics for part in (layer.mean, layer.variance)]
+
+    first, second = (images(4, seed=seed, dtype=torch.float64) for seed in (1, 2))
+    stored = [
+        part for layer in batch_norm_layers(classifier.network) for part in (layer.running_mean, layer.running_var)
+    ]
+    pixels = PREPROCESSING.normalise(second).requires_grad_()
+    before = inversion_loss(classifier, PREPROCESSING.normalise(first), labels, PREPROCESSING, weights, View())
+    after = inversion_loss(classifier, pixels, labels, PREPROCESSING, weights, View(), earlier=before.smoothed)
+    # A first batch is taken as it is.
+    torch.testing.assert_close(list(before.smoothed), plain(first))
+    mixed = [
+        0.75 * old + 0.25 * new for old, new in zip(plain(first), plain(PREPROCESSING.restore(pixels)), strict=True)
+    ]
+    torch.testing.assert_close(list(after.smoothed), [part.detach() for part in mixed])
+    assert not any(part.requires_grad for part in after.smoothed)
+    distance = sum((part - kept).norm() for part, kept in zip(mixed, stored, strict=True))
+    torch.testing.assert_close(after.batch_norm, distance.detach())
+    expected = functional.cross_entropy(classifier.logits(PREPROCESSING.restore(pixels)), labels) + distance
+    torch.testing.assert_close(torch.autograd.grad(after.total, pixels), torch.autograd.grad(expected, pixels))
 
 
 def test_a_member_of_another_size_sees_resized_images() -> None:
     larger = member(0, preprocessing=Preprocessing(32, PREPROCESSING.mean, PREPROCESSING.std))
     pixels = PREPROCESSING.normalise(images(3)).requires_grad_()
-    loss = inversion_loss(larger, pixels, torch.tensor([0, 1, 2]), PREPROCESSING, InversionWeights(), (0, 0))
+    loss = inversion_loss(larger, pixels, torch.tensor([0, 1, 2]), PREPROCESSING, InversionWeights(), View())
     (gradient,) = torch.autograd.grad(loss.total, pixels)
     assert torch.all(gradient.abs().sum(dim=(1, 2, 3)) > 0)
 

@@ -6,6 +6,7 @@ import torch
 from dfml.inversion.fidelity import measure
 from dfml.inversion.objectives import InversionWeights
 from dfml.inversion.pixels import PixelInversion, PixelInversionConfig, invert_member
+from dfml.inversion.recovery import Target
 from dfml.zoo import Zoo
 from tests.factories import images, member
 
@@ -15,11 +16,12 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 def test_recovered_images_are_taken_for_their_label_and_near_the_stored_statistics() -> None:
     classifier = member(0)
-    engine = PixelInversion(classifier, LABELS, QUICK, seed=0)
-    first = engine.step()
+    recovery = PixelInversion(QUICK).start([Target("member", classifier, LABELS)])
+    (first,) = recovery.step()
     for _ in range(QUICK.steps - 1):
-        last = engine.step()
-    assert torch.equal(classifier.logits(engine.images()).argmax(dim=1), LABELS)
+        (last,) = recovery.step()
+    (recovered,) = recovery.images()
+    assert torch.equal(classifier.logits(recovered).argmax(dim=1), LABELS)
     assert last.batch_norm < 0.5 * first.batch_norm
     assert last.label < first.label
 
@@ -27,7 +29,8 @@ def test_recovered_images_are_taken_for_their_label_and_near_the_stored_statisti
 def test_is_repeatable_and_the_start_of_an_image_does_not_depend_on_how_many_there_are() -> None:
     classifier = member(0)
     assert torch.equal(*(invert_member(classifier, LABELS, PixelInversionConfig(steps=3), seed=5) for _ in range(2)))
-    few, many = (PixelInversion(classifier, labels, QUICK, seed=5).images() for labels in (LABELS[:2], LABELS))
+    engine = PixelInversion(QUICK, seed=5)
+    (few,), (many,) = (engine.start([Target("m", classifier, labels)]).images() for labels in (LABELS[:2], LABELS))
     assert torch.equal(few, many[:2])
 
 
@@ -54,7 +57,7 @@ def test_without_another_member_the_statistics_decide() -> None:
     good = measure(zoo, 0, invert_member(zoo[0], LABELS, QUICK), LABELS)
     assert good.other_agreement is None
     assert good.warning is None
-    weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0)
+    weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
     careless = invert_member(zoo[0], LABELS, PixelInversionConfig(steps=60, weights=weights))
     found = measure(zoo, 0, careless, LABELS)
     assert found.agreement == 1.0

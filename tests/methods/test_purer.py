@@ -9,7 +9,7 @@ import torch
 
 from dfml import seeds
 from dfml.errors import ConfigError, RunError, UsageError
-from dfml.inversion.objectives import InversionWeights, inversion_loss
+from dfml.inversion.objectives import InversionWeights, View, inversion_loss
 from dfml.learners import LearnerConfig
 from dfml.learners.gradient import GradientLearner
 from dfml.methods.purer import PURER, PurerConfig, PurerRun
@@ -57,7 +57,7 @@ def test_step_of_the_dataset_follows_the_plain_sum_of_the_members_losses_each_wi
     for classifier in members:
         for_member = [pixels[members.classes.names.index(label)] for label in classifier.labels]
         labels = torch.arange(3).repeat_interleave(4)
-        total = total + inversion_loss(classifier, torch.cat(for_member), labels, PREPROCESSING, weights, (0, 0)).total
+        total = total + inversion_loss(classifier, torch.cat(for_member), labels, PREPROCESSING, weights, View()).total
     (expected,) = torch.autograd.grad(total, pixels)
     found, metrics = run._inversion_gradient(1)
     torch.testing.assert_close(found, expected)
@@ -104,14 +104,14 @@ def test_without_weight_the_curriculum_never_fires() -> None:
 
 def test_the_outer_step_is_taken_on_the_sum_over_episodes() -> None:
     run = begin(episodes=3)
-    expected = [torch.zeros_like(value) for value in run.parameters.values()]
+    expected = [torch.zeros_like(value) for value in run.outer.parameters.values()]
     for index in range(3):
         episode = run.dataset.episode(3, 1, 2, seeds.generator(0, "episode", 1, index))
-        loss = run.blank.episode_loss(run.parameters, run.stored, episode).loss
-        for total, part in zip(expected, torch.autograd.grad(loss, list(run.parameters.values())), strict=True):
+        loss = run.outer.blank.episode_loss(run.outer.parameters, run.outer.stored, episode).loss
+        for total, part in zip(expected, torch.autograd.grad(loss, list(run.outer.parameters.values())), strict=True):
             total += part
     run._learner_step(1)
-    for value, gradient in zip(run.parameters.values(), expected, strict=True):
+    for value, gradient in zip(run.outer.parameters.values(), expected, strict=True):
         assert value.grad is not None
         torch.testing.assert_close(value.grad, gradient)
 
@@ -172,7 +172,7 @@ def test_resuming_with_another_config_is_refused_and_loses_nothing(tmp_path: Pat
 def test_a_checkpoint_of_another_run_is_refused_before_the_folder_is_made(tmp_path: Path) -> None:
     PURER(**{**SMALL, "iterations": 2}).fit(zoo(), out=tmp_path / "warm", device="cpu")
     start = tmp_path / "warm" / "checkpoints" / "000002"
-    with pytest.raises(RunError, match=r"does not fit this run: parameters\.head\.weight has shape \(3, 32\)"):
+    with pytest.raises(RunError, match=r"does not fit this run: outer\.parameters\.head\.weight has shape \(3, 32\)"):
         PURER(**{**SMALL, "way": 4}).fit(zoo(), out=tmp_path / "out", start_from=start, device="cpu")
     assert not (tmp_path / "out").exists()
 
@@ -181,7 +181,7 @@ def test_averaged_start_is_the_mean_of_the_members() -> None:
     members = zoo(3)
     run = begin(members, start="average")
     mean = torch.stack([m.network.state_dict()["blocks.1.conv.weight"] for m in members]).mean(dim=0)
-    torch.testing.assert_close(run.parameters["backbone.blocks.1.conv.weight"].detach(), mean)
+    torch.testing.assert_close(run.outer.parameters["backbone.blocks.1.conv.weight"].detach(), mean)
 
 
 def test_members_of_other_sizes_and_normalisations_take_part() -> None:
@@ -197,7 +197,7 @@ def test_defaults_are_the_papers_with_a_random_start() -> None:
     assert (config.iterations, config.warm_up, config.patience, config.episodes) == (60_000, 4000, 6, 4)
     assert (config.pixel_lr, config.outer_lr, config.curriculum_weight, config.start) == (0.25, 0.001, 10.0, "random")
     assert (config.learner.inner_steps, config.learner.inner_lr, config.learner.second_order) == (1, 0.01, True)
-    assert config.inversion.model_dump(exclude={"label", "first_layer"}) == {
+    assert config.inversion.model_dump(include={"batch_norm", "total_variation", "l2", "jitter"}) == {
         "batch_norm": 0.01,
         "total_variation": 1e-4,
         "l2": 1e-5,
@@ -213,6 +213,8 @@ def test_what_cannot_work_is_refused_before_it_starts() -> None:
         PURER(curriculum_wieght=1.0)
     with pytest.raises(ConfigError, match=r"'learner.inner': unknown setting; known are kind, backbone"):
         PURER(learner={"inner": 1})
+    with pytest.raises(ConfigError, match="made hard by its curriculum"):
+        PURER(inversion={"disagreement": 1.0})
     with pytest.raises(ConfigError, match=r"'learner.inner_lr'"):
         PURER(learner={"inner_lr": -1})
 
@@ -226,4 +228,4 @@ def test_the_state_does_not_grow_and_keeps_no_graph() -> None:
         sizes.append({name: tensor.numel() for name, tensor in state.tensors.items()})
     assert all(size == sizes[0] for size in sizes)
     assert json.dumps(run.state().values)
-    assert not any(value.grad_fn for value in run.parameters.values())
+    assert not any(value.grad_fn for value in run.outer.parameters.values())

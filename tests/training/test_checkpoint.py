@@ -14,14 +14,7 @@ import torch
 
 from dfml.errors import RunError
 from dfml.training import checkpoint
-from dfml.training.checkpoint import (
-    State,
-    list_checkpoints,
-    load_checkpoint,
-    optimiser_tensors,
-    restore_optimiser,
-    save_checkpoint,
-)
+from dfml.training.checkpoint import State, list_checkpoints, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -64,28 +57,6 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         save_checkpoint(tmp_path, 2, state(2.0))
     assert [path.name for path in tmp_path.iterdir()] == [good.name]
     assert load_checkpoint(good, CPU)[0] == 1
-
-
-def test_an_optimiser_goes_on_as_if_nothing_had_happened() -> None:
-    def make() -> tuple[torch.Tensor, torch.optim.Optimizer]:
-        weights = torch.arange(4.0).requires_grad_()
-        return weights, torch.optim.Adam([weights], lr=0.1)
-
-    def step(weights: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
-        weights.grad = weights.detach() ** 2 + 1
-        optimiser.step()
-
-    first, optimiser = make()
-    step(first, optimiser)
-    second, resumed = make()
-    with torch.no_grad():
-        second.copy_(first)
-    stored = {name: value.clone() for name, value in optimiser_tensors("adam", optimiser).items()}
-    restore_optimiser("adam", resumed, {"other.0.step": torch.tensor(9.0), **stored})
-    for _ in range(3):
-        step(first, optimiser)
-        step(second, resumed)
-    assert torch.equal(first, second)
 
 
 WRITER = """

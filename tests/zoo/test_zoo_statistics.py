@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dfml.backbones import create_backbone
 from dfml.zoo import Preprocessing, PretrainedClassifier
-from dfml.zoo.statistics import batch_norm_layers, channel_moments, record_statistics
+from dfml.zoo.statistics import batch_norm_layers, channel_moments, record_means, record_statistics
 
 from .members import SIZE, warmed_up
 
@@ -76,14 +76,39 @@ def test_no_hook_outlives_the_recording_even_when_it_fails() -> None:
     member.logits_and_statistics(torch.rand(2, 3, 32, 32, dtype=torch.double))
     with pytest.raises(RuntimeError), record_statistics(member.network):
         member.network(torch.rand(2, 3, SIZE, SIZE, dtype=torch.double))  # the head does not fit
+    with pytest.raises(RuntimeError), record_means(member.network):
+        member.network(torch.rand(2, 3, SIZE, SIZE, dtype=torch.double))
     assert all(not module._forward_pre_hooks and not module._forward_hooks for module in member.modules())
+
+
+def test_means_of_every_image_alone_average_to_those_of_the_batch() -> None:
+    member = classifier(img_size=32)
+    images = torch.rand(5, 3, 32, 32, dtype=torch.double)
+    _, statistics = member.logits_and_statistics(images)
+    features = member.layer_means(images)
+    assert features.shape == (5, sum(len(layer.mean) for layer in statistics))
+    torch.testing.assert_close(features.mean(0), torch.cat([layer.mean for layer in statistics]))
+    torch.testing.assert_close(member.layer_means(images[2:3]), features[2:3])
+
+
+def test_means_are_of_images_at_the_members_size_and_differentiable() -> None:
+    member = classifier(img_size=32)
+    images = torch.rand(2, 3, 64, 64, dtype=torch.double, requires_grad=True)
+    resized = nn.functional.interpolate(images, size=(32, 32), mode="bilinear", antialias=True)
+    features = member.layer_means(images)
+    torch.testing.assert_close(features, member.layer_means(resized))
+    (gradient,) = torch.autograd.grad(features[0].sum(), images)
+    assert gradient[0].abs().sum() > 0
+    assert gradient[1].abs().sum() == 0
 
 
 def test_a_network_without_batch_norm_has_no_statistics() -> None:
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
     member = PretrainedClassifier(network, ("a", "b"), Preprocessing(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
     assert member.num_batch_norms == 0
-    assert member.logits_and_statistics(torch.rand(2, 3, 8, 8))[1] == []
+    images = torch.rand(2, 3, 8, 8)
+    assert member.logits_and_statistics(images)[1] == []
+    assert torch.equal(member.layer_means(images), member.logits(images))
 
 
 @settings(deadline=None, max_examples=30)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from dfml.cli.folders import require_empty, writing
 from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, use_threads
 from dfml.cli.output import Output, to_json
+
+Engine = Literal["ei", "cmi", "fast_dfkd", "five"]
 
 
 def invert(
@@ -20,10 +22,24 @@ def invert(
     ] = None,
     members: Annotated[int | None, typer.Option(min=1, metavar="N", help="Invert the first N members.")] = None,
     per_class: Annotated[int, typer.Option(min=1, metavar="N", help="Images of each class of a member.")] = 10,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the optimiser.")] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="ei: pixels; cmi: a generator from scratch; five, fast_dfkd: one that a run has meta-trained (--from)."
+        ),
+    ] = "ei",
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Folder of a `dfml train --method free` run, or RUN/checkpoints/N: the engine that it has trained.",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the engine on each member.")] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as pixels.lr=0.05 or pixels.weights.l2=0."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the engine, such as ei.lr=0.05."),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -34,16 +50,19 @@ def invert(
     output = Output(json_file)
     require_empty(out)
     use_threads(threads)
-    from dfml.cli import recovery
+    from dfml.cli import recovery, trained
     from dfml.training.device import select_device
     from dfml.zoo.zoo import Zoo
 
-    config = recovery.settings(steps, assignments or [])
-    opened = Zoo.open(zoo).to(select_device(device))
+    place = select_device(device)
+    learned = trained.read_trained(engine, start_from, place)
+    config = recovery.settings(engine, learned, steps, assignments or [])
+    opened = Zoo.open(zoo).to(place)
     chosen = recovery.choose(opened, member or [], members)
+    workshop = recovery.Workshop(config, learned, seed, place)
     with writing(out):
-        recovery.begin(out, config, zoo, seed)
-        recovered = [recovery.recover(opened, index, per_class, config, seed, out) for index in chosen]
+        workshop.begin(out, zoo)
+        recovered = [workshop.recover(opened, index, per_class, out) for index in chosen]
         recovery.draw(recovered).save(out / "contact_sheet.png")
         results = recovery.results(recovered, per_class, seed)
         (out / "fidelity.json").write_text(to_json(results), encoding="utf-8")

@@ -16,16 +16,18 @@ from rich.table import Table
 from torch import Tensor
 
 from dfml.cli.settings import merge, read_assignment
+from dfml.cli.trained import Trained
 from dfml.errors import UsageError
 from dfml.evaluation.protocol import versions
+from dfml.inversion.engines import InversionConfig, create_engine
 from dfml.inversion.fidelity import Fidelity, measure
-from dfml.inversion.pixels import PixelInversion, PixelInversionConfig
+from dfml.inversion.recovery import Engine, Target, balanced_labels
 from dfml.methods.base import build_config
 from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
 from dfml.training.progress import show_progress
+from dfml.zoo.classifier import Preprocessing
 from dfml.zoo.zoo import Zoo
 
-ENGINE = "pixels"
 _SHOWN = 12  # images a class on the contact sheet
 
 
@@ -48,16 +50,19 @@ class Recovered:
     fidelity: Fidelity
 
 
-def settings(steps: int | None, assignments: Sequence[str]) -> PixelInversionConfig:
-    """Defaults, then `--set`, then `--steps`.
+def settings(engine: str, trained: Trained | None, steps: int | None, assignments: Sequence[str]) -> InversionConfig:
+    """Defaults, or those of the run that trained the engine; then `--set`, then `--steps`.
 
     Raises:
         UsageError: If an assignment has another form, or a setting is unknown or has a wrong value.
     """
-    values = PixelInversionConfig().model_dump()
+    base = trained.config if trained else InversionConfig()
+    section = getattr(base, engine)
+    values = section.model_dump()
     for assignment in assignments:
-        values = merge(values, read_assignment(assignment, ENGINE))
-    return build_config(PixelInversionConfig, values | ({"steps": steps} if steps else {}))
+        values = merge(values, read_assignment(assignment, engine))
+    chosen = build_config(type(section), values | ({"steps": steps} if steps else {}))
+    return base.model_copy(update={"engine": engine, engine: chosen})
 
 
 def choose(zoo: Zoo, names: Sequence[str], first: int | None) -> list[int]:
@@ -77,30 +82,57 @@ def choose(zoo: Zoo, names: Sequence[str], first: int | None) -> list[int]:
     return [known[name] for name in names] or list(range(first or len(zoo)))
 
 
-def begin(out: Path, config: PixelInversionConfig, zoo: Path, seed: int) -> None:
-    """Make the folder and note the settings in it."""
-    about = {"zoo": str(zoo.resolve()), "seed": seed, ENGINE: config.model_dump(mode="json")}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+class Workshop:
+    """Recovers one member after the other; none has an influence on the next.
 
+    Args:
+        config: Which engine, and its settings.
+        trained: What a run has taught it.
+        seed: Of all draws.
+        device: Of the members.
 
-def recover(zoo: Zoo, index: int, per_class: int, config: PixelInversionConfig, seed: int, out: Path) -> Recovered:
-    """Invert one member and write its images as `out/member/label/0000.png`."""
-    classifier, name = zoo[index], zoo.name(index)
-    targets = torch.arange(len(classifier.labels), device=zoo.device).repeat_interleave(per_class)
-    engine = PixelInversion(classifier, targets, config, seed)
-    with show_progress(name, config.steps) as progress:
-        while engine.done < config.steps:
-            loss = engine.step()
-            progress.update(engine.done, {"label_loss": loss.label.item(), "batch_norm": loss.batch_norm.item()})
-    images = engine.images()
-    fidelity = measure(zoo, index, images, targets)
-    for label, folder in enumerate(folder_names(classifier.labels)):
-        place = out / name / folder
-        place.mkdir(parents=True)
-        for number, image in enumerate(images[targets == label]):
-            to_picture(image).save(place / f"{number:04d}.png")
-    return Recovered(name, classifier.labels, targets.cpu(), images.cpu(), fidelity)
+    Raises:
+        RunError: If the engine that was trained does not fit the settings.
+    """
+
+    def __init__(self, config: InversionConfig, trained: Trained | None, seed: int, device: torch.device) -> None:
+        self._config, self._trained, self._seed, self._device = config, trained, seed, device
+        self._of_run = self._engine(trained.preprocessing) if trained else None
+        if trained and self._of_run:
+            trained.teach(self._of_run)
+
+    def _engine(self, preprocessing: Preprocessing) -> Engine:
+        return create_engine(self._config, preprocessing, seed=self._seed, device=self._device, stacked=False)
+
+    def begin(self, out: Path, zoo: Path) -> None:
+        """Make the folder and note the settings in it."""
+        name = self._config.engine
+        about: dict[str, Any] = {"zoo": str(zoo.resolve()), "seed": self._seed}
+        if self._trained:
+            about["from"] = str(self._trained.source.resolve())
+        about[name] = getattr(self._config, name).model_dump(mode="json")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+
+    def recover(self, zoo: Zoo, index: int, per_class: int, out: Path) -> Recovered:
+        """Invert one member and write its images as `out/member/label/0000.png`."""
+        classifier, name = zoo[index], zoo.name(index)
+        targets = balanced_labels(len(classifier.labels), per_class, zoo.device)
+        # Images are of the size that the run's generator draws, or else of the member's input.
+        engine = self._of_run or self._engine(classifier.preprocessing)
+        recovery = engine.start([Target(name, classifier, targets)])
+        with show_progress(name, engine.steps) as progress:
+            while recovery.done < engine.steps:
+                (loss,) = recovery.step()
+                progress.update(recovery.done, {"label_loss": loss.label.item(), "batch_norm": loss.batch_norm.item()})
+        (images,) = recovery.images()
+        fidelity = measure(zoo, index, images, targets)
+        for label, folder in enumerate(folder_names(classifier.labels)):
+            place = out / name / folder
+            place.mkdir(parents=True)
+            for number, image in enumerate(images[targets == label]):
+                to_picture(image).save(place / f"{number:04d}.png")
+        return Recovered(name, classifier.labels, targets.cpu(), images.cpu(), fidelity)
 
 
 def folder_names(labels: Sequence[str]) -> list[str]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dfml.inversion.objectives import InversionLoss, InversionWeights, inversion_loss
+from dfml.inversion.objectives import InversionLoss, InversionWeights, View, inversion_loss
 from dfml.zoo.classifier import Preprocessing
 from dfml.zoo.stack import MemberStack, StackedMember
 from dfml.zoo.zoo import Zoo
@@ -45,55 +46,56 @@ class InversionGradient:
         self,
         members: Sequence[int],
         pixels: Sequence[Float[Tensor, "_classes per_class 3 size size"]],
-        shifts: Sequence[tuple[int, int]],
+        views: Sequence[View],
     ) -> list[MemberGradient]:
         """Gradients for some members.
 
         Args:
             members: Their indices.
             pixels: For each, the pixels of its classes in the order of its outputs; not attached to any graph.
-            shifts: For each, the circular shift of its images.
+            views: For each, the view of its images that the member is shown.
         """
         if not self._stacks:
-            return [self._one(m, p, s) for m, p, s in zip(members, pixels, shifts, strict=True)]
+            return [self._one(m, p, v) for m, p, v in zip(members, pixels, views, strict=True)]
         found: dict[int, MemberGradient] = {}
         place = {member: position for position, member in enumerate(members)}
         for group, stack in zip(self._groups, self._stacks, strict=True):
             rows = [row for row, member in enumerate(group) if member in place]
             if rows:
                 positions = [place[group[row]] for row in rows]
-                each = self._stacked(stack, rows, [pixels[p] for p in positions], [shifts[p] for p in positions])
+                each = self._stacked(stack, rows, [pixels[p] for p in positions], [views[p] for p in positions])
                 found.update(zip(positions, each, strict=True))
         return [found[position] for position in range(len(members))]
 
-    def _one(self, member: int, pixels: Tensor, shift: tuple[int, int]) -> MemberGradient:
+    def _one(self, member: int, pixels: Tensor, view: View) -> MemberGradient:
         leaf = pixels.flatten(0, 1).detach().requires_grad_()
-        loss = inversion_loss(self._zoo[member], leaf, _labels(pixels), self._preprocessing, self._weights, shift)
+        loss = inversion_loss(self._zoo[member], leaf, _labels(pixels), self._preprocessing, self._weights, view)
         (gradient,) = torch.autograd.grad(loss.total, leaf)
         return MemberGradient(gradient.view(pixels.shape), loss)
 
     def _stacked(
-        self, stack: MemberStack, rows: list[int], pixels: list[Tensor], shifts: list[tuple[int, int]]
+        self, stack: MemberStack, rows: list[int], pixels: list[Tensor], views: list[View]
     ) -> list[MemberGradient]:
         labels = _labels(pixels[0])
 
-        def gradient(member: StackedMember, shifted: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        def gradient(member: StackedMember, seen: Tensor) -> Any:
             def loss(inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-                found = inversion_loss(member, inputs, labels, self._preprocessing, self._weights, (0, 0))
+                found = inversion_loss(member, inputs, labels, self._preprocessing, self._weights, View())
                 return found.total, (found.label, found.batch_norm)
 
-            of_pixels, parts = torch.func.grad(loss, has_aux=True)(shifted)
-            return of_pixels, parts
+            return torch.func.grad_and_value(loss, has_aux=True)(seen)
 
-        # A shift differs by member and cannot be mapped: shift before, and shift the gradient back.
-        shifted = torch.stack([torch.roll(p.flatten(0, 1), s, (2, 3)) for p, s in zip(pixels, shifts, strict=True)])
-        gradients, (label, batch_norm) = stack.map(gradient, torch.tensor(rows, device=shifted.device), shifted)
+        # A view differs by member and cannot be mapped: it is applied before, and its gradient taken after.
+        leaves = [p.flatten(0, 1).detach().requires_grad_() for p in pixels]
+        seen = torch.stack([view.apply(leaf) for leaf, view in zip(leaves, views, strict=True)])
+        of_seen, (total, (label, batch_norm)) = stack.map(
+            gradient, torch.tensor(rows, device=seen.device), seen.detach()
+        )
+        gradients = torch.autograd.grad(seen, leaves, of_seen)
+        none = torch.zeros_like(label[0])
         return [
-            MemberGradient(
-                torch.roll(gradients[i], (-shift[0], -shift[1]), (2, 3)).view(pixels[i].shape),
-                InversionLoss(label[i], label[i], batch_norm[i]),
-            )
-            for i, shift in enumerate(shifts)
+            MemberGradient(gradients[i].view(pixels[i].shape), InversionLoss(total[i], label[i], batch_norm[i], none))
+            for i in range(len(rows))
         ]
 
 

@@ -1,12 +1,12 @@
-"""Episode inversion of pixels: images are optimised directly until a classifier takes them for its own (papers 1.2, 3).
+"""Episode inversion (EI): pixels are optimised directly until a classifier takes them for its own (papers 1.2, 3).
 
-This is the DeepInversion form without a student. `PixelInversion` is the engine: it starts on a member, steps, and
-gives images.
+With a student, and `weights.divergence` js, this is DeepInversion.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from dfml import seeds
-from dfml.inversion.objectives import InversionLoss, InversionWeights, draw_shift, inversion_loss
+from dfml.inversion.objectives import InversionLoss, InversionWeights, draw_view, inversion_loss
+from dfml.inversion.recovery import Engine, Recovery, Target, TargetStudent, recover
 from dfml.zoo.classifier import PretrainedClassifier
 
 
@@ -33,51 +34,82 @@ class PixelInversionConfig(BaseModel):
     weights: InversionWeights = InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001)
 
 
-class PixelInversion:
-    """Inversion of one member, step by step.
+class PixelInversion(Engine):
+    """Every image is its own parameter. Nothing is learned from one member for the next.
 
     Args:
-        classifier: The member.
-        labels: The output that each image is to be of.
         config: Steps, learning rate, weights of the loss.
-        seed: Of the first pixels, N(0, 1) in the member's normalised space, and of the shifts.
+        seed: Of the first pixels, N(0, 1) in the member's normalised space, and of the views.
     """
 
-    def __init__(
-        self, classifier: PretrainedClassifier, labels: Int64[Tensor, "images"], config: PixelInversionConfig, seed: int
-    ) -> None:
-        self.classifier = classifier
-        self.labels = labels
+    def __init__(self, config: PixelInversionConfig, seed: int = 0) -> None:
         self.config = config
         self.seed = seed
-        self.done = 0
-        size = classifier.preprocessing.size
-        # One draw an image: asking for more images does not change the first ones' start.
-        draws = [torch.randn(3, size, size, generator=seeds.generator(seed, "pixels", i)) for i in range(len(labels))]
-        self.pixels = torch.stack(draws).to(labels.device).requires_grad_()
-        self._optimiser = torch.optim.Adam([self.pixels], lr=config.lr)
+        self.steps = config.steps
 
-    def step(self) -> InversionLoss:
-        """One step of Adam on the inversion loss; returns the loss before it."""
-        shift = draw_shift(self.config.weights.jitter, seeds.generator(self.seed, "shift", self.done))
-        loss = inversion_loss(
-            self.classifier, self.pixels, self.labels, self.classifier.preprocessing, self.config.weights, shift
-        )
-        (self.pixels.grad,) = torch.autograd.grad(loss.total, self.pixels)
+    def start(self, targets: Sequence[Target], visit: int = 0, *, student: TargetStudent | None = None) -> Recovery:
+        """See `Engine.start`."""
+        return _PixelRecovery(self.config, self.seed, targets, visit, student)
+
+
+class _PixelRecovery(Recovery):
+    def __init__(
+        self,
+        config: PixelInversionConfig,
+        seed: int,
+        targets: Sequence[Target],
+        visit: int,
+        student: TargetStudent | None,
+    ) -> None:
+        super().__init__(targets, student)
+        self._config, self._seed, self._visit = config, seed, visit
+        self._pixels = [self._first_pixels(target) for target in targets]
+        self._smoothed: list[tuple[Tensor, ...]] = [() for _ in targets]
+        self._optimiser = torch.optim.Adam(self._pixels, lr=config.lr)
+
+    def _first_pixels(self, target: Target) -> Tensor:
+        size = target.classifier.preprocessing.size
+        # One draw an image: asking for more images does not change the first ones' start.
+        draws = [
+            torch.randn(3, size, size, generator=seeds.generator(self._seed, "pixels", self._visit, target.name, i))
+            for i in range(len(target.labels))
+        ]
+        return torch.stack(draws).to(target.labels.device).requires_grad_()
+
+    def step(self) -> list[InversionLoss]:
+        weights, losses = self._config.weights, []
+        for index, target in enumerate(self.targets):
+            generator = seeds.generator(self._seed, "view", self._visit, target.name, self.done)
+            loss = inversion_loss(
+                target.classifier,
+                self._pixels[index],
+                target.labels,
+                target.classifier.preprocessing,
+                weights,
+                draw_view(weights, generator),
+                student=self.student_of(index),
+                earlier=self._smoothed[index],
+            )
+            (self._pixels[index].grad,) = torch.autograd.grad(loss.total, self._pixels[index])
+            self._smoothed[index] = loss.smoothed
+            losses.append(loss)
         for group in self._optimiser.param_groups:
-            group["lr"] = self.config.lr * 0.5 * (1.0 + math.cos(math.pi * self.done / self.config.steps))
+            group["lr"] = self._config.lr * 0.5 * (1.0 + math.cos(math.pi * min(self.done / self._config.steps, 1.0)))
         self._optimiser.step()
         self.done += 1
-        return loss
+        return losses
 
-    def images(self) -> Float[Tensor, "images 3 size size"]:
-        """The images as they stand, clipped to [0, 1]."""
-        return self.classifier.preprocessing.restore(self.pixels.detach()).clamp(0.0, 1.0)
+    def images(self) -> list[Tensor]:
+        """As large as each member's input; clipped."""
+        return [
+            target.classifier.preprocessing.restore(pixels.detach()).clamp(0.0, 1.0)
+            for target, pixels in zip(self.targets, self._pixels, strict=True)
+        ]
 
 
 def invert_member(
     classifier: PretrainedClassifier,
-    labels: Int64[Tensor, "images"],
+    labels: Int64[Tensor, " images"],
     config: PixelInversionConfig | None = None,
     *,
     seed: int = 0,
@@ -88,12 +120,11 @@ def invert_member(
         classifier: The member.
         labels: The output that each image is to be of.
         config: None: the defaults.
-        seed: Of start and shifts.
+        seed: Of start and views.
 
     Returns:
         Images in [0, 1].
     """
-    engine = PixelInversion(classifier, labels, config or PixelInversionConfig(), seed)
-    for _ in range(engine.config.steps):
-        engine.step()
-    return engine.images()
+    engine = PixelInversion(config or PixelInversionConfig(), seed)
+    (images,) = recover(engine, [Target("member", classifier, labels)])
+    return images

@@ -55,9 +55,8 @@ def descend(
         loss: Of the weights at a point.
         steps: How many.
         lr: Learning rate.
-        second_order: Keep the graph of every step. Otherwise each gradient is a constant, taken at a detached copy,
-        and the
-            graph of a step is freed before the next.
+        second_order: Keep the graph of every step. Otherwise each gradient is a constant, taken at a detached copy, and
+            the graph of a step is freed before the next.
     """
     adapted = start
     for _ in range(steps):

@@ -12,22 +12,25 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import UsageError
 from dfml.inversion.gradient import InversionGradient
-from dfml.inversion.objectives import InversionWeights, draw_shift
+from dfml.inversion.objectives import InversionWeights, draw_view
 from dfml.learners import LearnerConfig, create_learner
+from dfml.learners.classifier import strip
 from dfml.learners.gradient import GradientLearner
-from dfml.learners.network import Parameters, Statistics
 from dfml.methods.average import average_members
 from dfml.methods.base import Method
+from dfml.optimisers import optimiser_tensors, restore_optimiser
 from dfml.tasks.curriculum import GradientSwitch
 from dfml.tasks.dynamic_dataset import DynamicDataset
-from dfml.training.checkpoint import State, optimiser_tensors, restore_optimiser
+from dfml.tasks.episode import Episode
+from dfml.training.checkpoint import State
 from dfml.training.loop import TrainingConfig, TrainingRun
+from dfml.training.outer_loop import OuterLoop
 from dfml.zoo.zoo import Zoo
 
 
@@ -59,6 +62,13 @@ class PurerConfig(TrainingConfig):
     statistics_momentum: float = Field(default=0.01, gt=0.0, le=1.0)
     """Of the moving average of support statistics (used by `learner.statistics_shrinkage`)."""
 
+    @field_validator("inversion")
+    @classmethod
+    def _no_student(cls, weights: InversionWeights) -> InversionWeights:
+        if weights.disagreement or weights.momentum:
+            raise ValueError("PURER's images are made hard by its curriculum: disagreement and momentum must be 0")
+        return weights
+
 
 class PURER(Method):
     """Meta-training on a dynamic dataset that is inverted from the zoo while it is learned from."""
@@ -82,15 +92,17 @@ class PurerRun(TrainingRun):
         self.config, self.zoo, self.device = config, zoo, device
         self.iterations = config.iterations
         preprocessing = zoo.preprocessing(config.img_size)
-        self.blank = create_learner(
-            config.learner, preprocessing, way=config.way, protocol=config.protocol, seed=config.seed, name="purer"
+        blank = create_learner(
+            config.learner, preprocessing, way=config.way, protocol=config.protocol, seed=config.seed, name=PURER.name
         ).to(device)
-        start = average_members(zoo, self.blank) if config.start == "average" else self.blank.parameters
-        self.parameters: Parameters = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
-        self.stored: Statistics = self.blank.stored
+        self.outer = OuterLoop(
+            blank,
+            average_members(zoo, blank) if config.start == "average" else None,
+            lr=config.outer_lr,
+            statistics_momentum=config.statistics_momentum,
+        )
         per_class = config.images_per_class or config.shot + config.query
         self.dataset = DynamicDataset(len(zoo.classes), per_class, preprocessing, config.seed, device)
-        self.outer_optimiser = torch.optim.Adam(self.parameters.values(), lr=config.outer_lr)
         self.pixel_optimiser = torch.optim.Adam([self.dataset.pixels], lr=config.pixel_lr)
         self.switch = GradientSwitch(config.warm_up, config.patience, enabled=config.curriculum_weight > 0)
         stacked = device.type == "cuda" if config.stacked is None else config.stacked
@@ -124,12 +136,12 @@ class PurerRun(TrainingRun):
 
     def _inversion_gradient(self, iteration: int) -> tuple[Tensor, dict[str, float]]:
         """Gradient of the plain sum of the members' inversion losses (papers 1.2)."""
-        seed, jitter = self.config.seed, self.config.inversion.jitter
+        seed, weights = self.config.seed, self.config.inversion
         members = self._members(iteration)
         classes = [self.classes[member] for member in members]
         pixels = [self.dataset.pixels.detach()[rows] for rows in classes]
-        shifts = [draw_shift(jitter, seeds.generator(seed, "shift", iteration, member)) for member in members]
-        each = self.inversion_gradient(members, pixels, shifts)
+        views = [draw_view(weights, seeds.generator(seed, "shift", iteration, member)) for member in members]
+        each = self.inversion_gradient(members, pixels, views)
         gradient = torch.zeros_like(self.dataset.pixels)
         for rows, of_member in zip(classes, each, strict=True):
             gradient.index_add_(0, rows, of_member.pixels)
@@ -148,63 +160,31 @@ class PurerRun(TrainingRun):
 
     def _curriculum_loss(self, iteration: int, *, second_order: bool = True) -> Tensor:
         """The outer loss of one pseudo-episode, attached to the pixels of support and query (papers 1.5)."""
-        generator = seeds.generator(self.config.seed, "curriculum", iteration)
-        episode = self.dataset.episode(self.config.way, self.config.shot, self.config.query, generator)
-        return self.blank.episode_loss(self.parameters, self.stored, episode, second_order=second_order).loss
+        return self.outer.loss(self._episode("curriculum", iteration), second_order=second_order)
 
     def _learner_step(self, iteration: int) -> dict[str, float]:
-        leaves = list(self.parameters.values())
-        gradients = [torch.zeros_like(value) for value in leaves]
-        losses, accuracies, seen = [], [], []
-        for index in range(self.config.episodes):
-            generator = seeds.generator(self.config.seed, "episode", iteration, index)
-            with torch.no_grad():
-                episode = self.dataset.episode(self.config.way, self.config.shot, self.config.query, generator)
-            outcome = self.blank.episode_loss(self.parameters, self.stored, episode)
-            of_episode = torch.autograd.grad(outcome.loss, leaves, materialize_grads=True, allow_unused=True)
-            torch._foreach_add_(gradients, of_episode)
-            losses.append(outcome.loss.item())
-            accuracies.append(outcome.accuracy.item())
-            seen.append(outcome.statistics)
-        for value, gradient in zip(leaves, gradients, strict=True):
-            value.grad = gradient
-        self.outer_optimiser.step()
-        self._remember(seen, max(self.config.statistics_momentum, 1.0 / iteration))
-        return {"outer_loss": sum(losses) / len(losses), "accuracy": sum(accuracies) / len(accuracies)}
+        with torch.no_grad():
+            episodes = [self._episode("episode", iteration, index) for index in range(self.config.episodes)]
+        return self.outer.step(episodes)
 
-    def _remember(self, seen: list[Statistics], momentum: float) -> None:
-        self.stored = {
-            name: torch.lerp(value, torch.stack([statistics[name] for statistics in seen]).mean(0), momentum)
-            for name, value in self.stored.items()
-        }
+    def _episode(self, *purpose: str | int) -> Episode:
+        generator = seeds.generator(self.config.seed, *purpose)
+        return self.dataset.episode(self.config.way, self.config.shot, self.config.query, generator)
 
     def learner(self) -> GradientLearner:
         """See `TrainingRun.learner`."""
-        config = self.config
-        learner = create_learner(
-            config.learner, self.dataset.preprocessing, way=config.way, protocol=config.protocol, name=PURER.name
-        )
-        learner.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
-        learner.stored = dict(self.stored)
-        learner.device = self.device
-        return learner
+        return self.outer.learner()
 
     def state(self) -> State:
         """See `TrainingRun.state`."""
-        tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
-        tensors |= {f"stored.{name}": value for name, value in self.stored.items()}
-        tensors |= {"pixels": self.dataset.pixels}
-        tensors |= optimiser_tensors("outer_optimiser", self.outer_optimiser)
-        tensors |= optimiser_tensors("pixel_optimiser", self.pixel_optimiser)
+        tensors = {"pixels": self.dataset.pixels, **optimiser_tensors("pixel_optimiser", self.pixel_optimiser)}
+        tensors |= {f"outer.{name}": value for name, value in self.outer.tensors().items()}
         return State(tensors, {"switch": self.switch.state()})
 
     def restore(self, state: State) -> None:
         """See `TrainingRun.restore`."""
         with torch.no_grad():
-            for name, value in self.parameters.items():
-                value.copy_(state.tensors[f"parameters.{name}"])
             self.dataset.pixels.copy_(state.tensors["pixels"])
-        self.stored = {name: state.tensors[f"stored.{name}"] for name in self.stored}
-        restore_optimiser("outer_optimiser", self.outer_optimiser, state.tensors)
         restore_optimiser("pixel_optimiser", self.pixel_optimiser, state.tensors)
+        self.outer.restore(strip(state.tensors, "outer."))
         self.switch.restore(state.values["switch"])

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dfml.zoo.statistics import LayerStatistics, batch_norm_layers, record_statistics
+from dfml.images import fit_images
+from dfml.zoo.statistics import LayerStatistics, batch_norm_layers, record_means, record_statistics
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,15 @@ class PretrainedClassifier(nn.Module):
         with record_statistics(self.network) as statistics:
             logits = self.logits(images)
         return logits, statistics
+
+    def layer_means(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images features"]:
+        """What every batch-norm layer sees of each image, averaged over its pixels, side by side (CMI's features).
+
+        The logits where there is no batch-norm layer. Images are resized to the member's input.
+        """
+        with record_means(self.network) as seen:
+            logits = self.logits(fit_images(images, self.size))
+        return torch.cat(seen, dim=1) if seen else logits
 
     def _input(self, images: Tensor) -> Tensor:
         return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)

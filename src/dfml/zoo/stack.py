@@ -7,7 +7,7 @@ set of weights per member becomes a grouped convolution (`benchmarks/purer_step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -60,18 +60,25 @@ class MemberStack:
         )
         self._network, self._size = networks[0], members[0].preprocessing.size
 
-    def map(self, function: Callable[..., Result], rows: Tensor, *inputs: Tensor) -> Result:
+    def map(self, function: Callable[..., Result], rows: Tensor, *inputs: Any) -> Result:
         """`function(member, *inputs)` for several members at once.
 
         Args:
             function: Takes a `StackedMember` and one entry of every input; must be fit for `torch.vmap`.
             rows: Which members of the stack.
-            *inputs: One entry along the first axis for every row.
+            *inputs: Tensors (or mappings and tuples of them) with one entry a row along the first axis; or None.
         """
 
-        def one(weights: dict[str, Tensor], mean: Tensor, std: Tensor, *entries: Tensor) -> Result:
+        def one(weights: dict[str, Tensor], mean: Tensor, std: Tensor, *entries: Any) -> Result:
             return function(StackedMember(self._network, self._size, weights, mean, std), *entries)
 
         weights = {name: value[rows] for name, value in self._weights.items()}
-        mapped: Result = torch.vmap(one)(weights, self._mean[rows], self._std[rows], *inputs)
+        axes = tuple(None if entry is None else 0 for entry in inputs)
+        mapped: Result = torch.vmap(one, in_dims=(0, 0, 0, *axes))(weights, self._mean[rows], self._std[rows], *inputs)
         return mapped
+
+
+def stack_key(classifier: PretrainedClassifier) -> str:
+    """Equal for members that can be stacked: same network, number of classes and image size."""
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in classifier.network.state_dict().items()]
+    return f"{type(classifier.network).__name__} {classifier.size} {shapes}"

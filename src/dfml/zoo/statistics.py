@@ -6,15 +6,17 @@ are all built from them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import BatchNorm2d
+
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -80,21 +82,34 @@ def channel_moments(
     return mean, variance
 
 
-@contextmanager
-def record_statistics(network: nn.Module) -> Iterator[list[LayerStatistics]]:
+def record_statistics(network: nn.Module) -> AbstractContextManager[list[LayerStatistics]]:
     """Within the context, every forward pass of `network` appends one entry per batch-norm layer, in order of use.
 
     No hook outlives the context.
     """
-    seen: list[LayerStatistics] = []
 
-    def measure(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def measure(layer: nn.Module, images: Tensor) -> LayerStatistics:
         stored_mean, stored_variance = layer.running_mean, layer.running_var
         assert isinstance(stored_mean, Tensor)
         assert isinstance(stored_variance, Tensor)
-        seen.append(LayerStatistics(*channel_moments(inputs[0]), stored_mean, stored_variance))
+        return LayerStatistics(*channel_moments(images), stored_mean, stored_variance)
 
-    handles = [layer.register_forward_pre_hook(measure) for layer in batch_norm_layers(network)]
+    return _record(network, measure)
+
+
+def record_means(network: nn.Module) -> AbstractContextManager[list[Float[Tensor, "images channels"]]]:
+    """The same for every image on its own: the mean of each channel over its pixels."""
+    return _record(network, lambda _, images: images.mean(dim=(2, 3)))
+
+
+@contextmanager
+def _record(network: nn.Module, measure: Callable[[nn.Module, Tensor], Seen]) -> Iterator[list[Seen]]:
+    seen: list[Seen] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(measure(layer, inputs[0]))
+
+    handles = [layer.register_forward_pre_hook(note) for layer in batch_norm_layers(network)]
     try:
         yield seen
     finally:

@@ -12,6 +12,7 @@ from dfml.errors import ConfigError, ZooError, ZooMemberError
 from dfml.zoo.classes import ClassSpace, build_class_space
 from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
 from dfml.zoo.readers import CONFIG, WEIGHTS, MemberCard, load_member, read_card
+from dfml.zoo.stack import stack_key
 
 
 class Zoo:
@@ -146,7 +147,7 @@ class Zoo:
         groups: dict[tuple[str, int, int], list[int]] = {}
         for index in range(len(self)):
             card = self.cards[index]
-            architecture = f"{card.architecture} {sorted(card.arguments.items())}" if card else _signature(self[index])
+            architecture = f"{card.architecture} {sorted(card.arguments.items())}" if card else stack_key(self[index])
             labels, size = (card or self[index]).labels, (card or self[index]).preprocessing.size
             groups.setdefault((architecture, len(labels), size), []).append(index)
         return groups
@@ -186,8 +187,3 @@ def member_folders(path: Path) -> list[Path]:
             "put classifiers there, or make some with `dfml zoo build`"
         )
     return members
-
-
-def _signature(classifier: PretrainedClassifier) -> str:
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in classifier.network.state_dict().items()]
-    return f"{type(classifier.network).__name__} {shapes}"

@@ -1,0 +1,120 @@
+"""What every inversion engine is: it starts on members, steps, and gives images.
+
+An `Engine` lasts as long as a run and keeps what it learns from one member for the next (FIVE's generator, the memory
+of CMI). A `Recovery` is one visit to one or several members.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from dfml.inversion.objectives import InversionLoss, Student
+from dfml.zoo.classifier import PretrainedClassifier
+
+TargetStudent = Callable[[Tensor, Tensor | None], Tensor]
+"""(images, a target's `rows`) -> the student's logits for the outputs of that target's member."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be recovered from one member.
+
+    Attributes:
+        name: The member's; what an engine remembers of a member, it remembers under this name.
+        classifier: The member.
+        labels: For every image, the output that it is to be of.
+        rows: For the student: which rows of its head stand for the member's outputs; None where no student is asked.
+    """
+
+    name: str
+    classifier: PretrainedClassifier
+    labels: Int64[Tensor, " images"]
+    rows: Int64[Tensor, " outputs"] | None = None
+
+
+class Recovery(ABC):
+    """One visit to some members.
+
+    Attributes:
+        targets: What is being recovered.
+        done: Steps taken.
+    """
+
+    def __init__(self, targets: Sequence[Target], student: TargetStudent | None = None) -> None:
+        self.targets = tuple(targets)
+        self.done = 0
+        self._student = student
+
+    @abstractmethod
+    def step(self) -> list[InversionLoss]:
+        """One step of the optimiser for every target; returns the losses before it."""
+
+    @abstractmethod
+    def images(self) -> list[Float[Tensor, "_images 3 _size _size"]]:
+        """For every target its images as they stand, after all steps: in [0, 1], attached to no graph."""
+
+    def student_of(self, index: int) -> Student | None:
+        """The student as the loss of one target wants it."""
+        return partial(self._student_at, self.targets[index].rows) if self._student else None
+
+    def _student_at(self, rows: Tensor | None, images: Tensor) -> Tensor:
+        assert self._student is not None
+        return self._student(images, rows)
+
+
+class Engine(ABC):
+    """A way to recover images.
+
+    Attributes:
+        steps: Of a visit, unless the caller knows better.
+    """
+
+    steps: int
+
+    @abstractmethod
+    def start(self, targets: Sequence[Target], visit: int = 0, *, student: TargetStudent | None = None) -> Recovery:
+        """Begin a visit to some members.
+
+        Args:
+            targets: What is to be recovered.
+            visit: Its number: draws differ from visit to visit, and are the same when a visit is repeated.
+            student: Whom the images should be hard for.
+        """
+
+    def learn(self, recovery: Recovery, kept: Sequence[int] | None = None) -> None:  # noqa: B027
+        """Keep what a visit has taught for later ones.
+
+        Args:
+            recovery: Of `start`, after its steps.
+            kept: The targets to learn from; None: all.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """What the engine has learned so far, for a checkpoint."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """The inverse of `state`."""
+
+
+def recover(engine: Engine, targets: Sequence[Target], visit: int = 0) -> list[Float[Tensor, "_images 3 _size _size"]]:
+    """Recover images in the engine's own number of steps; the engine learns nothing from it.
+
+    For members that an engine was meta-trained on, and for newcomers alike.
+    """
+    recovery = engine.start(targets, visit)
+    for _ in range(engine.steps):
+        recovery.step()
+    return recovery.images()
+
+
+def balanced_labels(outputs: int, per_class: int, device: torch.device | str = "cpu") -> Int64[Tensor, " images"]:
+    """`per_class` images of every output, class by class."""
+    return torch.arange(outputs, device=device).repeat_interleave(per_class)

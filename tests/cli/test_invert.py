@@ -1,0 +1,195 @@
+"""Images from members: by pixels, by a generator from scratch, or by one that a run has meta-trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from dfml.inversion.engines import InversionConfig
+from dfml.inversion.meta_generator import FiveConfig, MetaGenerator
+from dfml.inversion.objectives import InversionWeights
+from dfml.inversion.recovery import Target, balanced_labels
+from dfml.training.checkpoint import State, save_checkpoint
+from dfml.zoo import Preprocessing, Zoo
+from tests.cli.conftest import SIZE, World, dfml, error, results
+
+SMALL = FiveConfig(width=8, latent=16, steps=2, weights=InversionWeights(batch_norm=0.1, momentum=0.9))
+PICTURES = 12  # pixels a side of what the run's generator draws
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(world: World, tmp_path: Path) -> Run:
+    """A run's folder with two checkpoints, written as `dfml train --method free` writes it."""
+
+    def write(finished: bool = True, engine: str = "five") -> Path:
+        place = tmp_path / f"run-{engine}-{finished}"
+        config = json.loads((world.purer / "config.json").read_text())
+        preprocessing = Preprocessing(PICTURES, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+        learner = place if finished else place / "snapshots" / "000002"
+        learner.mkdir(parents=True)
+        (learner / "config.json").write_text(json.dumps({**config, "preprocessing": preprocessing.as_dict()}))
+        inversion = InversionConfig(engine=engine, five=SMALL).model_dump(mode="json")
+        about = {"method": "free", "zoo": "elsewhere", "free": {"way": 5, "inversion": inversion}}
+        (place / "config.yaml").write_text(yaml.safe_dump(about))
+        zoo, generator = Zoo.open(world.zoo), MetaGenerator(SMALL, preprocessing)
+        for iteration in (1, 2):
+            recovery = generator.start([Target("member-000", zoo[0], balanced_labels(2, 3))], iteration)
+            recovery.step()
+            generator.learn(recovery)
+            tensors = {f"engine.{name}": value for name, value in generator.state().items()}
+            # Of another network: whoever used it for the newcomer of the same name would fail.
+            tensors["engine.smoothed.member-000.0"] = torch.zeros(7)
+            save_checkpoint(place / "checkpoints", iteration, State({"theta": torch.zeros(2), **tensors}))
+        return place
+
+    return write
+
+
+def pictures(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.glob("member-*/*/*.png"))}
+
+
+def test_pixels_are_the_default(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "recovered"
+    asked = ("--member", "member-001", "--per-class", "2", "--steps", "3", "--set", "ei.weights.l2=0")
+    found = results("invert", world.zoo, "--out", out, *asked)
+    assert list(found["members"]) == ["member-001"]
+    assert found["members"]["member-001"]["labels"] == ["old_2", "old_3"]
+    noted = json.loads((out / "fidelity.json").read_text())
+    assert noted["members"] == found["members"]
+    for name in ("old_2/0000.png", "old_2/0001.png", "old_3/0000.png", "old_3/0001.png"):
+        with Image.open(out / "member-001" / name) as image:
+            assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert sheet.width > 2 * 64
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert list(config) == ["zoo", "seed", "ei"]
+    assert (config["ei"]["steps"], config["ei"]["weights"]["l2"]) == (3, 0)
+
+
+def test_images_that_are_only_noise_get_a_warning(world: World, tmp_path: Path) -> None:
+    blinding = ("--steps", "1", "--set", "ei.lr=1000", "--set", "ei.weights.batch_norm=0")
+    shown = dfml("invert", world.zoo, "--out", tmp_path / "out", "--members", "2", "--per-class", "2", *blinding)
+    assert shown.exit_code == 0
+    for member in ("member-000", "member-001"):
+        assert f"\n{member}: " in shown.stdout
+
+
+def test_a_generator_from_scratch(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "recovered"
+    small = ("--per-class", "2", "--set", "cmi.width=8", "--set", "cmi.steps=2")
+    found = results("invert", world.zoo, "--engine", "cmi", "--out", out, *small)
+    assert list(found["members"]) == ["member-000", "member-001"]
+    assert len(pictures(out)) == 8
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert list(config) == ["zoo", "seed", "cmi"]
+    assert (config["cmi"]["width"], config["cmi"]["steps"]) == (8, 2)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_newcomer_is_recovered_by_the_generator_of_a_run(
+    world: World, run: Run, tmp_path: Path, finished: bool
+) -> None:
+    place, out = run(finished), tmp_path / "recovered"
+    results("invert", world.zoo, "--engine", "five", "--from", place, "--out", out, "--per-class", "2")
+    assert len(pictures(out)) == 8
+    with Image.open(out / "member-001" / "old_3" / "0000.png") as image:
+        assert image.size == (PICTURES, PICTURES)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["from"] == str(place / "checkpoints" / "000002")
+    assert (config["five"]["width"], config["five"]["steps"]) == (8, 2)
+
+
+def test_the_newest_checkpoint_counts_unless_one_is_named(world: World, run: Run, tmp_path: Path) -> None:
+    place, made = run(), []
+    for source in (place, place / "checkpoints" / "000002", place / "checkpoints" / "000001"):
+        out = tmp_path / f"out-{len(made)}"
+        asked = ("--member", "member-000", "--per-class", "1")
+        assert dfml("invert", world.zoo, "--engine", "five", "--from", source, "--out", out, *asked).exit_code == 0
+        made.append(pictures(out))
+    assert made[0] == made[1] != made[2]
+
+
+def test_settings_of_the_run_can_be_overridden(world: World, run: Run, tmp_path: Path) -> None:
+    asked = ("--engine", "five", "--from", run(), "--steps", "3", "--set", "five.lr=0.5", "--members", "1")
+    assert dfml("invert", world.zoo, "--out", tmp_path / "out", *asked, "--per-class", "1").exit_code == 0
+    config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["five"]
+    assert (config["steps"], config["lr"], config["latent"]) == (3, 0.5, 16)
+
+
+def test_an_engine_that_learns_in_a_run_needs_one(world: World, run: Run, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "out")
+    for engine in ("five", "fast_dfkd"):
+        line = error(dfml("invert", world.zoo, *out, "--engine", engine), 2)
+        assert "add --from RUN" in line
+        assert f"dfml train ZOO --method free --set free.inversion.engine={engine}" in line
+    for engine in ("ei", "cmi"):
+        line = error(dfml("invert", world.zoo, *out, "--engine", engine, "--from", run(engine=engine)), 2)
+        assert "drop --from" in line
+    line = error(dfml("invert", world.zoo, *out, "--engine", "fast_dfkd", "--from", run()), 2)
+    assert "use --engine five" in line
+    assert not (tmp_path / "out").exists()
+
+
+def _no_checkpoint(place: Path) -> None:
+    shutil.rmtree(place / "checkpoints")
+
+
+def _of_another_method(place: Path) -> None:
+    (place / "config.yaml").write_text("method: purer\npurer: {way: 5}\n")
+
+
+def _no_learner(place: Path) -> None:
+    (place / "config.json").unlink()
+
+
+def _damaged(place: Path) -> None:
+    tensors = place / "checkpoints" / "000002" / "state.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"?")
+
+
+def _unknown_setting(place: Path) -> None:
+    config = yaml.safe_load((place / "config.yaml").read_text())
+    config["free"]["inversion"]["five"]["magic"] = 1
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "words"),
+    [
+        (shutil.rmtree, 1, "expected a run of `dfml train --method free`"),
+        (_no_checkpoint, 1, "found none; check the path"),
+        (_of_another_method, 1, "is not that of a `dfml train --method free` run"),
+        (_no_learner, 1, "holds no learner or snapshot yet"),
+        (_damaged, 1, "is damaged"),
+        (_unknown_setting, 2, "'five.magic': unknown setting"),
+    ],
+)
+def test_what_is_wrong_with_a_run(
+    world: World, run: Run, tmp_path: Path, how: Callable[[Path], None], code: int, words: str
+) -> None:
+    place = run()
+    how(place)
+    line = error(dfml("invert", world.zoo, "--out", tmp_path / "out", "--engine", "five", "--from", place), code)
+    assert words in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_settings_of_an_engine(world: World, run: Run, tmp_path: Path) -> None:
+    invert = ("invert", world.zoo, "--out", tmp_path / "out")
+    assert "write ei.lr=..." in error(dfml(*invert, "--set", "pixels.lr=1"), 2)
+    assert "'magic': unknown setting" in error(dfml(*invert, "--engine", "cmi", "--set", "cmi.magic=1"), 2)
+    assert "'beta1'" in error(dfml(*invert, "--engine", "cmi", "--set", "cmi.beta1=1.5"), 2)
+    wider = ("--engine", "five", "--from", run(), "--set", "five.width=12")
+    line = error(dfml(*invert, *wider), 1)
+    assert "does not fit" in line
+    assert "width" in line
+    assert not (tmp_path / "out").exists()
