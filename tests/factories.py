@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from dfml.backbones import create_backbone
 from dfml.data.dataset import ImageDataset
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
+from dfml.zoo.writer import write_member
 
 SIZE = 16
 PREPROCESSING = Preprocessing(SIZE, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -33,6 +36,21 @@ def zoo(members: int = 3) -> Zoo:
     """Members of three classes each; neighbours share one class."""
     names = [tuple(f"class {2 * index + offset} of many" for offset in range(3)) for index in range(members)]
     return Zoo.of([member(index, labels) for index, labels in enumerate(names)])
+
+
+def written_zoo(path: Path, members: int = 3) -> Zoo:
+    """Members of the same three classes, in a folder as `Zoo.open` reads it."""
+    for index in range(members):
+        made = member(index)
+        write_member(
+            path / f"m{index}",
+            made.network,
+            architecture="conv4",
+            labels=made.labels,
+            preprocessing=made.preprocessing,
+            arguments={"img_size": made.size},
+        )
+    return Zoo.open(path)
 
 
 def images(count: int, seed: int = 0, size: int = SIZE, dtype: torch.dtype = torch.float32) -> Tensor:

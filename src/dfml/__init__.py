@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dfml.methods import METHODS
     from dfml.methods.average import Average
     from dfml.methods.base import Method
+    from dfml.methods.free import FREE
     from dfml.methods.purer import PURER
     from dfml.methods.random_init import RandomEmbedding, RandomInit
     from dfml.methods.zoo_embedding import ZooEmbedding
@@ -32,6 +33,7 @@ _HOMES = {
     "dfml.methods": ("METHODS",),
     "dfml.methods.average": ("Average",),
     "dfml.methods.base": ("Method",),
+    "dfml.methods.free": ("FREE",),
     "dfml.methods.purer": ("PURER",),
     "dfml.methods.random_init": ("RandomEmbedding", "RandomInit"),
     "dfml.methods.zoo_embedding": ("ZooEmbedding",),
@@ -42,6 +44,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ANIL",
+    "FREE",
     "MAML",
     "METHODS",
     "PURER",

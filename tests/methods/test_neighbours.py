@@ -11,24 +11,9 @@ from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.gradient import GradientLearner
 from dfml.methods import METHODS, find_method
 from dfml.zoo import Preprocessing, Zoo
-from dfml.zoo.writer import write_member
-from tests.factories import PREPROCESSING, images, member, zoo
+from tests.factories import PREPROCESSING, images, member, written_zoo, zoo
 
 LABELS = torch.tensor([0, 1, 0, 1, 1])
-
-
-def written_zoo(path: Path) -> Zoo:
-    for index in range(3):
-        made = member(index)
-        write_member(
-            path / f"m{index}",
-            made.network,
-            architecture="conv4",
-            labels=made.labels,
-            preprocessing=made.preprocessing,
-            arguments={"img_size": 16},
-        )
-    return Zoo.open(path)
 
 
 def test_average_is_the_mean_of_weights_and_heads() -> None:

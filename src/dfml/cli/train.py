@@ -24,7 +24,9 @@ def train(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="purer (default), random_init, random_embedding, average, zoo_embedding."),
+        typer.Option(
+            metavar="NAME", help="purer (default), free, random_init, random_embedding, average, zoo_embedding."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="LEARNER", help="Folder of the run and its learner.")] = None,
     resume: Annotated[

@@ -53,6 +53,10 @@ class TrainingRun(ABC):
         """One meta-iteration, counted from 1; returns its metrics. It depends on the state and `iteration` only."""
         raise TypeError(f"{type(self).__name__} does not train")
 
+    def take_notes(self) -> list[str]:
+        """What has happened since the last call that a user should hear of."""
+        return []
+
     def state(self) -> State:
         """All that `restore` needs."""
         return State()
@@ -133,8 +137,11 @@ def train(
             metrics = dict(run.step(iteration))
             metrics["seconds"] = time.perf_counter() - began
             _require_finite(metrics, iteration)
+            notes = run.take_notes()
+            for note in notes:
+                shown.note(note)
             if folder:
-                folder.append_metrics({"iteration": iteration, **metrics})
+                folder.append_metrics({"iteration": iteration, **metrics, **({"notes": notes} if notes else {})})
                 if iteration % config.snapshot_every == 0 or iteration == run.iterations:
                     run.learner().save_pretrained(folder.snapshots / f"{iteration:06d}")
                 if iteration % config.checkpoint_every == 0 or iteration == run.iterations or stopped:

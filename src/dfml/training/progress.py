@@ -22,6 +22,9 @@ class Progress(Protocol):
     def update(self, done: int, figures: Mapping[str, float]) -> None:
         """`done` steps are finished; `figures` are worth showing."""
 
+    def note(self, text: str) -> None:
+        """Something happened that a user should hear of."""
+
 
 class SilentProgress:
     """Shows nothing."""
@@ -35,6 +38,9 @@ class SilentProgress:
         return None
 
     def update(self, done: int, figures: Mapping[str, float]) -> None:
+        """Shows nothing."""
+
+    def note(self, text: str) -> None:
         """Shows nothing."""
 
 
@@ -62,6 +68,10 @@ class PlainProgress(SilentProgress):
         left = (now - self._began) / max(done - self._start, 1) * (self._total - done)
         shown = "".join(f"  {name} {value:.4g}" for name, value in figures.items())
         print(f"{self._title} {done}/{self._total}  {clock(left)} left{shown}", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        print(f"{self._title}: {text}", file=sys.stderr, flush=True)
 
 
 class BarProgress:
@@ -98,6 +108,10 @@ class BarProgress:
         """Move the bar."""
         shown = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
         self._bar.update(self._task, completed=done, figures=shown)
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(text, markup=False)
 
 
 def show_progress(title: str, total: int, start: int = 0) -> Progress:

@@ -1,0 +1,282 @@
+"""FREE (Yuan et al., CVPR 2024): recover a task from each member in a few steps, and align what the members teach.
+
+A meta-iteration (papers 2.6): FIVE specialises one generator on a few members; their images go into the task memory;
+BELL distils the members into the learner one after the other, which aligns their gradients; the learner replays tasks
+that mix the classes of all members seen so far. Differences to the released code are those of papers 2.9: every
+member's images are kept, divergences are divergences, optimisers last, and nothing looks at test images.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from dfml import seeds
+from dfml.errors import RunError, UsageError
+from dfml.images import fit_images
+from dfml.inversion.engines import InversionConfig, create_engine
+from dfml.inversion.health import Health
+from dfml.inversion.objectives import InversionLoss, InversionWeights, View, draw_view
+from dfml.inversion.recovery import Target, balanced_labels
+from dfml.learners import LearnerConfig, create_learner
+from dfml.learners.classifier import strip
+from dfml.learners.distillation import Distillation, HeadRule
+from dfml.learners.gradient import GradientLearner
+from dfml.learners.network import Parameters
+from dfml.methods.base import Method
+from dfml.optimisers import optimiser_tensors, restore_optimiser
+from dfml.tasks.memory import TaskMemory
+from dfml.training.alignment import InnerOptimiser, MemberLoss, joint, mean_cosine, member_gradients, sequential
+from dfml.training.checkpoint import State
+from dfml.training.loop import TrainingConfig, TrainingRun
+from dfml.training.outer_loop import OuterLoop
+from dfml.zoo.zoo import Zoo
+
+VIEW = InversionWeights(jitter=4, wrap=False, flip=True)
+"""How images are shifted and mirrored for the distillation."""
+
+
+class FreeConfig(TrainingConfig):
+    """Settings of FREE; defaults are those of the released code (papers 2.5) unless a setting says otherwise."""
+
+    iterations: NonNegativeInt = 999
+    learner: LearnerConfig = LearnerConfig(inner_steps=5, test_inner_steps=10)
+    img_size: PositiveInt | None = None
+    """Pixels a side of learner and memory; None: the members' most common size."""
+    inversion: InversionConfig = InversionConfig()
+    members_per_step: PositiveInt = 4
+    """Members that are visited in a meta-iteration, drawn at random."""
+    images_per_class: PositiveInt = 20
+    """Recovered at a visit, for each of a member's classes."""
+    warm_up: NonNegativeInt = 19
+    """Meta-iterations that train the engine only."""
+    alignment: Literal["sequential", "joint", "none"] = "sequential"
+    """How the members are distilled into the learner: one after the other (BELL), all at once (an ablation), not."""
+    alignment_optimiser: InnerOptimiser = "adam"
+    """Of the sequential updates: `adam` as released, `sgd` as the theory has it."""
+    alignment_lr: PositiveFloat = 0.001
+    distillation_head: HeadRule = "classes"
+    """Whose head row stands for which output of a member; `positions` is as released (`dfml.learners.distillation`).
+    Either way the head is used for distillation only: the head that episodes start from is left to the replay."""
+    temperature: PositiveFloat = 1.0
+    """Of the distillation."""
+    cosine_every: NonNegativeInt = 0
+    """Meta-iterations between measurements of how well the members' gradients to the backbone agree; 0: never."""
+    outer_lr: PositiveFloat = 0.001
+    """Of Adam; the replay and the distillation have one each, because their gradients are of different scale."""
+    memory: PositiveInt = 400
+    """Images kept of every class."""
+    replay: Literal["stagnation", "fixed", "none"] = "stagnation"
+    """Replay until its accuracy has not improved `replay_patience` times in a row (as released; takes as long as it
+    takes), or `replay_steps` times, or not at all."""
+    replay_patience: PositiveInt = 10
+    replay_steps: PositiveInt = 20
+    replay_tasks: PositiveInt = 10
+    """Tasks of a replay step; their losses are summed."""
+    patience: PositiveInt = 5
+    """Visits without progress after which a member is set aside (`dfml.inversion.health`)."""
+    statistics_momentum: float = Field(default=0.01, gt=0.0, le=1.0)
+    """Of the moving average of support statistics (used by `learner.statistics_shrinkage`)."""
+
+
+class FREE(Method):
+    """Meta-training on tasks that a meta-learned generator recovers from the members."""
+
+    name: ClassVar[str] = "free"
+    config_type: ClassVar[type[TrainingConfig]] = FreeConfig
+    config: FreeConfig
+
+    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """See `Method.begin`."""
+        config = self.config
+        if config.way > len(zoo.classes):
+            raise UsageError(f"way {config.way} asks for more classes than the zoo knows ({len(zoo.classes)})")
+        if config.memory < config.shot + config.query:
+            raise UsageError(
+                f"memory {config.memory} holds fewer images of a class than a task needs "
+                f"({config.shot} shot + {config.query} query); choose a larger one"
+            )
+        return FreeRun(config, zoo, device)
+
+
+class FreeRun(TrainingRun):
+    """State and meta-iteration of FREE (papers 2.6)."""
+
+    def __init__(self, config: FreeConfig, zoo: Zoo, device: torch.device) -> None:
+        self.config, self.zoo, self.device = config, zoo, device
+        self.iterations = config.iterations
+        self.preprocessing = zoo.preprocessing(config.img_size)
+        self.engine = create_engine(config.inversion, self.preprocessing, seed=config.seed, device=device)
+        blank = create_learner(
+            config.learner,
+            self.preprocessing,
+            way=config.way,
+            protocol=config.protocol,
+            seed=config.seed,
+            name=FREE.name,
+        ).to(device)
+        self.outer = OuterLoop(blank, lr=config.outer_lr, statistics_momentum=config.statistics_momentum)
+        self.memory = TaskMemory(len(zoo.classes), config.memory, self.preprocessing.size, device)
+        self.health = Health(config.patience)
+        self.classes = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
+        self.distillation = Distillation(
+            blank,
+            _backbone(self.outer.parameters),
+            zoo.classes.of_member,
+            rule=config.distillation_head,
+            temperature=config.temperature,
+            seed=config.seed,
+        )
+        self.distillation_optimiser = torch.optim.Adam(self.distillation.parameters.values(), lr=config.outer_lr)
+        self._notes: list[str] = []
+
+    def step(self, iteration: int) -> Mapping[str, float]:
+        """Recover, remember, align, replay."""
+        began = time.perf_counter()
+        members = self._draw_members(iteration)
+        recovered, metrics = self._recover(members, iteration)
+        metrics["recovery_seconds"] = time.perf_counter() - began
+        if iteration <= self.config.warm_up:
+            return metrics
+        for member, images in recovered.items():
+            labels = self._labels(member)
+            self.memory.add(images, self.classes[member][labels])
+        if recovered and self.config.alignment != "none":
+            metrics |= self._align(recovered, iteration)
+        metrics["alignment_seconds"] = time.perf_counter() - began - metrics["recovery_seconds"]
+        if self.config.replay != "none":
+            between = time.perf_counter()
+            metrics |= self._replay(iteration)
+            metrics["replay_seconds"] = time.perf_counter() - between
+        return metrics
+
+    def _draw_members(self, iteration: int) -> list[int]:
+        fit = [index for index in range(len(self.zoo)) if self.zoo.name(index) not in self.health.set_aside]
+        order = torch.randperm(len(fit), generator=seeds.generator(self.config.seed, "members", iteration))
+        return [fit[index] for index in order[: self.config.members_per_step].tolist()]
+
+    def _labels(self, member: int) -> Tensor:
+        return balanced_labels(len(self.classes[member]), self.config.images_per_class, self.device)
+
+    def _recover(self, members: list[int], iteration: int) -> tuple[dict[int, Tensor], dict[str, float]]:
+        """Images of the members whose recovery went well, and what the engine learned from them (papers 2.2)."""
+        rows = self.distillation.rows
+        targets = [Target(self.zoo.name(i), self.zoo[i], self._labels(i), rows[i]) for i in members]
+        student = self.distillation.answer if iteration > self.config.warm_up else None
+        recovery = self.engine.start(targets, iteration, student=student)
+        history = [recovery.step() for _ in range(self.engine.steps)]
+        images = recovery.images()
+        kept = [
+            place
+            for place, target in enumerate(targets)
+            if self.health.judge(target, [losses[place] for losses in history], images[place])
+        ]
+        self._report({target.name for place, target in enumerate(targets) if place not in kept})
+        self.engine.learn(recovery, kept)
+        found = {members[place]: fit_images(images[place], self.preprocessing.size) for place in kept}
+        return found, _means([history[-1][place] for place in kept])
+
+    def _report(self, names: set[str]) -> None:
+        """Say which members are set aside.
+
+        Raises:
+            RunError: If none is left.
+        """
+        for name in sorted(names):
+            self._notes.append(f"{name} is set aside: {self.health.set_aside[name]}")
+        if len(self.health.set_aside) == len(self.zoo):
+            first, reason = next(iter(self.health.set_aside.items()))
+            raise RunError(
+                f"no member is left to learn from: {first}, like {len(self.zoo) - 1} others, was set aside because "
+                f"{reason}; lower the engine's learning rates, or look at the members with `dfml zoo inspect`"
+            )
+
+    def _align(self, recovered: Mapping[int, Tensor], iteration: int) -> dict[str, float]:
+        """Cross-task distillation with implicit gradient alignment: BELL (papers 2.4, step 1)."""
+        config, weights = self.config, self.distillation.parameters
+        view = draw_view(VIEW, seeds.generator(config.seed, "distillation", iteration))
+        losses = [self._distillation_loss(member, images, view) for member, images in recovered.items()]
+        if config.alignment == "sequential":
+            update = sequential(weights, losses, lr=config.alignment_lr, optimiser=config.alignment_optimiser)
+        else:
+            update = joint(weights, losses, lr=config.alignment_lr)
+        metrics = {"distillation_loss": update.losses.mean().item()}
+        if config.cosine_every and iteration % config.cosine_every == 0 and len(losses) > 1:
+            gradients, _ = member_gradients(weights, losses)
+            metrics["cosine"] = mean_cosine([_backbone(gradient) for gradient in gradients])
+        for name, value in weights.items():
+            value.grad = update.pseudo_gradient[name]
+        self.distillation_optimiser.step()
+        return metrics
+
+    @torch.no_grad()
+    def _distillation_loss(self, member: int, images: Tensor, view: View) -> MemberLoss:
+        space, classifier = self.preprocessing, self.zoo[member]
+        shown = space.restore(view.apply(space.normalise(images)))
+        answers = classifier.logits(fit_images(shown, classifier.size))
+        return self.distillation.loss(shown, answers, member)
+
+    def _replay(self, iteration: int) -> dict[str, float]:
+        """Meta-learn from tasks that mix the classes of all members in memory (papers 2.4, step 2)."""
+        config = self.config
+        if len(self.memory.ready(config.shot + config.query)) < config.way:
+            return {"replay_steps": 0.0}
+        best, stagnant, step = -math.inf, 0, 0
+        metrics: dict[str, float] = {}
+        while stagnant < config.replay_patience if config.replay == "stagnation" else step < config.replay_steps:
+            draws = [seeds.generator(config.seed, "replay", iteration, step, i) for i in range(config.replay_tasks)]
+            episodes = [self.memory.episode(config.way, config.shot, config.query, draw) for draw in draws]
+            metrics = self.outer.step(episodes)
+            best, stagnant = (metrics["accuracy"], 0) if metrics["accuracy"] > best else (best, stagnant + 1)
+            step += 1
+        return {**metrics, "replay_steps": float(step)}
+
+    def learner(self) -> GradientLearner:
+        """See `TrainingRun.learner`."""
+        return self.outer.learner()
+
+    def take_notes(self) -> list[str]:
+        """See `TrainingRun.take_notes`."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def state(self) -> State:
+        """See `TrainingRun.state`."""
+        tensors = {f"outer.{name}": value for name, value in self.outer.tensors().items()}
+        tensors |= {f"memory.{name}": value for name, value in self.memory.tensors().items()}
+        tensors |= {f"engine.{name}": value for name, value in self.engine.state().items()}
+        tensors |= {f"distillation.{name}": value for name, value in self.distillation.head.items()}
+        tensors |= optimiser_tensors("distillation_optimiser", self.distillation_optimiser)
+        return State(tensors, {"health": self.health.state()})
+
+    def restore(self, state: State) -> None:
+        """See `TrainingRun.restore`."""
+        self.outer.restore(strip(state.tensors, "outer."))
+        self.memory.restore(strip(state.tensors, "memory."))
+        self.engine.restore(strip(state.tensors, "engine."))
+        with torch.no_grad():
+            for name, value in self.distillation.head.items():
+                value.copy_(state.tensors[f"distillation.{name}"])
+        restore_optimiser("distillation_optimiser", self.distillation_optimiser, state.tensors)
+        self.health.restore(state.values["health"])
+
+
+def _backbone(parameters: Parameters) -> Parameters:
+    return {name: value for name, value in parameters.items() if name.startswith("backbone.")}
+
+
+def _means(losses: list[InversionLoss]) -> dict[str, float]:
+    if not losses:
+        return {}
+    parts = {
+        "inversion_loss": [loss.label for loss in losses],
+        "batch_norm_distance": [loss.batch_norm for loss in losses],
+        "disagreement": [loss.disagreement for loss in losses],
+    }
+    return {name: torch.stack(values).mean().item() for name, values in parts.items()}
