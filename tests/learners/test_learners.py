@@ -126,6 +126,19 @@ def test_first_order_and_adaptation_build_no_second_order_graph() -> None:
     assert not any(value.requires_grad for value in classifier.parameters.values())  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("protocol", "asked", "taken"), [("paper", None, 2), ("strict", None, 10), ("paper", 3, 3), ("strict", 3, 3)]
+)
+def test_adapts_in_as_many_steps_as_suit_the_protocol_unless_told(protocol: str, asked: int | None, taken: int) -> None:
+    task = episode()
+    made = learner(protocol, inner_steps=2, test_inner_steps=asked, inner_lr=0.05)
+    plain = learner(protocol, inner_steps=2, test_inner_steps=taken, inner_lr=0.05)
+    support = task.support_images, task.support_labels
+    answers = [each.adapt(*support).predict_proba(task.query_images) for each in (made, plain)]
+    assert torch.equal(*answers)
+    assert made.test_inner_steps == taken
+
+
 def test_adapting_leaves_the_learner_as_it_was() -> None:
     made, task = learner(inner_steps=2), episode()
     before = {name: value.clone() for name, value in made.parameters.items()}
@@ -163,7 +176,7 @@ def test_from_a_zero_head_one_step_already_separates_classes() -> None:
 def test_shrinkage_draws_the_statistics_towards_the_stored_ones() -> None:
     task = episode()
     for share in (0.0, 0.25, 1.0):
-        made = learner(statistics_shrinkage=share)
+        made = learner(statistics_shrinkage=share, test_inner_steps=1)
         made.stored = {name: torch.full_like(value, 2.0) for name, value in made.stored.items()}
         inputs = made.preprocessing.normalise(task.support_images)
         _, support = made.network.features(made.parameters, inputs)
