@@ -20,17 +20,36 @@ from dfml.evaluation.protocol import Evaluation
 from dfml.evaluation.quickstart import run_quickstart
 from dfml.evaluation.story import QuickstartSettings, Story
 from dfml.learners import FewShotClassifier, MetaLearner
-from dfml.report.quickstart import explain, predictions_table, save_task, story_values, write_story
+from dfml.report.quickstart import (
+    differences,
+    draw_sheet,
+    explain,
+    predictions_table,
+    save_task,
+    story_values,
+    write_story,
+)
+from dfml.training.checkpoint import load_checkpoint
 from dfml.zoo import Zoo
 
-METHODS = ["purer", "random_init", "random_embedding", "average", "zoo_embedding"]
-ARTEFACTS = ("report.html", "results.json", "contact_sheet.png", "learning_curve.svg", "learner/metrics.jsonl")
+TRAINED = ["purer", "free"]
+METHODS = [*TRAINED, "random_init", "random_embedding", "average", "zoo_embedding"]
+SHEETS = ("contact_sheet_purer.png", "contact_sheet_free.png")
+ARTEFACTS = (
+    "report.html",
+    "results.json",
+    *SHEETS,
+    "learning_curve.svg",
+    "learner/metrics.jsonl",
+    "free/metrics.jsonl",
+)
 
 
 def small() -> QuickstartSettings:
     """Too little of everything to learn anything."""
     usual = QuickstartSettings()
     way = {"way": 2, "shot": 2, "query": 2, "iterations": 3, "warm_up": 1, "snapshot_every": 2, "checkpoint_every": 3}
+    free = {"members_per_step": 2, "images_per_class": 4, "memory": 6, "replay_steps": 1, "replay_tasks": 1}
     return usual.model_copy(
         update={
             "image_size": 16,
@@ -39,6 +58,7 @@ def small() -> QuickstartSettings:
             "members": 2,
             "recipe": usual.recipe.override(epochs=1),
             "purer": usual.purer.model_copy(update=way),
+            "free": usual.free.model_copy(update=way | free),
             "query": 2,
             "episodes": 4,
             "curve_episodes": 2,
@@ -61,23 +81,55 @@ def test_story_has_all_its_parts(told: tuple[Story, Path, list[str]]) -> None:
     story, out, stages = told
     assert [each.name for each in story.evaluations] == METHODS
     assert stages == list(story.stages)
-    assert list(story.curve) == [0, 2, 3]
-    assert story.curve[3] is story.evaluations[0]
-    assert [row["iteration"] for row in story.metrics] == [1, 2, 3]
-    assert [[each.label for each in classes] for classes in story.recovered] == [
-        list(member.labels) for member in story.members
-    ]
-    assert story.stored_bytes["zoo_embedding"] > story.stored_bytes["purer"]
+    assert [each.name for each in story.learned] == list(story.trainings) == TRAINED
+    for evaluation, training in zip(story.learned, story.trainings.values(), strict=True):
+        assert list(training.curve) == [0, 2, 3]
+        assert training.curve[3] is evaluation
+        assert [row["iteration"] for row in training.metrics] == [1, 2, 3]
+        assert [[each.label for each in classes] for classes in training.recovered] == [
+            list(member.labels) for member in story.members
+        ]
+    assert story.stored_bytes["zoo_embedding"] > story.stored_bytes["purer"] == story.stored_bytes["free"]
     assert len(Zoo.open(out / "zoo")) == 2
 
 
-def test_recovered_images_are_the_ones_that_purer_ended_with(told: tuple[Story, Path, list[str]]) -> None:
-    story, _, _ = told
-    for classes in story.recovered:
+def test_a_curve_in_seconds_has_the_places_of_its_meta_iterations(told: tuple[Story, Path, list[str]]) -> None:
+    for training in told[0].trainings.values():
+        places = [sum(row["seconds"] for row in training.metrics[:iteration]) for iteration in (0, 2, 3)]
+        assert list(training.curve_in_seconds()) == pytest.approx(places)
+        assert list(training.curve_in_seconds().values()) == list(training.curve.values())
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_recovered_images_can_be_looked_at(told: tuple[Story, Path, list[str]], method: str) -> None:
+    for classes in told[0].trainings[method].recovered:
         for each in classes:
             assert each.recovered.shape == (3, 3, 16, 16)
             assert each.real.shape == (3, 3, 16, 16)
             assert each.recovered.std() > 0
+            assert each.recovered.min() >= 0
+            assert each.recovered.max() <= 1
+
+
+def test_images_of_free_are_the_newest_of_its_memory(told: tuple[Story, Path, list[str]]) -> None:
+    story, out, _ = told
+    tensors = load_checkpoint(out / "free" / "checkpoints" / "000003", torch.device("cpu"))[1].tensors
+    # Two visits after the warm-up with four images each, and room for six: the last is in slot 1, the first of it in 4.
+    assert tensors["memory.written"].tolist() == [8] * len(tensors["memory.written"])
+    names = Zoo.open(out / "zoo").classes.names
+    for classes in story.trainings["free"].recovered:
+        for each in classes:
+            held = tensors["memory.images"][names.index(each.label)]
+            assert torch.equal((each.recovered * 255).round().to(torch.uint8), held[[1, 0, 5]])
+
+
+def test_a_class_that_was_never_recovered_leaves_its_places_blank(told: tuple[Story, Path, list[str]]) -> None:
+    story = told[0]
+    free = story.trainings["free"]
+    nothing = replace(free.recovered[0][0], recovered=torch.zeros(0, 3, 16, 16))
+    less = ((nothing, *free.recovered[0][1:]), *free.recovered[1:])
+    bare = replace(story, trainings={**story.trainings, "free": replace(free, recovered=less)})
+    assert draw_sheet(bare, "free").size == draw_sheet(story, "free").size
 
 
 def test_new_task_is_the_saved_classifiers_and_can_be_repeated_from_its_files(
@@ -96,16 +148,20 @@ def test_new_task_is_the_saved_classifiers_and_can_be_repeated_from_its_files(
 
 def test_artefacts_are_valid(told: tuple[Story, Path, list[str]]) -> None:
     story, out, _ = told
-    with Image.open(out / "contact_sheet.png") as image:
-        image.verify()
+    for name in SHEETS:
+        with Image.open(out / name) as image:
+            image.verify()
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "dfml quickstart --out &lt;b&gt;here&lt;/b&gt;" in page
     assert all(name in page for name in METHODS)
     assert MetaLearner.from_pretrained(out / "learner").name == "purer"
+    assert MetaLearner.from_pretrained(out / "free").name == "free"
     values = json.loads(json.dumps(story_values(story)))
     assert values["seed"] == 3
-    assert values["methods"]["purer"]["accuracy"] == story.evaluations[0].accuracy
-    assert values["curve"]["3"]["accuracy"] == story.evaluations[0].accuracy
+    for each in story.learned:
+        assert values["methods"][each.name]["accuracy"] == each.accuracy
+        assert values["methods"][each.name]["seconds"] == story.stages[f"meta-train {each.name} without data"]
+        assert values["curves"][each.name]["3"]["accuracy"] == each.accuracy
     assert values["stages"].keys() == story.stages.keys()
 
 
@@ -128,15 +184,24 @@ def with_accuracies(story: Story, **means: float) -> Story:
     return replace(story, evaluations=tuple(ending(each) for each in story.evaluations))
 
 
+def test_every_trained_method_is_compared_with_all_others_once(told: tuple[Story, Path, list[str]]) -> None:
+    pairs = [(each.first, each.second) for each in differences(told[0])]
+    assert pairs == [("purer", "free"), *(("purer", n) for n in METHODS[2:]), *(("free", n) for n in METHODS[2:])]
+
+
 def test_words_follow_the_figures(told: tuple[Story, Path, list[str]]) -> None:
     story, _, _ = told
-    good = " ".join(explain(with_accuracies(story, purer=0.8, random_init=0.3, zoo_embedding=0.9)))
-    assert "PURER is 50.0 ± 0.0 points above it" in good
-    assert "That much was learned" in good
+    good = " ".join(explain(with_accuracies(story, purer=0.8, free=0.6, random_init=0.3, zoo_embedding=0.9)))
+    assert "PURER is 50.0 ± 0.0 points above random_init" in good
+    assert "FREE is 30.0 ± 0.0 points above random_init" in good
+    assert "FREE is 20.0 ± 0.0 points below PURER" in good
+    assert "10.0 ± 0.0 points above PURER, with" in good
+    assert good.count("That much was learned") == 2
     assert "better served" in good
-    bad = " ".join(explain(with_accuracies(story, purer=0.3, random_init=0.4, zoo_embedding=0.2)))
-    assert "PURER is 10.0 ± 0.0 points below it" in bad
-    assert "Nothing that could be measured was learned" in bad
+    bad = " ".join(explain(with_accuracies(story, purer=0.3, free=0.6, random_init=0.4, zoo_embedding=0.2)))
+    assert "PURER is 10.0 ± 0.0 points below random_init" in bad
+    assert "40.0 ± 0.0 points below FREE, with" in bad
+    assert bad.count("Nothing that could be measured was learned") == bad.count("That much was learned") == 1
     assert "better served" not in bad
 
 
@@ -149,7 +214,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_quickstart_in_full_beats_an_untrained_network(tmp_path: Path) -> None:
+def test_both_methods_of_the_quickstart_in_full_beat_an_untrained_network(tmp_path: Path) -> None:
     out, figures = tmp_path / "run", tmp_path / "figures.json"
     command = [sys.executable, "-m", "dfml", "quickstart", "--out", str(out), "--json", str(figures)]
     offline = {
@@ -163,10 +228,12 @@ def test_quickstart_in_full_beats_an_untrained_network(tmp_path: Path) -> None:
     values = json.loads(figures.read_text(encoding="utf-8"))
     assert json.loads((out / "results.json").read_text(encoding="utf-8")).keys() == values.keys()
     assert list(values["methods"]) == METHODS
-    purer, untrained = values["methods"]["purer"], values["methods"]["random_init"]
-    assert purer["accuracy"] - purer["ci"] > untrained["accuracy"] + untrained["ci"]
+    untrained = values["methods"]["random_init"]
+    for name in TRAINED:
+        learned = values["methods"][name]
+        assert learned["accuracy"] - learned["ci"] > untrained["accuracy"] + untrained["ci"]
+        assert len(values["curves"][name]) > 3
     assert values["protocol"] == "strict"
-    assert len(values["curve"]) > 3
     for name in ARTEFACTS:
         assert (out / name).stat().st_size > 0
     assert "http" not in (out / "report.html").read_text(encoding="utf-8").replace("http://www.w3.org/", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from dfml.evaluation.protocol import Evaluation
 from dfml.report.figures import INK, inversion_fidelity, learning_curve, spread, to_svg, training_losses
 from tests.report.evaluations import evaluation
 
@@ -34,20 +36,41 @@ def texts(figure: Figure) -> list[str]:
 def test_learning_curve_names_every_line(snapshots: int) -> None:
     curve = {100 * (index + 1): evaluation(mean=0.3 + 0.005 * index) for index in range(snapshots)}
     neighbours = [evaluation(name, 0.31) for name in ("random_init", "random_embedding", "average", "zoo_embedding")]
-    figure = learning_curve(curve, neighbours)
+    figure = learning_curve({"purer": curve}, neighbours)
     assert {"purer", "guessing", *(each.name for each in neighbours)} <= set(texts(figure))
-    axes = figure.axes[0]
-    drawn = [line for line in axes.lines if len(line.get_xdata()) == snapshots and line.get_linestyle() == "-"]
-    assert any(list(line.get_ydata()) == [100 * each.accuracy for each in curve.values()] for line in drawn)
+    assert list(curve.values()) == [*drawn_from(figure, curve)]
+
+
+def drawn_from(figure: Figure, curve: Mapping[float, Evaluation]) -> list[Evaluation]:
+    """The evaluations of a curve that one line of the figure goes through."""
+    for line in figure.axes[0].lines:
+        if list(line.get_xdata()) == list(curve) and line.get_linestyle() == "-":
+            return [e for e, y in zip(curve.values(), line.get_ydata(), strict=True) if y == 100 * e.accuracy]
+    return []
+
+
+def test_learning_curves_of_several_methods_keep_their_own_places() -> None:
+    curves = {
+        "purer": {0.0: evaluation(mean=0.3), 10.5: evaluation(mean=0.5), 40.0: evaluation(mean=0.6)},
+        "free": {0.0: evaluation("free", 0.3), 20.0: evaluation("free", 0.5)},
+    }
+    figure = learning_curve(curves, [evaluation("average", 0.31)], along="seconds")
+    assert {"purer", "free", "average", "seconds"} <= set(texts(figure))
+    for curve in curves.values():
+        assert list(curve.values()) == drawn_from(figure, curve)
+    # The shorter one is carried on to where its name stands.
+    (carried,) = (each.get_segments()[0] for each in figure.axes[0].collections if each.get_linestyle()[0][1])
+    height = 100 * curves["free"][20.0].accuracy
+    assert carried.tolist() == [[20.0, height], [40.0, height]]
 
 
 def test_any_name_fits_beside_its_line() -> None:
-    figure = learning_curve({1: evaluation()}, [evaluation("cost $5 <b>&\n" + "long " * 40)])
+    figure = learning_curve({"purer": {1: evaluation()}}, [evaluation("cost $5 <b>&\n" + "long " * 40)])
     assert "cost $5 <b>& long lon..." in texts(figure)
 
 
 def test_learning_curve_does_without_neighbours() -> None:
-    assert "purer" in texts(learning_curve({0: evaluation()}))
+    assert "purer" in texts(learning_curve({"purer": {0: evaluation()}}))
 
 
 @pytest.mark.parametrize(("fired", "words"), [((), None), ((3,), "once"), ((3, 5), "2 times")])
@@ -57,6 +80,19 @@ def test_each_firing_of_the_switch_is_marked(fired: tuple[int, ...], words: str 
     assert titles == ([f"switch fired {words}: loss before and after"] if words else [])
     segments = [segment for collection in figure.axes[0].collections for segment in collection.get_segments()]
     assert [segment.tolist() for segment in segments] == [[[step, 0.1], [step, 0.9]] for step in fired]
+
+
+def test_distillation_is_drawn_where_there_is_any() -> None:
+    metrics = [{**row, "distillation_loss": 1.5 / row["iteration"]} for row in rows(6)]
+    assert "distillation loss" in texts(training_losses(metrics))
+    assert "distillation loss" not in texts(training_losses(rows(6)))
+
+
+def test_rows_of_a_warm_up_are_left_out() -> None:
+    warm_up = [{"iteration": step, "inversion_loss": 1.0} for step in (1, 2)]
+    figure = training_losses([*warm_up, *({**row, "iteration": row["iteration"] + 2} for row in rows(3))])
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[3, 4, 5]] * 2
+    assert texts(training_losses(warm_up))  # a training that had no time for more
 
 
 @pytest.mark.parametrize("count", [1, 200])
@@ -72,7 +108,7 @@ def test_a_loss_of_zero_can_be_drawn() -> None:
 
 
 def test_svg_is_the_same_every_time_and_names_no_other_place() -> None:
-    first, second = (to_svg(learning_curve({1: evaluation(), 2: evaluation()})) for _ in range(2))
+    first, second = (to_svg(learning_curve({"purer": {1: evaluation(), 2: evaluation()}})) for _ in range(2))
     assert first == second
     assert first.startswith("<svg")
     root = ET.fromstring(first)
@@ -80,7 +116,7 @@ def test_svg_is_the_same_every_time_and_names_no_other_place() -> None:
 
 
 def test_svgs_of_one_page_share_no_ids_and_take_its_colours() -> None:
-    figure = learning_curve({1: evaluation(), 2: evaluation()})
+    figure = learning_curve({"purer": {1: evaluation(), 2: evaluation()}})
     first, second = (ET.fromstring(to_svg(figure, name, themed=True)) for name in ("one", "two"))
     ids = [{element.get("id") for element in root.iter()} - {None} for root in (first, second)]
     assert ids[0]

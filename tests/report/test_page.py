@@ -65,7 +65,7 @@ def page(words: str = "a sentence", name: str = "purer") -> Page:
         meaning=[words],
         differences=[compare(first, second)],
         training_seconds={name: 60.0},
-        figures=[PageFigure(words, words, to_svg(learning_curve({1: first}), "one", themed=True))],
+        figures=[PageFigure(words, words, to_svg(learning_curve({"purer": {1: first}}), "one", themed=True))],
         sheets=[PageSheet(words, words, picture)],
         task=PageTask(words, {words: [picture]}, [PagePrediction(picture, "other", 0.5, words)]),
         stages={words: 1.0},
@@ -104,6 +104,16 @@ def test_figures_of_the_table_are_the_evaluations() -> None:
     difference = made.differences[0]
     assert f"purer - random_init {100 * difference.mean:+.2f} {100 * difference.ci:.2f}" in text
     assert "40 episodes, 5-way 1-shot, 15 query images a class, protocol strict, seed 0" in text
+
+
+def test_what_the_page_is_about_stands_out_in_its_table() -> None:
+    for subjects in (1, 2):
+        rows = [
+            attributes
+            for tag, attributes in Reader(render_page(replace(page(), subjects=subjects))).elements
+            if tag == "tr"
+        ]
+        assert [row.get("class") for row in rows].count("first") == subjects
 
 
 def test_parts_that_are_not_there_leave_no_headings() -> None:

@@ -30,8 +30,9 @@ def quickstart(
 ) -> None:
     """Tell the whole story on letters that are drawn, not downloaded.
 
-    Trains a zoo on Latin letters, learns from it without data, compares the learner with all its neighbours on Greek
-    and Cyrillic letters, adapts it to one new task, and leaves a report page. About two minutes on one CPU core.
+    Trains a zoo on Latin letters, learns from it without data in two ways (PURER and FREE), compares the learners with
+    all their neighbours on Greek and Cyrillic letters, adapts one to a new task, and leaves a report page. Two to three
+    minutes on one CPU core.
     """
     output = Output(json_file)
     require_empty(out)
@@ -63,7 +64,8 @@ def quickstart(
         output.show(paragraph)
     output.say("One new task, images that the adapted classifier has not seen:")
     output.show(to_rich(shown.predictions_table(story.task, _TOLD)))
-    output.say(f"report: {out / shown.PAGE} (also {shown.SHEET}, {shown.CURVE}, results.json)")
+    sheets = [shown.SHEET.format(name) for name in story.trainings]
+    output.say(f"report: {out / shown.PAGE} (also {', '.join([*sheets, shown.CURVE, 'results.json'])})")
     support, query = (out / shown.TASK / part for part in ("support", "query"))
     output.say(f"next: {shlex.join(['dfml', 'adapt', str(out / story_of.LEARNER), str(support), '--out', 'MINE'])}")
     output.say(f"      {shlex.join(['dfml', 'predict', str(out / story_of.CLASSIFIER), str(query)])}/*.png")

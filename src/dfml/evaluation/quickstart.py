@@ -1,4 +1,4 @@
-"""The whole story on embedded data: classifiers of Latin letters -> a learner of Greek and Cyrillic ones, judged.
+"""The whole story on embedded data: classifiers of Latin letters -> learners of Greek and Cyrillic ones, judged.
 
 Everything is drawn, trained and measured here; how it is shown is somebody else's business.
 """
@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dfml.data.dataset import ImageDataset
 from dfml.data.glyphs import glyphs
 from dfml.evaluation.protocol import Evaluation, draw_episode, evaluate, to_float
 from dfml.evaluation.snapshots import evaluate_snapshots
-from dfml.evaluation.story import NewTask, QuickstartSettings, RecoveredClass, Story
+from dfml.evaluation.story import NewTask, QuickstartSettings, RecoveredClass, Story, Training
 from dfml.learners import FewShotClassifier, MetaLearner
+from dfml.methods import find_method
 from dfml.methods.average import Average
+from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
@@ -31,6 +34,8 @@ from dfml.zoo.readers import WEIGHTS
 from dfml.zoo.zoo import Zoo
 
 ZOO, LEARNER, CLASSIFIER = "zoo", "learner", "classifier"
+FOLDERS = {PURER.name: LEARNER, FREE.name: "free"}
+"""Of the methods that are trained."""
 NEIGHBOURS = (RandomInit, RandomEmbedding, Average, ZooEmbedding)
 
 Report = Callable[[str, float, str], None]
@@ -48,10 +53,10 @@ def run_quickstart(
     report: Report | None = None,
     watch: Watch | None = None,
 ) -> Story:
-    """Build a zoo, learn from it without data, judge the learner beside its neighbours, use it once.
+    """Build a zoo, learn from it without data in two ways, judge the learners beside their neighbours, use one once.
 
     Args:
-        out: A new or empty folder. `zoo/`, `learner/` and `classifier/` appear in it.
+        out: A new or empty folder. `zoo/`, `learner/` (PURER's), `free/` and `classifier/` appear in it.
         seed: Of all draws.
         settings: None: those that the quickstart is known by.
         report: Told about every stage that is done.
@@ -59,7 +64,7 @@ def run_quickstart(
 
     Raises:
         RunError: If the folder cannot be written.
-        Interrupted: After SIGINT or SIGTERM while PURER trains.
+        Interrupted: After SIGINT or SIGTERM while a method trains.
     """
     settings = settings or QuickstartSettings()
     watch = watch or (lambda title, total: SilentProgress())
@@ -73,31 +78,32 @@ def run_quickstart(
         right = sum(member.held_out_accuracy for member in members) / len(members)
         outcome.append(f"{len(members)} classifiers of {settings.purer.way} classes, {right:.0%} right on new images")
     zoo = Zoo.open(out / ZOO)
-    with stages("meta-train without data") as outcome:
-        config = settings.purer.model_copy(update={"seed": seed})
-        with watch("purer", config.iterations) as progress:
-            learner = PURER(config).fit(zoo, out=out / LEARNER, device="cpu", progress=progress)
-        outcome.append(f"{config.iterations} meta-iterations, images of {len(zoo.classes)} classes recovered")
+    learners = [_train(name, zoo, out, settings, seed, stages, watch) for name in settings.trained]
     with stages("evaluate") as outcome:
-        evaluations, training = _judge(learner, zoo, test, settings, seed, watch)
+        evaluations, seconds = _judge(learners, zoo, test, settings, seed, watch)
         outcome.append(f"{len(evaluations)} methods on the same {settings.episodes} tasks of unseen classes")
-    with stages("draw the learning curve") as outcome:
-        curve = _curve(out / LEARNER, test, evaluations, settings, seed)
-        outcome.append(f"{len(curve)} points")
+    with stages("draw the learning curves") as outcome:
+        curves = {name: _curve(name, out, test, evaluations, settings, seed) for name in settings.trained}
+        outcome.append(f"{sum(map(len, curves.values()))} points")
     with stages("adapt and predict") as outcome:
-        task, classifier = _new_task(learner, test, settings, seed)
+        task, classifier = _new_task(learners[0], test, settings, seed)
         classifier.save_pretrained(out / CLASSIFIER)
         outcome.append(f"{task.right} of {len(task.query_labels)} images of a new task right")
     return Story(
         seed=seed,
         settings=settings,
         members=tuple(members),
-        recovered=_recovered(out / LEARNER, zoo, train, learner, settings),
+        trainings={
+            learner.name: Training(
+                curve=curves[learner.name],
+                metrics=tuple(RunFolder(out / FOLDERS[learner.name]).read_metrics()),
+                recovered=_recovered(out, zoo, train, learner, settings),
+            )
+            for learner in learners
+        },
         evaluations=evaluations,
-        curve=curve,
-        metrics=tuple(RunFolder(out / LEARNER).read_metrics()),
         task=task,
-        training_seconds={**training, learner.name: stages.seconds["meta-train without data"]},
+        training_seconds={**{name: stages.seconds[_stage(name)] for name in settings.trained}, **seconds},
         stored_bytes=_stored_bytes(out, evaluations),
         stages=stages.seconds,
     )
@@ -134,13 +140,28 @@ def _build(train: ImageDataset, out: Path, settings: QuickstartSettings, seed: i
         )
 
 
+def _stage(method: str) -> str:
+    return f"meta-train {method} without data"
+
+
+def _train(
+    method: str, zoo: Zoo, out: Path, settings: QuickstartSettings, seed: int, stages: _Stages, watch: Watch
+) -> MetaLearner:
+    config = settings.trained[method].model_copy(update={"seed": seed})
+    with stages(_stage(method)) as outcome:
+        with watch(method, config.iterations) as progress:
+            learner = find_method(method)(config).fit(zoo, out=out / FOLDERS[method], device="cpu", progress=progress)
+        outcome.append(f"{config.iterations} meta-iterations, images of {len(zoo.classes)} classes recovered")
+    return learner
+
+
 def _judge(
-    learner: MetaLearner, zoo: Zoo, test: ImageDataset, settings: QuickstartSettings, seed: int, watch: Watch
+    trained: list[MetaLearner], zoo: Zoo, test: ImageDataset, settings: QuickstartSettings, seed: int, watch: Watch
 ) -> tuple[tuple[Evaluation, ...], dict[str, float]]:
-    """Evaluations of the learner and its neighbours, and the seconds it took to make the neighbours."""
+    """Evaluations of the trained learners and their neighbours, and the seconds it took to make the neighbours."""
     config = settings.purer
     common: dict[str, Any] = {"way": config.way, "shot": config.shot, "protocol": config.protocol, "seed": seed}
-    learners, seconds = [learner], {}
+    learners, seconds = [*trained], {}
     for neighbour in NEIGHBOURS:
         began = time.perf_counter()
         learners.append(neighbour(**common).fit(zoo, device="cpu"))
@@ -160,13 +181,18 @@ def _counting(progress: Progress, before: int) -> Callable[[int], None]:
 
 
 def _curve(
-    run: Path, test: ImageDataset, evaluations: tuple[Evaluation, ...], settings: QuickstartSettings, seed: int
+    method: str,
+    out: Path,
+    test: ImageDataset,
+    evaluations: tuple[Evaluation, ...],
+    settings: QuickstartSettings,
+    seed: int,
 ) -> dict[int, Evaluation]:
     """The snapshots' evaluations; the last one, and the start, are in the table already."""
     named = {each.name: each for each in evaluations}
-    config = settings.purer
+    config = settings.trained[method]
     found = evaluate_snapshots(
-        run,
+        out / FOLDERS[method],
         test,
         way=config.way,
         shot=config.shot,
@@ -175,7 +201,7 @@ def _curve(
         seed=seed,
         protocol=config.protocol,
     )
-    return {0: named[RandomEmbedding.name], **found, config.iterations: named[PURER.name]}
+    return {0: named[RandomEmbedding.name], **found, config.iterations: named[method]}
 
 
 def _new_task(
@@ -193,24 +219,37 @@ def _new_task(
 
 
 def _recovered(
-    run: Path, zoo: Zoo, train: ImageDataset, learner: MetaLearner, settings: QuickstartSettings
+    out: Path, zoo: Zoo, train: ImageDataset, learner: MetaLearner, settings: QuickstartSettings
 ) -> tuple[tuple[RecoveredClass, ...], ...]:
-    """PURER's dynamic dataset as it was at the end."""
-    newest = RunFolder(run).newest_checkpoint()
+    """The images that a method had recovered at the end."""
+    newest = RunFolder(out / FOLDERS[learner.name]).newest_checkpoint()
     assert newest is not None  # the run has ended, which writes one
     _, state = load_checkpoint(newest, torch.device("cpu"))
-    images = learner.preprocessing.restore(state.tensors["pixels"][:, : settings.shown]).clamp(0.0, 1.0)
+    images_of = _from_memory if "memory.images" in state.tensors else _from_dynamic_dataset
     numbers = {name: number for number, name in enumerate(train.classes)}
 
     def of(index: int) -> RecoveredClass:
         name = zoo.classes.names[index]
         real = train.images[train.of_class(numbers[name])[: settings.shown]]
-        return RecoveredClass(name, images[index], to_float(real))
+        return RecoveredClass(name, images_of(state.tensors, index, settings.shown, learner), to_float(real))
 
     return tuple(tuple(of(index) for index in classes) for classes in zoo.classes.of_member)
 
 
+def _from_dynamic_dataset(tensors: dict[str, Tensor], index: int, images: int, learner: MetaLearner) -> Tensor:
+    """PURER's images of one class."""
+    return learner.preprocessing.restore(tensors["pixels"][index, :images]).clamp(0.0, 1.0)
+
+
+def _from_memory(tensors: dict[str, Tensor], index: int, images: int, learner: MetaLearner) -> Tensor:
+    """FREE's newest images of one class; fewer if the method has not recovered as many."""
+    ring, written = tensors["memory.images"][index], int(tensors["memory.written"][index])
+    back = torch.arange(1, min(images, written, len(ring)) + 1)
+    return to_float(ring[(written - back) % len(ring)])
+
+
 def _stored_bytes(out: Path, evaluations: tuple[Evaluation, ...]) -> dict[str, int]:
-    of_learner = (out / LEARNER / WEIGHTS).stat().st_size
+    """Of the learner; neighbours have a network like PURER's, but for the one that keeps the whole zoo."""
     of_zoo = sum(path.stat().st_size for path in (out / ZOO).glob(f"*/{WEIGHTS}"))
-    return {each.name: of_zoo if each.name == ZooEmbedding.name else of_learner for each in evaluations}
+    stored = {each.name: (out / FOLDERS.get(each.name, LEARNER) / WEIGHTS).stat().st_size for each in evaluations}
+    return {**stored, ZooEmbedding.name: of_zoo}

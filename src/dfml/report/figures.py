@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Row = Mapping[str, int | float]
 """One meta-iteration's line of a `metrics.jsonl`."""
 
+Curve = Mapping[Any, Evaluation]
+"""Meta-iterations (int), or seconds of training (float) -> evaluation."""
+
 BLUE, VERMILION, GREEN, PURPLE, ORANGE = "#0072b2", "#d55e00", "#009e73", "#b0578d", "#b87700"
 INK, FAINT = "#24292f", "#8a9199"
 _VARIABLES = {
@@ -32,7 +35,8 @@ _VARIABLES = {
     INK: "ink",
     FAINT: "faint",
 }
-_OTHERS = (ORANGE, GREEN, PURPLE, VERMILION)
+_CURVES: tuple[tuple[str, str], ...] = ((BLUE, "o"), (VERMILION, "s"))  # and their markers
+_OTHERS = (ORANGE, GREEN, PURPLE, INK)
 _DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))
 _SIZE = (5.6, 3.5)  # inches: narrow, so that a page may show it on a phone and the words stay readable
 _STYLE: Any = {
@@ -57,67 +61,90 @@ _LONGEST = 24  # characters of a name beside a line
 _LEAST = 1e-6  # a loss can reach zero, which a logarithm cannot show
 
 
-def learning_curve(snapshots: Mapping[int, Evaluation], neighbours: Sequence[Evaluation] = ()) -> Figure:
-    """Accuracy over meta-iterations with its 95% confidence interval; neighbours, which do not train, as lines across.
+def learning_curve(
+    curves: Mapping[str, Curve],
+    neighbours: Sequence[Evaluation] = (),
+    along: str = "meta-iterations",
+) -> Figure:
+    """Accuracy in the course of trainings with its 95% confidence interval; neighbours, which do not train, as lines.
 
     Args:
-        snapshots: Meta-iteration -> evaluation; at least one.
+        curves: By name; at least one, none empty.
         neighbours: Labelled where their lines end.
+        along: What the axis counts.
     """
     figure, (axes,) = _new_figure(1)
-    steps = sorted(snapshots)
-    means = [100 * snapshots[step].accuracy for step in steps]
-    widths = [100 * snapshots[step].ci for step in steps]
+    labels = []
+    end: float = max(max(curve) for curve in curves.values())
+    for index, (name, curve) in enumerate(curves.items()):
+        colour, marker = _CURVES[index % len(_CURVES)]
+        last = _learning(axes, curve, colour, marker)
+        if max(curve) < end:
+            axes.hlines(last, max(curve), end, color=colour, linewidth=0.8, linestyle=":")
+        labels.append((last, name, colour))
+    for index, each in enumerate(neighbours):
+        colour, dashes = _OTHERS[index % len(_OTHERS)], _DASHES[index % len(_DASHES)]
+        axes.axhline(100 * each.accuracy, color=colour, linestyle=dashes, linewidth=1.5)
+        labels.append((100 * each.accuracy, each.name, colour))
+    evaluations = [each for curve in curves.values() for each in curve.values()]
+    chance = 100 / evaluations[0].way
+    axes.axhline(chance, color=FAINT, linewidth=1)
+    labels.append((chance, "guessing", FAINT))
+    start: float = min(min(curve) for curve in curves.values())
+    margin = 0.025 * max(1, end - start)
+    axes.set_xlim(start - margin, end + margin)
+    axes.set_ylim(bottom=max(0.0, min(chance, *(value for value, _, _ in labels)) - 3))
+    axes.set(xlabel=along, ylabel="accuracy on unseen classes (%)")
+    _label_line_ends(axes, labels)
+    return figure
+
+
+def _learning(axes: Axes, curve: Curve, colour: str, marker: str) -> float:
+    """One learning curve; returns where it ends, in percent."""
+    steps = sorted(curve)
+    means = [100 * curve[step].accuracy for step in steps]
     few = len(steps) <= _MOST_MARKERS
     axes.errorbar(
         steps,
         means,
-        widths if few else None,
-        color=BLUE,
+        [100 * curve[step].ci for step in steps] if few else None,
+        color=colour,
         linewidth=2,
-        marker="o" if few else None,
+        marker=marker if few else None,
         markersize=4.5,
         capsize=2.5,
         elinewidth=1.1,
         zorder=3,
     )
-    labels = [(means[-1], snapshots[steps[-1]].name, BLUE)]
-    for index, each in enumerate(neighbours):
-        colour, dashes = _OTHERS[index % len(_OTHERS)], _DASHES[index % len(_DASHES)]
-        axes.axhline(100 * each.accuracy, color=colour, linestyle=dashes, linewidth=1.5)
-        labels.append((100 * each.accuracy, each.name, colour))
-    chance = 100 / snapshots[steps[0]].way
-    axes.axhline(chance, color=FAINT, linewidth=1)
-    labels.append((chance, "guessing", FAINT))
-    margin = 0.025 * max(1, steps[-1] - steps[0])
-    axes.set_xlim(steps[0] - margin, steps[-1] + margin)
-    axes.set_ylim(bottom=max(0.0, min(chance, *(value for value, _, _ in labels)) - 3))
-    axes.set(xlabel="meta-iterations", ylabel="accuracy on unseen classes (%)")
-    _label_line_ends(axes, labels)
-    return figure
+    return means[-1]
 
 
 def training_losses(metrics: Sequence[Row]) -> Figure:
-    """Outer loss and accuracy on pseudo-queries; each firing of the Gradient Switch with the loss before and after it.
+    """Outer loss and accuracy on pseudo-queries, and what else a method does to its learner.
+
+    That is PURER's Gradient Switch, of which each firing is drawn with the loss before and after it, and FREE's
+    distillation (BELL).
 
     Args:
-        metrics: At least one row of PURER's metrics.
+        metrics: A run's; rows without an outer loss, such as those of a warm-up, are left out.
     """
     figure, (above, below) = _new_figure(2)
-    steps = [row["iteration"] for row in metrics]
-    _curve(above, steps, [max(row["outer_loss"], _LEAST) for row in metrics], BLUE)
-    _curve(below, steps, [100 * row["accuracy"] for row in metrics], GREEN)
-    fired = [row for row in metrics if "switch_loss_before" in row]
+    _curve(above, *_values(metrics, "outer_loss", least=_LEAST), BLUE)
+    _curve(below, *_values(metrics, "accuracy", factor=100.0), GREEN)
+    steps, distillation = _values(metrics, "distillation_loss", least=_LEAST)
+    if distillation:
+        _curve(above, steps, distillation, VERMILION)
+        above.set_title("distillation loss", color=VERMILION, fontsize=9, loc="right")
+    fired, before = _values(metrics, "switch_loss_before", least=_LEAST)
+    _, after = _values(metrics, "switch_loss_after", least=_LEAST)
     if fired:
-        where = [row["iteration"] for row in fired]
-        before, after = ([max(row[f"switch_loss_{when}"], _LEAST) for row in fired] for when in ("before", "after"))
-        above.vlines(where, before, after, color=VERMILION, linewidth=1.2, zorder=4)
-        above.plot(where, after, "^", color=VERMILION, markersize=4.5, zorder=4)
-        below.vlines(where, 0, 0.05, transform=below.get_xaxis_transform(), color=VERMILION, linewidth=1.2)
+        above.vlines(fired, before, after, color=VERMILION, linewidth=1.2, zorder=4)
+        above.plot(fired, after, "^", color=VERMILION, markersize=4.5, zorder=4)
+        below.vlines(fired, 0, 0.05, transform=below.get_xaxis_transform(), color=VERMILION, linewidth=1.2)
         times = "once" if len(fired) == 1 else f"{len(fired)} times"
         above.set_title(f"switch fired {times}: loss before and after", color=VERMILION, fontsize=9, loc="right")
     _logarithmic(above)
-    above.set_ylabel("outer loss")
+    above.set_ylabel("outer loss", color=BLUE)
     below.set(xlabel="meta-iterations", ylabel="accuracy (%)")
     below.set_ylim(0, 102)
     return figure
@@ -127,17 +154,24 @@ def inversion_fidelity(metrics: Sequence[Row]) -> Figure:
     """What the members say of the images while they are inverted: cross-entropy, and distance of the statistics.
 
     Args:
-        metrics: At least one row of PURER's metrics.
+        metrics: A run's; rows without these figures are left out.
     """
     figure, (above, below) = _new_figure(2)
-    steps = [row["iteration"] for row in metrics]
-    _curve(above, steps, [max(row["inversion_loss"], _LEAST) for row in metrics], PURPLE)
-    _curve(below, steps, [max(row["batch_norm_distance"], _LEAST) for row in metrics], ORANGE)
+    _curve(above, *_values(metrics, "inversion_loss", least=_LEAST), PURPLE)
+    _curve(below, *_values(metrics, "batch_norm_distance", least=_LEAST), ORANGE)
     _logarithmic(above)
     _logarithmic(below)
     above.set_ylabel("cross-entropy")
     below.set(xlabel="meta-iterations", ylabel="statistics' distance")
     return figure
+
+
+def _values(
+    metrics: Sequence[Row], name: str, *, factor: float = 1.0, least: float = 0.0
+) -> tuple[list[int | float], list[float]]:
+    """The meta-iterations that have a figure, and the figure."""
+    rows = [row for row in metrics if name in row]
+    return [row["iteration"] for row in rows], [max(factor * row[name], least) for row in rows]
 
 
 def to_svg(figure: Figure, name: str = "", *, themed: bool = False) -> str:

@@ -96,7 +96,7 @@ class Page:
     Attributes:
         title: The heading.
         summary: What was done, in one sentence.
-        evaluations: Of the same episodes; the first one is what the page is about.
+        evaluations: Of the same episodes; the first ones are what the page is about.
         meaning: Paragraphs: what the table says, in plain words.
         differences: Pairs worth showing.
         training_seconds: By the learner's name.
@@ -107,6 +107,7 @@ class Page:
         settings: Nested plain values.
         versions: Of what computed it.
         command: What to type to get the same again.
+        subjects: How many evaluations the page is about.
     """
 
     title: str
@@ -122,6 +123,7 @@ class Page:
     stages: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    subjects: int = 1
 
 
 def render_page(page: Page) -> str:

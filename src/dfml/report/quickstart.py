@@ -1,10 +1,12 @@
-"""What a quickstart leaves to be looked at: contact sheet, learning curve, the task's images, results, one page."""
+"""What a quickstart leaves to be looked at: contact sheets, learning curves, the task's images, results, one page."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -12,8 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from dfml.evaluation.protocol import Difference, Evaluation, compare
-from dfml.evaluation.story import NewTask, RecoveredClass, Story
+from dfml.evaluation.story import NewTask, QuickstartSettings, RecoveredClass, Story
+from dfml.inversion.engines import ENGINES
 from dfml.methods.average import Average
+from dfml.methods.free import FREE
+from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
 from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
@@ -22,12 +27,24 @@ from dfml.report.page import Page, PageFigure, PagePicture, PagePrediction, Page
 from dfml.report.results import curve_values, results_values
 from dfml.report.table import Table
 
-PAGE, SHEET, CURVE, TASK = "report.html", "contact_sheet.png", "learning_curve.svg", "task"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE, SHEET, CURVE, TASK = "report.html", "contact_sheet_{}.png", "learning_curve.svg", "task"
 _REAL_SHOWN = 3  # images of the members' training set, beside the recovered ones
+_ABOUT_TRAINING = {
+    PURER.name: "When it stops to improve, the Gradient Switch makes an episode's images harder for it: each arrow "
+    "runs from the loss before to after.",
+    FREE.name: "The other line above is how far it still is from the classifiers that it is distilled from (BELL).",
+}
+_ABOUT_INVERSION = {
+    PURER.name: "The images on their way from noise",
+    FREE.name: "What the generator draws for classifiers after its few steps on each of them",
+}
 
 
 def write_story(story: Story, out: Path, command: str) -> None:
-    """Write the contact sheet, the learning curve, the new task as an image folder, and the page.
+    """Write the contact sheets, the learning curves, the new task as an image folder, and the page.
 
     Args:
         story: What happened.
@@ -37,12 +54,12 @@ def write_story(story: Story, out: Path, command: str) -> None:
     Raises:
         OSError: If the folder cannot be written.
     """
-    sheet = draw_sheet(story)
-    sheet.save(out / SHEET)
-    curve = learning_curve(story.curve, story.evaluations[1:])
-    (out / CURVE).write_text(to_svg(curve), encoding="utf-8")
+    sheets = {name: draw_sheet(story, name) for name in story.trainings}
+    for name, sheet in sheets.items():
+        sheet.save(out / SHEET.format(name))
+    (out / CURVE).write_text(to_svg(_learning_curves(story)), encoding="utf-8")
     save_task(story.task, out / TASK)
-    write_page(story_page(story, sheet, command), out / PAGE)
+    write_page(story_page(story, sheets, command), out / PAGE)
 
 
 def story_values(story: Story) -> dict[str, Any]:
@@ -50,7 +67,7 @@ def story_values(story: Story) -> dict[str, Any]:
     members = [{"name": each.name, "labels": each.labels, "held_out": each.held_out_accuracy} for each in story.members]
     return {
         **results_values(story.evaluations, story.training_seconds),
-        "curve": curve_values(story.curve),
+        "curves": {name: curve_values(training.curve) for name, training in story.trainings.items()},
         "stored_bytes": story.stored_bytes,
         "stages": {name: round(seconds, 3) for name, seconds in story.stages.items()},
         "zoo": members,
@@ -59,46 +76,69 @@ def story_values(story: Story) -> dict[str, Any]:
 
 
 def differences(story: Story) -> list[Difference]:
-    """PURER against each neighbour."""
-    first, *others = story.evaluations
-    return [compare(first, other) for other in others]
+    """Each method that was trained against all that come after it."""
+    return [
+        compare(one, other) for place, one in enumerate(story.learned, start=1) for other in story.evaluations[place:]
+    ]
 
 
 def explain(story: Story) -> list[str]:
     """What the table means, in plain words; every sentence follows from the figures."""
     found = {each.name: each for each in story.evaluations}
-    purer = story.evaluations[0]
-    untrained = compare(purer, found[RandomInit.name])
-    embedded = compare(purer, found[RandomEmbedding.name])
-    learned = untrained.mean > untrained.ci
-    verdict = "That much was" if learned else "Nothing that could be measured was"
+    names, first = _all(story), story.evaluations[0]
+    best = max(story.learned, key=lambda each: each.accuracy)
+    against_average = [f"{_title(each)} is {_points(compare(each, found[Average.name]))} it" for each in story.learned]
     return [
-        "The classifiers know Latin letters and digits only. PURER saw neither those nor any other image, just the "
-        f"classifiers. Each task has {purer.way} Greek or Cyrillic letters and {purer.shot} examples of each; guessing "
-        f"would be right in {100 / purer.way:.0f}% of the cases.",
-        f"random_init is PURER's network untrained: PURER is {_points(untrained)} it. random_embedding is the same "
-        f"untrained network, adapted in PURER's way: PURER is {_points(embedded)} it. {verdict} learned from the "
-        "classifiers.",
-        "average takes the mean of the classifiers' weights, the simplest use of a zoo: PURER is "
-        f"{_points(compare(purer, found[Average.name]))} it.",
-        _about_zoo_embedding(story, purer, found[ZooEmbedding.name]),
+        f"The classifiers know Latin letters and digits only. {names} saw neither those nor any other image, just the "
+        f"classifiers. Each task has {first.way} Greek or Cyrillic letters and {first.shot} examples of each; guessing "
+        f"would be right in {100 / first.way:.0f}% of the cases.",
+        "random_init is the same network untrained. random_embedding is that network, untrained too, adapted in the "
+        f"way of {names}.",
+        *(_about_learning(each, found[RandomInit.name], found[RandomEmbedding.name]) for each in story.learned),
+        *(_about_pair(story, one, other) for one, other in pairwise(story.learned)),
+        "average takes the mean of the classifiers' weights, the simplest use of a zoo: "
+        f"{' and '.join(against_average)}.",
+        _about_zoo_embedding(story, best, found[ZooEmbedding.name]),
     ]
 
 
-def _about_zoo_embedding(story: Story, purer: Evaluation, zoo: Evaluation) -> str:
-    difference = compare(zoo, purer)
-    size = story.stored_bytes[zoo.name] / story.stored_bytes[purer.name]
+def _about_learning(learned: Evaluation, initial: Evaluation, embedding: Evaluation) -> str:
+    gains = [compare(learned, untrained) for untrained in (initial, embedding)]
+    verdict = "That much was" if all(gain.mean > gain.ci for gain in gains) else "Nothing that could be measured was"
+    points = " and ".join(f"{_points(gain)} {gain.second}" for gain in gains)
+    return f"{_title(learned)} is {points}. {verdict} learned from the classifiers."
+
+
+def _about_pair(story: Story, one: Evaluation, other: Evaluation) -> str:
+    took, needed = (story.training_seconds[each.name] for each in (other, one))
+    return (
+        f"{_title(other)} is {_points(compare(other, one))} {_title(one)} on the same tasks, after {took:.0f} seconds "
+        f"of training against {needed:.0f}. Which is ahead after so short a time says nothing of full runs."
+    )
+
+
+def _about_zoo_embedding(story: Story, best: Evaluation, zoo: Evaluation) -> str:
+    difference = compare(zoo, best)
+    size = story.stored_bytes[zoo.name] / story.stored_bytes[best.name]
     beginning = (
         f"zoo_embedding trains nothing: it keeps all {len(story.members)} classifiers, asks each of them about every "
-        f"image, and compares their answers. It is {_points(difference)} PURER, with {size:.0f} times the weights to "
-        "keep and to run."
+        f"image, and compares their answers. It is {_points(difference)} {_title(best)}, with {size:.0f} times the "
+        "weights to keep and to run."
     )
     if difference.mean <= difference.ci:
         return beginning
     return (
-        f"{beginning} Who can keep every classifier is better served by it here. PURER is one small network, and these "
-        f"{story.settings.purer.iterations} meta-iterations are a taste: real runs take thousands."
+        f"{beginning} Who can keep every classifier is better served by it here. {_title(best)} makes one small "
+        f"network, and these {story.training_seconds[best.name]:.0f} seconds are a taste: real runs take hours."
     )
+
+
+def _title(learned: Evaluation) -> str:
+    return learned.name.upper()
+
+
+def _all(story: Story) -> str:
+    return " and ".join(_title(each) for each in story.learned)
 
 
 def _points(difference: Difference) -> str:
@@ -106,16 +146,16 @@ def _points(difference: Difference) -> str:
     return f"{abs(100 * difference.mean):.1f} ± {100 * difference.ci:.1f} points {word}"
 
 
-def story_page(story: Story, sheet: Image.Image, command: str) -> Page:
+def story_page(story: Story, sheets: Mapping[str, Image.Image], command: str) -> Page:
     """The page's contents."""
-    purer, config = story.evaluations[0], story.settings.purer
-    parameters = story.stored_bytes[purer.name] // 4
+    parameters = max(story.stored_bytes[each.name] for each in story.learned) // 4
+    took = " and ".join(f"{story.training_seconds[each.name]:.0f} seconds ({_title(each)})" for each in story.learned)
     return Page(
-        title="From classifiers of Latin letters to a learner of Greek and Cyrillic ones",
+        title="From classifiers of Latin letters to learners of Greek and Cyrillic ones",
         summary=(
-            f"PURER learned from {len(story.members)} small image classifiers, without any image, to tell letters "
-            f"apart that none of them knows: one network of about {round(parameters, -3):,} weights, "
-            f"{config.iterations} meta-iterations, {story.training_seconds[purer.name]:.0f} seconds."
+            f"{_all(story)} learned from {len(story.members)} small image classifiers, without any image, to tell "
+            f"letters apart that none of them knows: each one network of about {round(parameters, -3):,} weights, "
+            f"in {took}."
         ),
         evaluations=story.evaluations,
         command=command,
@@ -123,66 +163,84 @@ def story_page(story: Story, sheet: Image.Image, command: str) -> Page:
         differences=differences(story),
         training_seconds=story.training_seconds,
         figures=_figures(story),
-        sheets=[
-            PageSheet(
-                "What the classifiers still knew",
-                "Each block is one classifier, each row one of its classes. On the left, images that PURER recovered "
-                "from the classifier's weights alone and learned from, as they were at the end; after the gap, "
-                f"{_REAL_SHOWN} of the images that the classifier had been trained on, which PURER never saw.",
-                PagePicture(_png(sheet), "Recovered letters beside real ones, by classifier and class."),
-            )
-        ],
+        sheets=[_sheet(name.upper(), sheet) for name, sheet in sheets.items()],
         task=_task(story.task),
         stages=story.stages,
-        settings={"seed": story.seed, **story.settings.model_dump(mode="json", exclude={"purer": {"seed"}})},
-        versions=purer.versions,
+        settings={"seed": story.seed, **_settings(story.settings)},
+        versions=story.evaluations[0].versions,
+        subjects=len(story.learned),
     )
+
+
+def _settings(settings: QuickstartSettings) -> dict[str, Any]:
+    """Without those that do not count: the seeds, which are the story's, and the engines that are not chosen."""
+    idle = {name for name in ENGINES if name != settings.free.inversion.engine}
+    return settings.model_dump(mode="json", exclude={"purer": {"seed"}, "free": {"seed": True, "inversion": idle}})
+
+
+def _sheet(title: str, sheet: Image.Image) -> PageSheet:
+    return PageSheet(
+        f"What the classifiers still knew: {title}",
+        "Each block is one classifier, each row one of its classes. On the left, images that "
+        f"{title} recovered from the classifier's weights alone and learned from, as they were at the end; after the "
+        f"gap, {_REAL_SHOWN} of the images that the classifier had been trained on, which {title} never saw.",
+        PagePicture(_png(sheet), f"Letters that {title} recovered beside real ones, by classifier and class."),
+    )
+
+
+def _learning_curves(story: Story) -> Figure:
+    curves = {name: training.curve_in_seconds() for name, training in story.trainings.items()}
+    return learning_curve(curves, story.neighbours, along="seconds of training")
 
 
 def _figures(story: Story) -> list[PageFigure]:
     drawn = [
         (
-            "Learning curve",
-            learning_curve(story.curve, story.evaluations[1:]),
-            "PURER over its meta-iterations, with 95% confidence intervals; at 0 it is the untrained network. The "
-            "lines across are methods that do not train. Nothing was selected by this curve: its end is the result.",
-        ),
-        (
-            "Training",
-            training_losses(story.metrics),
-            "The learner's loss and accuracy on pseudo-tasks of recovered images. When it stops to improve, the "
-            "Gradient Switch makes an episode's images harder for it: each arrow runs from the loss before to after.",
-        ),
-        (
-            "Inversion",
-            inversion_fidelity(story.metrics),
-            "The images on their way from noise: how unsure the classifiers are of them, and how far their batch-norm "
-            "statistics are from those that the classifiers remember. Means over classifiers; lower is better.",
-        ),
+            "Learning curves",
+            _learning_curves(story),
+            f"{_all(story)} in the course of their training, with 95% confidence intervals; at 0 both are the "
+            "untrained network. The lines across are methods that do not train. Nothing was selected by these "
+            "curves: their ends are the results.",
+        )
     ]
+    for name, training in story.trainings.items():
+        drawn += [
+            (
+                f"Training of {name.upper()}",
+                training_losses(training.metrics),
+                "The learner's loss and accuracy on pseudo-tasks of recovered images. " + _ABOUT_TRAINING[name],
+            ),
+            (
+                f"Inversion of {name.upper()}",
+                inversion_fidelity(training.metrics),
+                f"{_ABOUT_INVERSION[name]}: how unsure the classifiers are of them, and how far their batch-norm "
+                "statistics are from those that the classifiers remember. Means over classifiers; lower is better.",
+            ),
+        ]
     return [
         PageFigure(title, caption, to_svg(figure, f"figure-{number}", themed=True))
         for number, (title, figure, caption) in enumerate(drawn)
     ]
 
 
-def draw_sheet(story: Story) -> Image.Image:
-    """Recovered images and, after a gap, real ones; a block a member."""
+def draw_sheet(story: Story, method: str) -> Image.Image:
+    """Images that a method recovered and, after a gap, real ones; a block a member."""
     return draw_contact_sheet(
         [
             Block(
                 member.name,
-                [_row(each) for each in classes],
+                [_row(each, story.settings.shown) for each in classes],
                 f"{member.held_out_accuracy:.0%} right on held-out images",
             )
-            for member, classes in zip(story.members, story.recovered, strict=True)
+            for member, classes in zip(story.members, story.trainings[method].recovered, strict=True)
         ]
     )
 
 
-def _row(each: RecoveredClass) -> Row:
-    gap = torch.ones_like(each.recovered[:1])
-    return Row(each.label, torch.cat([each.recovered, gap, each.real[:_REAL_SHOWN]]))
+def _row(each: RecoveredClass, places: int) -> Row:
+    """The real images begin at the same place in every row, however many were recovered."""
+    blank = torch.ones_like(each.real[:1]).expand(places + 1 - len(each.recovered), -1, -1, -1)
+    return Row(each.label, torch.cat([each.recovered, blank, each.real[:_REAL_SHOWN]]))
 
 
 def save_task(task: NewTask, folder: Path) -> None:
@@ -205,8 +263,8 @@ def _task(task: NewTask) -> PageTask:
         task.query_images, best.indices.tolist(), best.values.tolist(), task.query_labels.tolist(), strict=True
     )
     return PageTask(
-        caption=f"From these images of {len(names)} letters the learner made a classifier, which named {task.right} of "
-        f"{len(task.query_labels)} other images rightly.",
+        caption=f"From these images of {len(names)} letters PURER's learner made a classifier, which named "
+        f"{task.right} of {len(task.query_labels)} other images rightly.",
         support={
             name: [_picture(image, name) for image in task.support_images[task.support_labels == label]]
             for label, name in enumerate(names)
