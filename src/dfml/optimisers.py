@@ -20,5 +20,6 @@ def restore_optimiser(name: str, optimiser: torch.optim.Optimizer, tensors: Mapp
     for key, value in tensors.items():
         if key.startswith(f"{name}."):
             index, part = key.removeprefix(f"{name}.").split(".", 1)
-            entries.setdefault(int(index), {})[part] = value
+            # Adam counts its steps on the CPU; on a GPU every count would have to be waited for.
+            entries.setdefault(int(index), {})[part] = value.cpu() if part == "step" else value
     optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})

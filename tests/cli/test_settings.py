@@ -10,9 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfml.cli.settings import RunFile, merge, read_assignment, resolve
+from dfml.cli.settings import RunFile, read_assignment, resolve
 from dfml.errors import ConfigError
 from dfml.methods import METHODS, PURER, Average
+from dfml.methods.base import merge
 from tests.cli.conftest import dfml, error
 
 

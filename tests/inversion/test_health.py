@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
+from torch import Tensor
 
 from dfml.inversion.health import Health
 from dfml.inversion.objectives import InversionLoss
@@ -31,9 +33,17 @@ def test_what_is_not_finite_is_set_aside_at_once() -> None:
         assert "diverged" in health.set_aside["m"]
 
 
-def test_images_that_are_all_the_same_are_a_collapse() -> None:
-    health = Health()
-    assert not health.judge(TARGET, losses(2.0, 1.0), images(1).expand(3, -1, -1, -1))
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        images(3).repeat_interleave(2, dim=0),  # three images, one a class
+        images(6)[:, :, :1, :1].expand(-1, -1, 16, 16).mean(dim=1, keepdim=True).expand(-1, 3, -1, -1),  # six greys
+    ],
+)
+def test_images_without_variety_are_a_collapse(drawn: Tensor) -> None:
+    health, target = Health(), Target("m", member(0), torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert health.judge(target, losses(2.0, 1.0), images(6))
+    assert not health.judge(target, losses(2.0, 1.0), drawn)
     assert "collapsed" in health.set_aside["m"]
 
 

@@ -16,7 +16,7 @@ from dfml.inversion.meta_generator import MetaGenerator
 from dfml.inversion.objectives import InversionWeights, View, inversion_loss
 from dfml.inversion.recovery import Recovery
 from tests.factories import PREPROCESSING
-from tests.inversion.small import SMALL, five, precision, targets, visit
+from tests.inversion.small import SMALL, five, precision, small_engine, targets, visit
 
 STILL = InversionWeights(batch_norm=0.1, total_variation=0.01, l2=0.0, jitter=0)
 OUTER = {"lr": 0.001, "betas": (0.5, 0.999)}
@@ -168,7 +168,7 @@ def test_a_visit_starts_from_what_was_learned_and_leaves_it_alone() -> None:
 
 def momentum_engine(**settings: Any) -> MetaGenerator:
     weights = InversionWeights(batch_norm=1.0, momentum=0.9, total_variation=0.0, l2=0.0, jitter=0)
-    return five(steps=1, weights=weights, outer="none", **settings)
+    return five(**{"steps": 1, "weights": weights, "outer": "none", **settings})
 
 
 def test_statistics_of_a_member_are_remembered_from_visit_to_visit_by_its_name() -> None:
@@ -182,6 +182,33 @@ def test_statistics_of_a_member_are_remembered_from_visit_to_visit_by_its_name()
         torch.testing.assert_close(kept, 0.9 * old + 0.1 * new)
     other = engine.start(targets([1]), 2).step()[0]
     assert torch.equal(other.smoothed[0], momentum_engine().start(targets([1]), 2).step()[0].smoothed[0])
+
+
+def test_momentum_counts_visits_not_steps() -> None:
+    """All steps of a visit are drawn towards the visits before it, not towards each other."""
+    engine = momentum_engine(steps=3)
+    engine.learn(visit(engine, targets([0])))
+    recovery = engine.start(targets([0]), 2)
+    recovery.step()
+    recovery.step()
+    (images,) = recovery.images()
+    _, statistics = recovery.targets[0].classifier.logits_and_statistics(images)
+    own = [part for layer in statistics for part in (layer.mean, layer.variance)]
+    (third,) = recovery.step()
+    for seen, before, now in zip(third.smoothed, recovery.earlier[0], own, strict=True):
+        torch.testing.assert_close(seen, 0.9 * before + 0.1 * now)
+
+
+def test_codes_of_labels_do_not_depend_on_the_seed() -> None:
+    """A generator of one run may be used with another seed."""
+    codes = []
+    for seed in (0, 1):
+        both = [
+            small_engine("five", seed=seed, label_input=share, latent=16).start(targets([0])) for share in (0.0, 2.0)
+        ]
+        plain, told = (at_work(each).copies[0].latents for each in both)
+        codes.append(told - plain)
+    torch.testing.assert_close(*codes)
 
 
 def test_labels_can_be_told_to_the_generator() -> None:

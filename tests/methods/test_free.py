@@ -196,10 +196,13 @@ def test_distillation_leaves_the_head_of_episodes_alone() -> None:
     assert not any(name.startswith("head.") for name in changed)
 
 
-def test_without_alignment_only_the_replay_trains() -> None:
-    run = begin(warm_up=0, alignment="none", replay="none")
+def test_without_alignment_only_the_replay_trains_and_nobody_disagrees() -> None:
+    disagreeing = {"five": {**TINY, "weights": {"disagreement": 1.0, "divergence": "js"}}}
+    run = begin(warm_up=0, alignment="none", replay="none", inversion=disagreeing)
     before = weights(run)
-    assert "distillation_loss" not in run.step(1)
+    metrics = run.step(1)
+    assert "distillation_loss" not in metrics
+    assert metrics["disagreement"] == 0.0
     assert equal(before, weights(run))
 
 
@@ -236,7 +239,9 @@ def test_a_member_stays_set_aside_after_a_resumed_run(tmp_path: Path) -> None:
 
 def test_a_run_without_any_good_member_fails_with_one_line() -> None:
     members = Zoo.of([broken(0, ("ant", "bee", "cat")), broken(1, ("dog", "elk", "fox"))])
-    with pytest.raises(RunError, match=r"no member is left to learn from: member-00\d, like 1 others") as error:
+    with pytest.raises(
+        RunError, match=r"no member is left to learn from: of 2, member-00\d was set aside first: the"
+    ) as error:
         begin(members).step(1)
     assert "\n" not in str(error.value)
 
@@ -274,8 +279,39 @@ def test_defaults_are_the_papers() -> None:
 def test_what_cannot_work_is_refused_before_it_starts() -> None:
     with pytest.raises(UsageError, match=r"way 9 asks for more classes than the zoo knows \(7\)"):
         begin(way=9)
+    with pytest.raises(UsageError, match=r"iterations 2 end within the warm_up of 2"):
+        begin(iterations=2)
     with pytest.raises(UsageError, match=r"memory 2 holds fewer images of a class than a task needs"):
         begin(memory=2)
+
+
+def test_settings_within_a_section_keep_the_defaults_of_the_rest() -> None:
+    config = FREE(learner={"kind": "anil"}, inversion={"five": {"weights": {"label": 2.0}}}).config
+    assert (config.learner.kind, config.learner.inner_steps, config.learner.test_inner_steps) == ("anil", 5, 10)
+    assert config.inversion.five.weights == FreeConfig().inversion.five.weights.model_copy(update={"label": 2.0})
+
+
+def test_pixels_can_disagree_with_a_learner_of_another_size() -> None:
+    members = Zoo.of([member(0, preprocessing=Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5)))])
+    disagreeing = {"engine": "ei", "ei": {"steps": 2, "weights": {"disagreement": 1.0, "divergence": "js"}}}
+    run = begin(members, img_size=16, warm_up=0, inversion=disagreeing)
+    assert run.step(1)["disagreement"] > 0.0
+
+
+def test_a_learner_that_is_not_finite_is_no_fault_of_the_members() -> None:
+    run = begin(warm_up=0, inversion={"five": {**TINY, "weights": {"disagreement": 1.0, "divergence": "js"}}})
+    with torch.no_grad():
+        run.distillation.parameters["weight"].fill_(math.nan)
+    with pytest.raises(RunError, match="the generator or the learner itself is not finite"):
+        run.step(1)
+
+
+def test_a_checkpoint_of_another_engine_is_refused(tmp_path: Path) -> None:
+    FREE(**{**SMALL, "iterations": 3}).fit(zoo(), out=tmp_path / "run", device="cpu")
+    start = tmp_path / "run/checkpoints/000003"
+    other = {**SMALL, "inversion": {**SMALL["inversion"], "engine": "fast_dfkd"}}
+    with pytest.raises(RunError, match="of a run with the engine five, not fast_dfkd"):
+        FREE(**other).fit(zoo(), out=tmp_path / "other", start_from=start, device="cpu")
 
 
 def test_the_state_does_not_grow_once_the_memory_is_there() -> None:

@@ -8,9 +8,11 @@ import weakref
 import pytest
 import torch
 
+from dfml.backbones import create_backbone
 from dfml.errors import ZooError, ZooMemberError
-from dfml.zoo import Preprocessing, Zoo
+from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.readers import WEIGHTS
+from tests.factories import PREPROCESSING
 
 from .members import SIZE, ZooMaker, edit_config
 
@@ -95,6 +97,14 @@ def test_members_in_memory_are_grouped_and_named_too(zoo_maker: ZooMaker) -> Non
     assert zoo.name(2) == "member-002"
     assert zoo.classes.merges() == {"x": [0, 1], "y": [0, 1], "z": [1, 2]}
     assert zoo.problem(0) is None
+
+
+def test_networks_that_differ_in_more_than_weights_are_never_stacked() -> None:
+    pooled = [
+        PretrainedClassifier(create_backbone("conv4", 3, seed=0, global_pool=pool), ("a", "b", "c"), PREPROCESSING)
+        for pool in ("max", "avg", "max")
+    ]
+    assert list(Zoo.of(pooled).groups().values()) == [[0, 2], [1]]
 
 
 def test_a_zoo_in_memory_needs_a_member() -> None:

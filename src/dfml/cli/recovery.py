@@ -15,14 +15,14 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
-from dfml.cli.settings import merge, read_assignment
+from dfml.cli.settings import read_assignment
 from dfml.cli.trained import Trained
 from dfml.errors import UsageError
 from dfml.evaluation.protocol import versions
 from dfml.inversion.engines import InversionConfig, create_engine
 from dfml.inversion.fidelity import Fidelity, measure
 from dfml.inversion.recovery import Engine, Target, balanced_labels
-from dfml.methods.base import build_config
+from dfml.methods.base import build_config, merge
 from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
 from dfml.training.progress import show_progress
 from dfml.zoo.classifier import Preprocessing
@@ -61,6 +61,9 @@ def settings(engine: str, trained: Trained | None, steps: int | None, assignment
     values = section.model_dump()
     for assignment in assignments:
         values = merge(values, read_assignment(assignment, engine))
+        if values["weights"]["disagreement"] != section.weights.disagreement:
+            raise UsageError("--set: inversion by itself has no student to disagree with; leave disagreement out")
+    values["weights"]["disagreement"] = 0.0
     chosen = build_config(type(section), values | ({"steps": steps} if steps else {}))
     return base.model_copy(update={"engine": engine, engine: chosen})
 

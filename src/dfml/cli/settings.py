@@ -13,10 +13,8 @@ from pydantic import BaseModel
 
 from dfml.errors import ConfigError, UsageError
 from dfml.methods import METHODS, find_method
-from dfml.methods.base import Method, build_config
+from dfml.methods.base import Method, Settings, build_config, merge
 from dfml.training.loop import TrainingConfig
-
-Settings = dict[str, Any]
 
 DEFAULT_METHOD = "purer"
 _COMMENT_WIDTH = 100
@@ -129,15 +127,6 @@ def read_assignment(assignment: str, method: str) -> Settings:
     for part in reversed(path):
         value = {part: value}
     return dict(value)
-
-
-def merge(base: Settings, over: Mapping[str, Any]) -> Settings:
-    """`over` on top of `base`; where both hold mappings, these are merged likewise."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
-    return merged
 
 
 def explain(config: TrainingConfig, method: str, zoo: str | None) -> str:

@@ -9,13 +9,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from dfml.cli.settings import merge
 from dfml.errors import RunError, UsageError
-from dfml.evaluation.snapshots import list_snapshots
 from dfml.inversion.engines import InversionConfig
 from dfml.inversion.recovery import Engine
 from dfml.learners import classifier
-from dfml.methods.base import build_config
+from dfml.methods.base import build_config, merge
 from dfml.training.checkpoint import list_checkpoints, load_checkpoint
 from dfml.training.folder import CHECKPOINTS, CONFIG
 from dfml.zoo.classifier import Preprocessing
@@ -99,7 +97,7 @@ def read_trained(engine: str, place: Path | None, device: torch.device) -> Train
     tensors = classifier.strip(state.tensors, "engine.")
     # A newcomer may bear the name of a member of the run, whose statistics are none of its own.
     own = {name: value for name, value in tensors.items() if not name.startswith("smoothed.")}
-    return Trained(source, config, _preprocessing_of(run), own)
+    return Trained(source, config, classifier.read_preprocessing(state.values["preprocessing"]), own)
 
 
 def _inversion_of(run: Path) -> InversionConfig:
@@ -108,12 +106,3 @@ def _inversion_of(run: Path) -> InversionConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise RunError(f"{run / CONFIG} is not that of a `dfml train --method free` run; check --from") from error
     return build_config(InversionConfig, merge(InversionConfig().model_dump(), section))
-
-
-def _preprocessing_of(run: Path) -> Preprocessing:
-    """That of the run's learner; a run that is not finished has snapshots of it."""
-    for learner in (run, *reversed(list_snapshots(run))):
-        if (learner / classifier.CONFIG).is_file():
-            config, _ = classifier.read_pretrained(learner, "learner (from `dfml train`)")
-            return classifier.read_preprocessing(config["preprocessing"])
-    raise RunError(f"{run} holds no learner or snapshot yet, which says how large its images are; let it train on")

@@ -19,7 +19,7 @@ from dfml import seeds
 from dfml.backbones.generator import ImageGenerator, create_generator
 from dfml.inversion.generator import GeneratorConfig, GeneratorRecovery
 from dfml.inversion.objectives import InversionWeights
-from dfml.inversion.recovery import Engine, Recovery, Target, TargetStudent
+from dfml.inversion.recovery import Engine, Recovery, Statistics, StatisticsMemory, Target, TargetStudent
 from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
 
 _PROJECTION = 128  # width of the projection head, hidden and out
@@ -37,7 +37,7 @@ class ContrastiveConfig(GeneratorConfig):
     temperature: PositiveFloat = 0.2
     """Of the contrastive term."""
     bank: PositiveInt = 4096
-    """Images of earlier visits to a member that are remembered as negatives."""
+    """Images of earlier visits to a member that are remembered as negatives, as features (two of each image)."""
 
 
 @dataclass
@@ -73,6 +73,7 @@ class ContrastiveInversion(Engine):
         self._preprocessing, self._seed, self._device = preprocessing, seed, device
         self._stacked = stacked and not config.contrast
         self._memories: dict[str, _Memory] = {}
+        self._statistics = StatisticsMemory()
 
     def start(self, targets: Sequence[Target], visit: int = 0, *, student: TargetStudent | None = None) -> Recovery:
         """See `Engine.start`."""
@@ -94,6 +95,7 @@ class ContrastiveInversion(Engine):
             seed=self._seed,
             visit=visit,
             student=student,
+            earlier=self._statistics.of(targets),
             stacked=self._stacked,
         )
 
@@ -112,6 +114,7 @@ class ContrastiveInversion(Engine):
     def learn(self, recovery: Recovery, kept: Sequence[int] | None = None) -> None:
         """Remember the images of a visit as negatives for the next ones, and the projection heads."""
         assert isinstance(recovery, _ContrastiveRecovery)
+        self._statistics.keep(recovery, kept)
         if not self.config.contrast:
             return
         for index, images in enumerate(recovery.images()):
@@ -124,7 +127,7 @@ class ContrastiveInversion(Engine):
 
     def state(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
-        tensors: dict[str, Tensor] = {}
+        tensors = self._statistics.tensors()
         for name, memory in self._memories.items():
             tensors |= {f"{name}.head.{index}": value for index, value in enumerate(memory.head)}
             tensors |= {f"{name}.local": memory.local, f"{name}.whole": memory.whole}
@@ -132,6 +135,7 @@ class ContrastiveInversion(Engine):
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Engine.restore`."""
+        self._statistics.restore(tensors)
         self._memories = {}
         for name in [key.removesuffix(".local") for key in tensors if key.endswith(".local")]:
             head = [tensors[f"{name}.head.{index}"] for index in range(2)]
@@ -151,6 +155,7 @@ class _ContrastiveRecovery(GeneratorRecovery):
         seed: int,
         visit: int,
         student: TargetStudent | None,
+        earlier: Sequence[Statistics],
         stacked: bool,
     ) -> None:
         self._contrast, self._memories = config, memories
@@ -166,6 +171,7 @@ class _ContrastiveRecovery(GeneratorRecovery):
             seed=seed,
             visit=visit,
             student=student,
+            earlier=earlier,
             stacked=stacked,
         )
 

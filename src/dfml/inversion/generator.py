@@ -19,7 +19,7 @@ from torch.func import functional_call
 from dfml import seeds
 from dfml.backbones.generator import ImageGenerator
 from dfml.inversion.objectives import InversionLoss, InversionWeights, View, draw_view, inversion_loss
-from dfml.inversion.recovery import Recovery, Target, TargetStudent
+from dfml.inversion.recovery import Recovery, Statistics, Target, TargetStudent
 from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
 from dfml.zoo.stack import MemberStack, StackedMember, stack_key
 
@@ -58,14 +58,12 @@ class GeneratorCopy:
     Attributes:
         weights: phi_i, leaves.
         latents: z_i, a leaf.
-        smoothed: See `InversionLoss.smoothed`.
         last: The gradient to the weights at the last step.
-        total: The same, summed over all steps.
+        total: The same, summed over all steps, where that is asked for.
     """
 
     weights: GeneratorWeights
     latents: Tensor
-    smoothed: tuple[Tensor, ...]
     last: GeneratorWeights
     total: GeneratorWeights
 
@@ -82,7 +80,8 @@ class GeneratorRecovery(Recovery):
         seed: Of latent vectors and views.
         visit: See `Engine.start`.
         student: See `Engine.start`.
-        smoothed: For every target what `InversionLoss.smoothed` was at the end of the last visit; or empty.
+        earlier: See `Recovery`.
+        accumulate: Sum the gradients of all steps.
         stacked: Evaluate targets of one architecture and as many images in one call.
     """
 
@@ -97,17 +96,16 @@ class GeneratorRecovery(Recovery):
         seed: int,
         visit: int,
         student: TargetStudent | None = None,
-        smoothed: Sequence[tuple[Tensor, ...]] = (),
+        earlier: Sequence[Statistics] | None = None,
+        accumulate: bool = False,
         stacked: bool = False,
     ) -> None:
-        super().__init__(targets, student)
+        super().__init__(targets, student, earlier)
         self.config, self.preprocessing = config, preprocessing
         self._network, self._seed, self._visit = network, seed, visit
-        earlier = smoothed or [()] * len(self.targets)
-        self.copies = [
-            self._copy(start, target, seen) for start, target, seen in zip(starts, self.targets, earlier, strict=True)
-        ]
-        self._groups = _groups(self.targets, earlier) if stacked else {}
+        self._accumulate = accumulate
+        self.copies = [self._copy(start, target) for start, target in zip(starts, self.targets, strict=True)]
+        self._groups = _groups(self.targets, self.earlier) if stacked else {}
         self._stacks = {key: MemberStack([self.targets[i].classifier for i in g]) for key, g in self._groups.items()}
         weights = [value for copy in self.copies for value in copy.weights.values()]
         weights += [value for index in range(len(self.copies)) for value in self.extra_weights(index)]
@@ -118,7 +116,7 @@ class GeneratorRecovery(Recovery):
             foreach=True,
         )
 
-    def _copy(self, start: GeneratorWeights, target: Target, smoothed: tuple[Tensor, ...]) -> GeneratorCopy:
+    def _copy(self, start: GeneratorWeights, target: Target) -> GeneratorCopy:
         weights = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
         generator = seeds.generator(self._seed, "latents", self._visit, target.name)
         latents = torch.randn(len(target.labels), self._network.latent, generator=generator)
@@ -126,12 +124,12 @@ class GeneratorRecovery(Recovery):
             latents = latents + self.config.label_input * self._codes(target)
         # A float64 generator draws the same latents.
         latents = latents.to(target.labels.device, next(iter(weights.values())).dtype).requires_grad_()
-        nothing = {name: torch.zeros_like(value) for name, value in weights.items()}
-        return GeneratorCopy(weights, latents, smoothed, nothing, dict(nothing))
+        return GeneratorCopy(weights, latents, {}, {})
 
     def _codes(self, target: Target) -> Tensor:
         codes = [
-            torch.randn(self._network.latent, generator=seeds.generator(self._seed, "code", output))
+            # The same for every run: a generator that one run has trained may be used by another.
+            torch.randn(self._network.latent, generator=seeds.generator(0, "code", output))
             for output in range(len(target.classifier.labels))
         ]
         return torch.stack(codes)[target.labels.cpu()]
@@ -146,18 +144,20 @@ class GeneratorRecovery(Recovery):
             if index not in losses:
                 losses[index] = self._one(index, view)
         for index, copy in enumerate(self.copies):
-            copy.smoothed = losses[index].smoothed
-            copy.total = {name: copy.total[name] + gradient for name, gradient in copy.last.items()}
+            self.smoothed[index] = losses[index].smoothed
+            if self._accumulate:
+                total = copy.total
+                copy.total = {n: total[n] + gradient if total else gradient for n, gradient in copy.last.items()}
             for name, value in copy.weights.items():
                 value.grad = copy.last[name]
         self._optimiser.step()
         self.done += 1
-        return [losses[index] for index in range(len(self.targets))]
+        return [losses[index].detach() for index in range(len(self.targets))]
 
     def _one(self, index: int, view: View) -> InversionLoss:
         copy, target = self.copies[index], self.targets[index]
         drawn = self._draw(copy.weights, copy.latents)
-        loss = self._loss(target.classifier, drawn, target.labels, target.rows, copy.smoothed, view)
+        loss = self._loss(target.classifier, drawn, target.labels, target.rows, self.earlier[index], view)
         extra, weights = self.extra_loss(index, drawn), self.extra_weights(index)
         total = loss.total if extra is None else loss.total + extra
         leaves = [copy.latents, *weights, *copy.weights.values()]
@@ -201,7 +201,7 @@ class GeneratorRecovery(Recovery):
             torch.stack([copy.latents.detach() for copy in copies]),
             torch.stack([target.labels for target in targets]),
             rows,
-            tuple(torch.stack(each) for each in zip(*(copy.smoothed for copy in copies), strict=True)),
+            tuple(torch.stack(each) for each in zip(*(self.earlier[i] for i in group), strict=True)),
         )
         losses = {}
         for place, index in enumerate(group):
@@ -236,7 +236,7 @@ class GeneratorRecovery(Recovery):
         return [self._draw(copy.weights, copy.latents) for copy in self.copies]
 
 
-def _groups(targets: Sequence[Target], earlier: Sequence[tuple[Tensor, ...]]) -> dict[object, list[int]]:
+def _groups(targets: Sequence[Target], earlier: Sequence[Statistics]) -> dict[object, list[int]]:
     """Targets that can be evaluated in one call; a first visit has no earlier statistics to be stacked with others'."""
     groups: dict[object, list[int]] = {}
     for index, (target, seen) in enumerate(zip(targets, earlier, strict=True)):

@@ -6,20 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dfml.inversion.objectives import InversionLoss
 from dfml.inversion.recovery import Target
 
-_CONSTANT = 1e-3  # mean standard deviation over a batch, of values in [0, 1]: a quarter of a grey level of 256
+_CONSTANT = 1e-3  # mean standard deviation of values in [0, 1]: a quarter of a grey level of 256
 
 
 class Health:
     """Keeps the record of members whose recovery fails, so that a run can go on without them.
 
-    A member is set aside at once when its loss or its images are not finite or all its images are the same; and after
-    `patience` visits in a row that left the cross-entropy no lower than they found it, and worse than guessing.
+    A member is set aside at once when its loss or its images are not finite, its images are flat, or all of a class are
+    the same; and after `patience` visits in a row that left the cross-entropy no lower than they found it, and worse
+    than guessing.
 
     Args:
         patience: Such visits in a row.
@@ -50,8 +52,8 @@ class Health:
         if not all(map(math.isfinite, values)) or not bool(images.isfinite().all()):
             self.set_aside[target.name] = "the generator diverged (its loss is not finite)"
             return False
-        if len(images) > 1 and images.std(dim=0).mean().item() < _CONSTANT:
-            self.set_aside[target.name] = "the generator collapsed (all images are the same)"
+        if _variety(images, target.labels) < _CONSTANT:
+            self.set_aside[target.name] = "the generator collapsed (images are flat, or all of a class the same)"
             return False
         stalled = values[-1] >= values[0] and values[-1] > math.log(len(target.classifier.labels))
         self._stalled[target.name] = self._stalled.get(target.name, 0) + 1 if stalled and len(values) > 1 else 0
@@ -70,3 +72,13 @@ class Health:
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
         self.set_aside, self._stalled = dict(state["set_aside"]), dict(state["stalled"])
+
+
+def _variety(images: Tensor, labels: Tensor) -> float:
+    """Mean standard deviation over the pixels of an image, or over the images of a class, whichever is smaller."""
+    within = [images.flatten(1).std(dim=1).mean()]
+    classes = [images[labels == label] for label in set(labels.tolist())]
+    of_classes = [of_class.std(dim=0).mean() for of_class in classes if len(of_class) > 1]
+    if of_classes:
+        within.append(torch.stack(of_classes).mean())
+    return min(value.item() for value in within)

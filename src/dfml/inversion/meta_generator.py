@@ -7,7 +7,6 @@ the same k steps.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -19,7 +18,7 @@ from dfml import seeds
 from dfml.backbones.generator import ImageGenerator, create_generator
 from dfml.inversion.generator import GeneratorConfig, GeneratorCopy, GeneratorRecovery, GeneratorWeights
 from dfml.inversion.objectives import InversionWeights
-from dfml.inversion.recovery import Engine, Recovery, Target, TargetStudent
+from dfml.inversion.recovery import Engine, Recovery, StatisticsMemory, Target, TargetStudent
 from dfml.optimisers import optimiser_tensors, restore_optimiser
 from dfml.zoo.classifier import Preprocessing
 
@@ -37,7 +36,10 @@ class FiveConfig(GeneratorConfig):
 
 
 class FastDfkdConfig(FiveConfig):
-    """FastDFKD (papers 3), with a member in the role of a batch; defaults are its CIFAR-10 settings for k = 5."""
+    """FastDFKD (papers 3), with a member in the role of a batch.
+
+    Defaults are its CIFAR-10 settings for k = 5, without the reset of the first layer.
+    """
 
     lr: PositiveFloat = 0.003
     latent_lr: NonNegativeFloat = 0.01
@@ -90,7 +92,7 @@ class MetaGenerator(Engine):
         self._optimiser = torch.optim.Adam(
             self.weights.values(), lr=config.outer_lr, betas=(config.beta1, 0.999), foreach=True
         )
-        self._smoothed: dict[str, tuple[Tensor, ...]] = {}
+        self._statistics = StatisticsMemory()
 
     def _draw_network(self, purpose: str) -> ImageGenerator:
         drawn = int(torch.randint(2**31, (1,), generator=seeds.generator(self._seed, purpose)))
@@ -109,7 +111,8 @@ class MetaGenerator(Engine):
             seed=self._seed,
             visit=visit,
             student=student,
-            smoothed=[self._smoothed.get(target.name, ()) for target in targets],
+            earlier=self._statistics.of(targets),
+            accumulate=self.config.outer == "accumulated",
             stacked=self._stacked,
         )
 
@@ -117,11 +120,8 @@ class MetaGenerator(Engine):
     def learn(self, recovery: Recovery, kept: Sequence[int] | None = None) -> None:
         """One outer update from the copies of a visit (see `FiveConfig.outer`); the copies are summed."""
         assert isinstance(recovery, GeneratorRecovery)
-        chosen = range(len(recovery.targets)) if kept is None else kept
-        copies = [recovery.copies[index] for index in chosen]
-        for index, copy in zip(chosen, copies, strict=True):
-            if copy.smoothed:
-                self._smoothed[recovery.targets[index].name] = copy.smoothed
+        self._statistics.keep(recovery, kept)
+        copies = [recovery.copies[index] for index in (range(len(recovery.copies)) if kept is None else kept)]
         if self.config.outer == "none" or not copies:
             return
         for name, value in self.weights.items():
@@ -142,9 +142,7 @@ class MetaGenerator(Engine):
     def state(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
         tensors = {f"weights.{name}": value for name, value in self.weights.items()}
-        tensors |= {"updates": torch.tensor(self.updates)}
-        for member, smoothed in self._smoothed.items():
-            tensors |= {f"smoothed.{member}.{index}": value for index, value in enumerate(smoothed)}
+        tensors |= {"updates": torch.tensor(self.updates), **self._statistics.tensors()}
         return tensors | optimiser_tensors("optimiser", self._optimiser)
 
     @torch.no_grad()
@@ -154,8 +152,4 @@ class MetaGenerator(Engine):
             value.copy_(tensors[f"weights.{name}"])
         self.updates = int(tensors["updates"])
         restore_optimiser("optimiser", self._optimiser, tensors)
-        prefixes = Counter(key.rpartition(".")[0] for key in tensors if key.startswith("smoothed."))
-        self._smoothed = {
-            prefix.removeprefix("smoothed."): tuple(tensors[f"{prefix}.{index}"] for index in range(count))
-            for prefix, count in prefixes.items()
-        }
+        self._statistics.restore(tensors)

@@ -26,7 +26,7 @@ Student = Callable[[Float[Tensor, "images 3 size size"]], Float[Tensor, "images 
 
 
 class InversionWeights(BaseModel):
-    """Weights of the inversion loss; the defaults are PURER's, for every data set. A term of weight 0 costs nothing."""
+    """Weights of the inversion loss; on their own those of PURER, for every data set. A weight of 0 costs nothing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -49,7 +49,8 @@ class InversionWeights(BaseModel):
     jitter: NonNegativeInt = 2
     """Largest shift in pixels, drawn anew at every step for the whole batch."""
     wrap: bool = True
-    """What is shifted out comes in again on the other side (PURER); False: the mean colour comes in (crops of FREE)."""
+    """What is shifted out comes in again on the other side (PURER); False: the mean colour comes in (as in the random
+    crops of FREE and FastDFKD, which have black there)."""
     flip: bool = False
     """Mirror the whole batch at every other step, at random."""
 
@@ -162,6 +163,10 @@ class InversionLoss:
     batch_norm: Float[Tensor, ""]
     disagreement: Float[Tensor, ""]
     smoothed: tuple[Tensor, ...] = ()
+
+    def detach(self) -> InversionLoss:
+        """The same without the graph: kept for a while, a graph pins the memory that its step has used."""
+        return replace(self, total=self.total.detach())
 
 
 def inversion_loss(

@@ -1,12 +1,12 @@
 """Episode inversion (EI): pixels are optimised directly until a classifier takes them for its own (papers 1.2, 3).
 
-With a student, and `weights.divergence` js, this is DeepInversion.
+With a student and `weights.divergence` js this is what DeepInversion does, up to the form of its image priors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,7 +15,15 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.inversion.objectives import InversionLoss, InversionWeights, draw_view, inversion_loss
-from dfml.inversion.recovery import Engine, Recovery, Target, TargetStudent, recover
+from dfml.inversion.recovery import (
+    Engine,
+    Recovery,
+    Statistics,
+    StatisticsMemory,
+    Target,
+    TargetStudent,
+    recover,
+)
 from dfml.zoo.classifier import PretrainedClassifier
 
 
@@ -35,7 +43,7 @@ class PixelInversionConfig(BaseModel):
 
 
 class PixelInversion(Engine):
-    """Every image is its own parameter. Nothing is learned from one member for the next.
+    """Every image is its own parameter. Nothing is learned from one member for another.
 
     Args:
         config: Steps, learning rate, weights of the loss.
@@ -46,10 +54,23 @@ class PixelInversion(Engine):
         self.config = config
         self.seed = seed
         self.steps = config.steps
+        self._statistics = StatisticsMemory()
 
     def start(self, targets: Sequence[Target], visit: int = 0, *, student: TargetStudent | None = None) -> Recovery:
         """See `Engine.start`."""
-        return _PixelRecovery(self.config, self.seed, targets, visit, student)
+        return _PixelRecovery(self.config, self.seed, targets, visit, student, self._statistics.of(targets))
+
+    def learn(self, recovery: Recovery, kept: Sequence[int] | None = None) -> None:
+        """Keep the statistics of the images, for the momentum; see `Engine.learn`."""
+        self._statistics.keep(recovery, kept)
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Engine.state`."""
+        return self._statistics.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Engine.restore`."""
+        self._statistics.restore(tensors)
 
 
 class _PixelRecovery(Recovery):
@@ -60,11 +81,11 @@ class _PixelRecovery(Recovery):
         targets: Sequence[Target],
         visit: int,
         student: TargetStudent | None,
+        earlier: Sequence[Statistics],
     ) -> None:
-        super().__init__(targets, student)
+        super().__init__(targets, student, earlier)
         self._config, self._seed, self._visit = config, seed, visit
         self._pixels = [self._first_pixels(target) for target in targets]
-        self._smoothed: list[tuple[Tensor, ...]] = [() for _ in targets]
         self._optimiser = torch.optim.Adam(self._pixels, lr=config.lr)
 
     def _first_pixels(self, target: Target) -> Tensor:
@@ -88,11 +109,11 @@ class _PixelRecovery(Recovery):
                 weights,
                 draw_view(weights, generator),
                 student=self.student_of(index),
-                earlier=self._smoothed[index],
+                earlier=self.earlier[index],
             )
             (self._pixels[index].grad,) = torch.autograd.grad(loss.total, self._pixels[index])
-            self._smoothed[index] = loss.smoothed
-            losses.append(loss)
+            self.smoothed[index] = loss.smoothed
+            losses.append(loss.detach())
         for group in self._optimiser.param_groups:
             group["lr"] = self._config.lr * 0.5 * (1.0 + math.cos(math.pi * min(self.done / self._config.steps, 1.0)))
         self._optimiser.step()

@@ -7,6 +7,7 @@ of CMI). A `Recovery` is one visit to one or several members.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,17 +40,31 @@ class Target:
     rows: Int64[Tensor, " outputs"] | None = None
 
 
+Statistics = tuple[Tensor, ...]
+"""Mean and variance of every batch-norm layer of a member, over some of its images."""
+
+
 class Recovery(ABC):
     """One visit to some members.
 
     Attributes:
         targets: What is being recovered.
         done: Steps taken.
+        earlier: For every target the statistics of earlier visits' images, which this visit's are drawn towards; empty
+            without momentum, or at a first visit.
+        smoothed: The same with this visit's images among them.
     """
 
-    def __init__(self, targets: Sequence[Target], student: TargetStudent | None = None) -> None:
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        student: TargetStudent | None = None,
+        earlier: Sequence[Statistics] | None = None,
+    ) -> None:
         self.targets = tuple(targets)
         self.done = 0
+        self.earlier: tuple[Statistics, ...] = tuple(earlier or [()] * len(self.targets))
+        self.smoothed: list[Statistics] = list(self.earlier)
         self._student = student
 
     @abstractmethod
@@ -102,6 +117,36 @@ class Engine(ABC):
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
         """The inverse of `state`."""
+
+
+class StatisticsMemory:
+    """Batch-norm statistics of the images that were recovered from each member so far, for the momentum."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Statistics] = {}
+
+    def of(self, targets: Sequence[Target]) -> list[Statistics]:
+        """For every target; empty for a member that was never visited."""
+        return [self._of.get(target.name, ()) for target in targets]
+
+    def keep(self, recovery: Recovery, kept: Sequence[int] | None) -> None:
+        """Remember a visit; see `Engine.learn`."""
+        for index in range(len(recovery.targets)) if kept is None else kept:
+            if recovery.smoothed[index]:
+                self._of[recovery.targets[index].name] = recovery.smoothed[index]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        each = self._of.items()
+        return {f"smoothed.{name}.{i}": value for name, parts in each for i, value in enumerate(parts)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`; ignores others."""
+        prefixes = Counter(key.rpartition(".")[0] for key in tensors if key.startswith("smoothed."))
+        self._of = {
+            prefix.removeprefix("smoothed."): tuple(tensors[f"{prefix}.{index}"] for index in range(count))
+            for prefix, count in prefixes.items()
+        }
 
 
 def recover(engine: Engine, targets: Sequence[Target], visit: int = 0) -> list[Float[Tensor, "_images 3 _size _size"]]:

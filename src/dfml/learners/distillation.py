@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml import seeds
+from dfml.images import fit_images
 from dfml.learners.gradient import GradientLearner
 from dfml.learners.network import Parameters
 
@@ -136,6 +137,7 @@ class Distillation:
 
     def _logits(self, parameters: Mapping[str, Tensor], images: Tensor, rows: Tensor) -> Tensor:
         """With the batch's own statistics, as in the first pass of adaptation."""
-        inputs = self._blank.preprocessing.normalise(images)
+        space = self._blank.preprocessing
+        inputs = space.normalise(fit_images(images, space.size))
         features, _ = self._blank.network.features(dict(parameters), inputs)
         return class_logits(features, parameters["weight"], parameters["bias"], rows)

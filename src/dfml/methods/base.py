@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -18,6 +19,7 @@ from dfml.training.progress import Progress
 from dfml.zoo.zoo import Zoo
 
 Config = TypeVar("Config", bound=BaseModel)
+Settings = dict[str, Any]
 
 
 class Method(ABC):
@@ -25,7 +27,8 @@ class Method(ABC):
 
     Args:
         config: All settings; None: the defaults.
-        **settings: Override single settings, as in `PURER(way=5, shot=1)`.
+        **settings: Override single settings, as in `PURER(way=5, shot=1)`; within a section too, as in
+            `FREE(learner={"kind": "anil"})`.
 
     Raises:
         ConfigError: If a setting is unknown or has a wrong value.
@@ -37,7 +40,8 @@ class Method(ABC):
     """Named settings for `--preset`."""
 
     def __init__(self, config: TrainingConfig | None = None, **settings: Any) -> None:
-        self.config = build_config(self.config_type, {**(config.model_dump() if config else {}), **settings})
+        base = config if config is not None else self.config_type()
+        self.config = build_config(self.config_type, merge(base.model_dump(), settings))
 
     @abstractmethod
     def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
@@ -106,6 +110,15 @@ def build_config(kind: type[Config], settings: dict[str, Any]) -> Config:
         known = ", ".join(_fields(kind, first["loc"][:-1]))
         reason = f"unknown setting; known are {known}" if first["type"] == "extra_forbidden" else first["msg"]
         raise ConfigError(f"setting {name!r}: {reason} (found {first['input']!r})") from error
+
+
+def merge(base: Settings, over: Mapping[str, Any]) -> Settings:
+    """`over` on top of `base`; where both hold mappings, these are merged likewise."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return merged
 
 
 def _fields(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

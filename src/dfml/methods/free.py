@@ -2,8 +2,10 @@
 
 A meta-iteration (papers 2.6): FIVE specialises one generator on a few members; their images go into the task memory;
 BELL distils the members into the learner one after the other, which aligns their gradients; the learner replays tasks
-that mix the classes of all members seen so far. Differences to the released code are those of papers 2.9: every
-member's images are kept, divergences are divergences, optimisers last, and nothing looks at test images.
+that mix the classes of all members seen so far. Differences to the released code are those of papers 2.9 (every
+member's images are kept, divergences are divergences, optimisers last, nothing looks at test images), and: the
+distillation has a head and an Adam of its own, disagreement reaches the images through the learner too, and what a
+shift brings in is the mean colour.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -57,7 +59,8 @@ class FreeConfig(TrainingConfig):
     warm_up: NonNegativeInt = 19
     """Meta-iterations that train the engine only."""
     alignment: Literal["sequential", "joint", "none"] = "sequential"
-    """How the members are distilled into the learner: one after the other (BELL), all at once (an ablation), not."""
+    """How the members are distilled into the learner: one after the other (BELL), all at once (an ablation), not at all
+    (then there is no student to disagree with either)."""
     alignment_optimiser: InnerOptimiser = "adam"
     """Of the sequential updates: `adam` as released, `sgd` as the theory has it."""
     alignment_lr: PositiveFloat = 0.001
@@ -71,7 +74,7 @@ class FreeConfig(TrainingConfig):
     outer_lr: PositiveFloat = 0.001
     """Of Adam; the replay and the distillation have one each, because their gradients are of different scale."""
     memory: PositiveInt = 400
-    """Images kept of every class."""
+    """Images kept of every class, as bytes: 79 MB for 64 classes at 32 pixels a side."""
     replay: Literal["stagnation", "fixed", "none"] = "stagnation"
     """Replay until its accuracy has not improved `replay_patience` times in a row (as released; takes as long as it
     takes), or `replay_steps` times, or not at all."""
@@ -90,6 +93,26 @@ class FREE(Method):
 
     name: ClassVar[str] = "free"
     config_type: ClassVar[type[TrainingConfig]] = FreeConfig
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        # Chosen on the validation classes of CIFAR-FS and on letters (docs/results/free.md).
+        "cpu": {
+            "iterations": 200,
+            "inversion": {
+                "five": {
+                    "width": 32,
+                    "lr": 0.003,
+                    "latent_lr": 0.01,
+                    "outer_lr": 0.003,
+                    "weights": {"batch_norm": 0.03},
+                }
+            },
+            "replay": "fixed",
+            "replay_steps": 8,
+            "replay_tasks": 4,
+            "snapshot_every": 20,
+            "checkpoint_every": 20,
+        }
+    }
     config: FreeConfig
 
     def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
@@ -97,6 +120,11 @@ class FREE(Method):
         config = self.config
         if config.way > len(zoo.classes):
             raise UsageError(f"way {config.way} asks for more classes than the zoo knows ({len(zoo.classes)})")
+        if 0 < config.iterations <= config.warm_up:
+            raise UsageError(
+                f"iterations {config.iterations} end within the warm_up of {config.warm_up}, which trains no learner; "
+                "choose more iterations or a shorter warm_up"
+            )
         if config.memory < config.shot + config.query:
             raise UsageError(
                 f"memory {config.memory} holds fewer images of a class than a task needs "
@@ -168,7 +196,9 @@ class FreeRun(TrainingRun):
         """Images of the members whose recovery went well, and what the engine learned from them (papers 2.2)."""
         rows = self.distillation.rows
         targets = [Target(self.zoo.name(i), self.zoo[i], self._labels(i), rows[i]) for i in members]
-        student = self.distillation.answer if iteration > self.config.warm_up else None
+        # A distillation head that nothing trains is not worth disagreeing with.
+        taught = iteration > self.config.warm_up and self.config.alignment != "none"
+        student = self.distillation.answer if taught else None
         recovery = self.engine.start(targets, iteration, student=student)
         history = [recovery.step() for _ in range(self.engine.steps)]
         images = recovery.images()
@@ -186,16 +216,24 @@ class FreeRun(TrainingRun):
         """Say which members are set aside.
 
         Raises:
-            RunError: If none is left.
+            RunError: If none is left, or the fault is not theirs.
         """
         for name in sorted(names):
             self._notes.append(f"{name} is set aside: {self.health.set_aside[name]}")
+        if names and not all(bool(value.isfinite().all()) for value in self._own_weights()):
+            raise RunError(
+                "the generator or the learner itself is not finite any more; lower the learning rates. "
+                "The last checkpoint is intact"
+            )
         if len(self.health.set_aside) == len(self.zoo):
             first, reason = next(iter(self.health.set_aside.items()))
             raise RunError(
-                f"no member is left to learn from: {first}, like {len(self.zoo) - 1} others, was set aside because "
-                f"{reason}; lower the engine's learning rates, or look at the members with `dfml zoo inspect`"
+                f"no member is left to learn from: of {len(self.zoo)}, {first} was set aside first: {reason}; "
+                "lower the engine's learning rates, or look at the members with `dfml zoo inspect`"
             )
+
+    def _own_weights(self) -> list[Tensor]:
+        return [*self.engine.state().values(), *self.distillation.parameters.values()]
 
     def _align(self, recovered: Mapping[int, Tensor], iteration: int) -> dict[str, float]:
         """Cross-task distillation with implicit gradient alignment: BELL (papers 2.4, step 1)."""
@@ -253,10 +291,18 @@ class FreeRun(TrainingRun):
         tensors |= {f"engine.{name}": value for name, value in self.engine.state().items()}
         tensors |= {f"distillation.{name}": value for name, value in self.distillation.head.items()}
         tensors |= optimiser_tensors("distillation_optimiser", self.distillation_optimiser)
-        return State(tensors, {"health": self.health.state()})
+        values = {"engine": self.config.inversion.engine, "preprocessing": self.preprocessing.as_dict()}
+        return State(tensors, {**values, "health": self.health.state()})
 
     def restore(self, state: State) -> None:
-        """See `TrainingRun.restore`."""
+        """See `TrainingRun.restore`.
+
+        Raises:
+            RunError: If the state is of a run with another engine.
+        """
+        ours, theirs = self.config.inversion.engine, state.values["engine"]
+        if ours != theirs:
+            raise RunError(f"the checkpoint is of a run with the engine {theirs}, not {ours}; use the same one")
         self.outer.restore(strip(state.tensors, "outer."))
         self.memory.restore(strip(state.tensors, "memory."))
         self.engine.restore(strip(state.tensors, "engine."))

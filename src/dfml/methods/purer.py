@@ -75,7 +75,10 @@ class PURER(Method):
 
     name: ClassVar[str] = "purer"
     config_type: ClassVar[type[TrainingConfig]] = PurerConfig
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"cpu": {"iterations": 3000, "warm_up": 1000}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        # From a random start one inner step learns very slowly (docs/results/first-light.md).
+        "cpu": {"iterations": 3000, "warm_up": 1000, "learner": {"inner_steps": 5, "test_inner_steps": 10}}
+    }
     config: PurerConfig
 
     def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:

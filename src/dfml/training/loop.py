@@ -90,7 +90,7 @@ def restore(run: TrainingRun, checkpoint: Path, device: torch.device) -> int:
             held = "is missing" if found is None else f"has shape {tuple(found.shape)}"
             raise RunError(
                 f"checkpoint {checkpoint} does not fit this run: {name} {held}, expected {tuple(expected.shape)}; "
-                "use the same zoo, method, way and backbone"
+                "use the same zoo, method, way and backbone, and engine, memory and heads of the same size"
             )
     run.restore(state)
     return iteration
@@ -134,7 +134,12 @@ def train(
     with _disk(folder), _stop_signals() as stopped, progress or SilentProgress() as shown:
         for iteration in range(done + 1, run.iterations + 1):
             began = time.perf_counter()
-            metrics = dict(run.step(iteration))
+            try:
+                metrics = dict(run.step(iteration))
+            except RunError:
+                for note in run.take_notes():
+                    shown.note(note)
+                raise
             metrics["seconds"] = time.perf_counter() - began
             _require_finite(metrics, iteration)
             notes = run.take_notes()

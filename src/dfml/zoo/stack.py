@@ -79,6 +79,16 @@ class MemberStack:
 
 
 def stack_key(classifier: PretrainedClassifier) -> str:
-    """Equal for members that can be stacked: same network, number of classes and image size."""
+    """Equal for members that can be stacked: the same network up to its weights, and the same image size.
+
+    Networks are compared module by module, with their settings: a pooling, a stride or a slope leaves no trace in the
+    shapes of weights.
+    """
     shapes = [(name, tuple(tensor.shape)) for name, tensor in classifier.network.state_dict().items()]
-    return f"{type(classifier.network).__name__} {classifier.size} {shapes}"
+    modules = [(name, type(module).__name__, _settings(module)) for name, module in classifier.network.named_modules()]
+    return f"{classifier.size} {shapes} {modules}"
+
+
+def _settings(module: nn.Module) -> list[tuple[str, object]]:
+    plain = (bool, int, float, str, tuple, type(None))
+    return sorted((name, value) for name, value in vars(module).items() if isinstance(value, plain) and name[0] != "_")
