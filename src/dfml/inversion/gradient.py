@@ -71,7 +71,7 @@ class InversionGradient:
         leaf = pixels.flatten(0, 1).detach().requires_grad_()
         loss = inversion_loss(self._zoo[member], leaf, _labels(pixels), self._preprocessing, self._weights, view)
         (gradient,) = torch.autograd.grad(loss.total, leaf)
-        return MemberGradient(gradient.view(pixels.shape), loss)
+        return MemberGradient(gradient.view(pixels.shape), loss.detach())
 
     def _stacked(
         self, stack: MemberStack, rows: list[int], pixels: list[Tensor], views: list[View]
