@@ -14,7 +14,7 @@ from dfml.inversion.engines import InversionConfig
 from dfml.inversion.recovery import Engine
 from dfml.learners import classifier
 from dfml.methods.base import build_config, merge
-from dfml.training.checkpoint import list_checkpoints, load_checkpoint
+from dfml.training.checkpoint import list_checkpoints, load_checkpoint, misfit
 from dfml.training.folder import CHECKPOINTS, CONFIG
 from dfml.zoo.classifier import Preprocessing
 
@@ -44,14 +44,11 @@ class Trained:
         Raises:
             RunError: If the engine is of another shape, or the checkpoint holds no engine.
         """
-        for name, value in engine.state().items():
-            found = self.tensors.get(name)
-            if found is None or found.shape != value.shape:
-                held = "is missing" if found is None else f"has shape {tuple(found.shape)}"
-                raise RunError(
-                    f"the generator of {self.source} does not fit: {name} {held}, expected {tuple(value.shape)}; "
-                    "leave width and latent as they are in the run"
-                )
+        wrong = misfit(self.tensors, engine.state())
+        if wrong:
+            raise RunError(
+                f"the generator of {self.source} does not fit: {wrong}; leave width and latent as they are in the run"
+            )
         engine.restore(self.tensors)
 
 

@@ -19,7 +19,7 @@ from dfml import seeds
 from dfml.backbones.generator import ImageGenerator, create_generator
 from dfml.inversion.generator import GeneratorConfig, GeneratorRecovery
 from dfml.inversion.objectives import InversionWeights
-from dfml.inversion.recovery import Engine, Recovery, Statistics, StatisticsMemory, Target, TargetStudent
+from dfml.inversion.recovery import Engine, Recovery, SeenStatistics, StatisticsMemory, Target, TargetStudent
 from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
 
 _PROJECTION = 128  # width of the projection head, hidden and out
@@ -155,7 +155,7 @@ class _ContrastiveRecovery(GeneratorRecovery):
         seed: int,
         visit: int,
         student: TargetStudent | None,
-        earlier: Sequence[Statistics],
+        earlier: Sequence[SeenStatistics],
         stacked: bool,
     ) -> None:
         self._contrast, self._memories = config, memories

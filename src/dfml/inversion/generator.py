@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch.func import functional_call
 from dfml import seeds
 from dfml.backbones.generator import ImageGenerator
 from dfml.inversion.objectives import InversionLoss, InversionWeights, View, draw_view, inversion_loss
-from dfml.inversion.recovery import Recovery, Statistics, Target, TargetStudent
+from dfml.inversion.recovery import Recovery, SeenStatistics, Target, TargetStudent
 from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
 from dfml.zoo.stack import MemberStack, StackedMember, stack_key
 
@@ -96,7 +95,7 @@ class GeneratorRecovery(Recovery):
         seed: int,
         visit: int,
         student: TargetStudent | None = None,
-        earlier: Sequence[Statistics] | None = None,
+        earlier: Sequence[SeenStatistics] | None = None,
         accumulate: bool = False,
         stacked: bool = False,
     ) -> None:
@@ -225,9 +224,15 @@ class GeneratorRecovery(Recovery):
         view: View,
     ) -> InversionLoss:
         pixels = self.preprocessing.normalise(images)
-        student = partial(self._student_at, rows) if self._student else None
         return inversion_loss(
-            classifier, pixels, labels, self.preprocessing, self.config.weights, view, student=student, earlier=earlier
+            classifier,
+            pixels,
+            labels,
+            self.preprocessing,
+            self.config.weights,
+            view,
+            student=self.student_for(rows),
+            earlier=earlier,
         )
 
     @torch.no_grad()
@@ -236,7 +241,7 @@ class GeneratorRecovery(Recovery):
         return [self._draw(copy.weights, copy.latents) for copy in self.copies]
 
 
-def _groups(targets: Sequence[Target], earlier: Sequence[Statistics]) -> dict[object, list[int]]:
+def _groups(targets: Sequence[Target], earlier: Sequence[SeenStatistics]) -> dict[object, list[int]]:
     """Targets that can be evaluated in one call; a first visit has no earlier statistics to be stacked with others'."""
     groups: dict[object, list[int]] = {}
     for index, (target, seen) in enumerate(zip(targets, earlier, strict=True)):

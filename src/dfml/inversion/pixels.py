@@ -18,7 +18,7 @@ from dfml.inversion.objectives import InversionLoss, InversionWeights, draw_view
 from dfml.inversion.recovery import (
     Engine,
     Recovery,
-    Statistics,
+    SeenStatistics,
     StatisticsMemory,
     Target,
     TargetStudent,
@@ -81,7 +81,7 @@ class _PixelRecovery(Recovery):
         targets: Sequence[Target],
         visit: int,
         student: TargetStudent | None,
-        earlier: Sequence[Statistics],
+        earlier: Sequence[SeenStatistics],
     ) -> None:
         super().__init__(targets, student, earlier)
         self._config, self._seed, self._visit = config, seed, visit
@@ -108,7 +108,7 @@ class _PixelRecovery(Recovery):
                 target.classifier.preprocessing,
                 weights,
                 draw_view(weights, generator),
-                student=self.student_of(index),
+                student=self.student_for(target.rows),
                 earlier=self.earlier[index],
             )
             (self._pixels[index].grad,) = torch.autograd.grad(loss.total, self._pixels[index])

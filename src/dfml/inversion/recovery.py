@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -40,7 +39,7 @@ class Target:
     rows: Int64[Tensor, " outputs"] | None = None
 
 
-Statistics = tuple[Tensor, ...]
+SeenStatistics = tuple[Tensor, ...]
 """Mean and variance of every batch-norm layer of a member, over some of its images."""
 
 
@@ -59,12 +58,12 @@ class Recovery(ABC):
         self,
         targets: Sequence[Target],
         student: TargetStudent | None = None,
-        earlier: Sequence[Statistics] | None = None,
+        earlier: Sequence[SeenStatistics] | None = None,
     ) -> None:
         self.targets = tuple(targets)
         self.done = 0
-        self.earlier: tuple[Statistics, ...] = tuple(earlier or [()] * len(self.targets))
-        self.smoothed: list[Statistics] = list(self.earlier)
+        self.earlier: tuple[SeenStatistics, ...] = tuple(earlier or [()] * len(self.targets))
+        self.smoothed: list[SeenStatistics] = list(self.earlier)
         self._student = student
 
     @abstractmethod
@@ -75,13 +74,10 @@ class Recovery(ABC):
     def images(self) -> list[Float[Tensor, "_images 3 _size _size"]]:
         """For every target its images as they stand, after all steps: in [0, 1], attached to no graph."""
 
-    def student_of(self, index: int) -> Student | None:
-        """The student as the loss of one target wants it."""
-        return partial(self._student_at, self.targets[index].rows) if self._student else None
-
-    def _student_at(self, rows: Tensor | None, images: Tensor) -> Tensor:
-        assert self._student is not None
-        return self._student(images, rows)
+    def student_for(self, rows: Tensor | None) -> Student | None:
+        """The student as the loss of a target with these `rows` wants it."""
+        student = self._student
+        return None if student is None else lambda images: student(images, rows)
 
 
 class Engine(ABC):
@@ -123,9 +119,9 @@ class StatisticsMemory:
     """Batch-norm statistics of the images that were recovered from each member so far, for the momentum."""
 
     def __init__(self) -> None:
-        self._of: dict[str, Statistics] = {}
+        self._of: dict[str, SeenStatistics] = {}
 
-    def of(self, targets: Sequence[Target]) -> list[Statistics]:
+    def of(self, targets: Sequence[Target]) -> list[SeenStatistics]:
         """For every target; empty for a member that was never visited."""
         return [self._of.get(target.name, ()) for target in targets]
 

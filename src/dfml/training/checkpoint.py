@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,16 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[int, State]:
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"checkpoint {path} cannot be read ({error}); remove that folder") from error
     return values.pop("iteration"), State(tensors, values)
+
+
+def misfit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """What the first tensor is that is missing or of another shape, in words; None if all fit. Others may be there."""
+    for name, value in expected.items():
+        held = found.get(name)
+        if held is None or held.shape != value.shape:
+            is_held = "is missing" if held is None else f"has shape {tuple(held.shape)}"
+            return f"{name} {is_held}, expected {tuple(value.shape)}"
+    return None
 
 
 def _digest(path: Path) -> str:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from dfml.errors import RunError
 from dfml.learners.base import MetaLearner, ProtocolName
-from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint
+from dfml.training.checkpoint import State, load_checkpoint, misfit, save_checkpoint
 from dfml.training.device import keep_freed_memory
 from dfml.training.folder import RunFolder
 from dfml.training.progress import Progress, SilentProgress
@@ -84,14 +84,12 @@ def restore(run: TrainingRun, checkpoint: Path, device: torch.device) -> int:
         RunError: If the checkpoint is damaged, or is of another zoo, method, way or backbone.
     """
     iteration, state = load_checkpoint(checkpoint, device)
-    for name, expected in run.state().tensors.items():
-        found = state.tensors.get(name)
-        if found is None or found.shape != expected.shape:
-            held = "is missing" if found is None else f"has shape {tuple(found.shape)}"
-            raise RunError(
-                f"checkpoint {checkpoint} does not fit this run: {name} {held}, expected {tuple(expected.shape)}; "
-                "use the same zoo, method, way and backbone, and engine, memory and heads of the same size"
-            )
+    wrong = misfit(state.tensors, run.state().tensors)
+    if wrong:
+        raise RunError(
+            f"checkpoint {checkpoint} does not fit this run: {wrong}; "
+            "use the same zoo, method, way and backbone, and engine, memory and heads of the same size"
+        )
     run.restore(state)
     return iteration
 
