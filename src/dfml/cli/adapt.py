@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dfml.cli.folders import new_folder
-from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, use_threads
+from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, prepare_torch
 from dfml.cli.output import Output
 
 
@@ -27,7 +27,7 @@ def adapt(
 ) -> None:
     """Adapt a learner to new classes, from one or a few labelled images each."""
     output = Output(json_file)
-    use_threads(threads)
+    prepare_torch(threads)
     with new_folder(out) as unfinished:
         from dfml.cli.opening import open_learner
         from dfml.data.support import read_support

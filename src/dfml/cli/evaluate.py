@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dfml.cli.options import DeviceOption, JsonOption, Protocol, SeedOption, SplitsOption, ThreadsOption, use_threads
+from dfml.cli.options import DeviceOption, JsonOption, Protocol, SeedOption, SplitsOption, ThreadsOption, prepare_torch
 from dfml.cli.output import Output
 from dfml.errors import UsageError
 
@@ -46,7 +46,7 @@ def evaluate(
     if not names:
         raise UsageError("expected at least one learner and then the data: dfml evaluate LEARNER... DATA")
     output = Output(json_file)
-    use_threads(threads)
+    prepare_torch(threads)
     from dfml.cli import judging, opening
     from dfml.evaluation.protocol import require_evaluable
     from dfml.training.device import select_device

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from dfml.cli.folders import require_empty, writing
-from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, use_threads
+from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, prepare_torch
 from dfml.cli.output import Output, to_json
 
 Engine = Literal["ei", "cmi", "fast_dfkd", "five"]
@@ -49,7 +49,7 @@ def invert(
     """Recover images of every class from classifiers alone, and say how faithful they are."""
     output = Output(json_file)
     require_empty(out)
-    use_threads(threads)
+    prepare_torch(threads)
     from dfml.cli import recovery, trained
     from dfml.training.device import select_device
     from dfml.zoo.zoo import Zoo

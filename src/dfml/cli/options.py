@@ -46,9 +46,12 @@ IdentityOption = Annotated[
 ]
 
 
-def use_threads(threads: int | None) -> None:
-    """Let torch compute with so many threads."""
-    if threads is not None:
-        import torch
+def prepare_torch(threads: int | None) -> None:
+    """Let torch compute with so many threads, and keep the memory that it frees."""
+    import torch
 
+    from dfml.training.device import keep_freed_memory
+
+    keep_freed_memory()
+    if threads is not None:
         torch.set_num_threads(threads)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dfml.cli.errors import show_error
-from dfml.cli.options import JsonOption, ThreadsOption, use_threads
+from dfml.cli.options import JsonOption, ThreadsOption, prepare_torch
 from dfml.cli.output import Output
 from dfml.errors import DataError
 
@@ -24,7 +24,7 @@ def predict(
 ) -> None:
     """Predict the class of each image. Images that cannot be read are named, the others predicted; exit code 1 then."""
     output = Output(json_file)
-    use_threads(threads)
+    prepare_torch(threads)
     import torch
 
     from dfml import FewShotClassifier

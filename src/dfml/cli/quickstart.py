@@ -11,7 +11,7 @@ import typer
 
 from dfml.cli.errors import show_error
 from dfml.cli.folders import require_empty
-from dfml.cli.options import JsonOption, SeedOption, use_threads
+from dfml.cli.options import JsonOption, SeedOption, prepare_torch
 from dfml.cli.output import Output, to_json
 
 _TOLD = 2  # query images of each class whose predictions are printed
@@ -36,7 +36,7 @@ def quickstart(
     """
     output = Output(json_file)
     require_empty(out)
-    use_threads(threads)
+    prepare_torch(threads)
     from dfml.evaluation import quickstart as story_of
     from dfml.report import quickstart as shown
     from dfml.report.table import differences_table, results_table, to_rich

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dfml.cli.options import DeviceOption, IdentityOption, JsonOption, Protocol, ThreadsOption, use_threads
+from dfml.cli.options import DeviceOption, IdentityOption, JsonOption, Protocol, ThreadsOption, prepare_torch
 from dfml.cli.output import Output, to_json
 from dfml.errors import RunError, UsageError
 
@@ -94,7 +94,7 @@ def train(
     from dfml.zoo.classes import read_identity
     from dfml.zoo.zoo import Zoo
 
-    use_threads(threads)
+    prepare_torch(threads)
     # An absolute path, so that the run's config.yaml means the same zoo from wherever it is used.
     members = Zoo.open(place.resolve(), class_identity=read_identity(class_identity))
     output.say(f"{kind.name} on {len(members)} classifiers of {len(members.classes)} classes")

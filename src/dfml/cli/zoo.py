@@ -15,7 +15,7 @@ from dfml.cli.options import (
     SeedOption,
     SplitsOption,
     ThreadsOption,
-    use_threads,
+    prepare_torch,
 )
 from dfml.cli.output import Output
 
@@ -59,7 +59,7 @@ def build(
 ) -> None:
     """Pre-train classifiers on labelled images: simulates the models that other people would bring."""
     output = Output(json_file)
-    use_threads(threads)
+    prepare_torch(threads)
     from dfml.cli.late import late_progress
     from dfml.cli.opening import open_data
     from dfml.cli.tables import built_table

@@ -19,6 +19,7 @@ from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError, RunError
 from dfml.pretraining.recipes import Optimisation, Recipe
 from dfml.seeds import generator
+from dfml.training.device import keep_freed_memory
 from dfml.zoo import Preprocessing
 
 _EVALUATION_BATCH = 512
@@ -80,6 +81,7 @@ def train_classifier(
         DataError: If a class has fewer than two images.
         RunError: If the training diverges.
     """
+    keep_freed_memory()
     device = device or torch.device("cpu")
     fit, held_out = split_images(dataset)
     network = create_backbone(
