@@ -66,14 +66,14 @@ def broken(seed: int, labels: tuple[str, ...]) -> PretrainedClassifier:
 
 def test_the_warm_up_trains_the_engine_only() -> None:
     run = begin(warm_up=2)
-    learner, generator = weights(run), {k: v.clone() for k, v in run.engine.state().items()}
+    learner, generator = weights(run), {k: v.clone() for k, v in run.source.engine.state().items()}
     for iteration in (1, 2):
         metrics = run.step(iteration)
         assert "outer_loss" not in metrics
         assert metrics["disagreement"] == 0.0  # no student yet
     assert equal(learner, weights(run))
     assert int(run.memory.written.sum()) == 0
-    assert not torch.equal(generator["weights.project.weight"], run.engine.state()["weights.project.weight"])
+    assert not torch.equal(generator["weights.project.weight"], run.source.engine.state()["weights.project.weight"])
     assert run.step(3)["disagreement"] > 0.0
     assert not equal(learner, weights(run))
 
@@ -233,8 +233,8 @@ def test_a_member_stays_set_aside_after_a_resumed_run(tmp_path: Path) -> None:
     from dfml.training.loop import restore
 
     assert restore(run, tmp_path / "run/checkpoints/000003", CPU) == 3
-    assert set(run.health.set_aside) == {"member-001"}
-    assert len(run._draw_members(4)) == 2
+    assert set(run.source.health.set_aside) == {"member-001"}
+    assert len(run.source.draw(4, 3)) == 2
 
 
 def test_a_run_without_any_good_member_fails_with_one_line() -> None:

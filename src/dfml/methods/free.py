@@ -20,12 +20,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from dfml import seeds
-from dfml.errors import RunError, UsageError
+from dfml.errors import UsageError
 from dfml.images import fit_images
-from dfml.inversion.engines import InversionConfig, create_engine
-from dfml.inversion.health import Health
-from dfml.inversion.objectives import InversionLoss, InversionWeights, View, draw_view
-from dfml.inversion.recovery import Target, balanced_labels
+from dfml.inversion.engines import InversionConfig
+from dfml.inversion.objectives import InversionWeights, View, draw_view
+from dfml.inversion.source import ImageSource
 from dfml.learners import LearnerConfig, create_learner
 from dfml.learners.classifier import strip
 from dfml.learners.distillation import Distillation, HeadRule
@@ -140,7 +139,6 @@ class FreeRun(TrainingRun):
         self.config, self.zoo, self.device = config, zoo, device
         self.iterations = config.iterations
         self.preprocessing = zoo.preprocessing(config.img_size)
-        self.engine = create_engine(config.inversion, self.preprocessing, seed=config.seed, device=device)
         blank = create_learner(
             config.learner,
             self.preprocessing,
@@ -151,7 +149,6 @@ class FreeRun(TrainingRun):
         ).to(device)
         self.outer = OuterLoop(blank, lr=config.outer_lr, statistics_momentum=config.statistics_momentum)
         self.memory = TaskMemory(len(zoo.classes), config.memory, self.preprocessing.size, device)
-        self.health = Health(config.patience)
         self.classes = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
         self.distillation = Distillation(
             blank,
@@ -162,18 +159,26 @@ class FreeRun(TrainingRun):
             seed=config.seed,
         )
         self.distillation_optimiser = torch.optim.Adam(self.distillation.parameters.values(), lr=config.outer_lr)
-        self._notes: list[str] = []
+        self.source = ImageSource(
+            config.inversion,
+            zoo,
+            self.preprocessing,
+            patience=config.patience,
+            rows=self.distillation.rows,
+            seed=config.seed,
+            device=device,
+        )
 
     def step(self, iteration: int) -> Mapping[str, float]:
         """Recover, remember, align, replay."""
         began = time.perf_counter()
-        members = self._draw_members(iteration)
+        members = self.source.draw(iteration, self.config.members_per_step)
         recovered, metrics = self._recover(members, iteration)
         metrics["recovery_seconds"] = time.perf_counter() - began
         if iteration <= self.config.warm_up:
             return metrics
         for member, images in recovered.items():
-            labels = self._labels(member)
+            labels = self.source.labels(member, self.config.images_per_class)
             self.memory.add(images, self.classes[member][labels])
         if recovered and self.config.alignment != "none":
             metrics |= self._align(recovered, iteration)
@@ -184,56 +189,18 @@ class FreeRun(TrainingRun):
             metrics["replay_seconds"] = time.perf_counter() - between
         return metrics
 
-    def _draw_members(self, iteration: int) -> list[int]:
-        fit = [index for index in range(len(self.zoo)) if self.zoo.name(index) not in self.health.set_aside]
-        order = torch.randperm(len(fit), generator=seeds.generator(self.config.seed, "members", iteration))
-        return [fit[index] for index in order[: self.config.members_per_step].tolist()]
-
-    def _labels(self, member: int) -> Tensor:
-        return balanced_labels(len(self.classes[member]), self.config.images_per_class, self.device)
-
     def _recover(self, members: list[int], iteration: int) -> tuple[dict[int, Tensor], dict[str, float]]:
         """Images of the members whose recovery went well, and what the engine learned from them (papers 2.2)."""
-        rows = self.distillation.rows
-        targets = [Target(self.zoo.name(i), self.zoo[i], self._labels(i), rows[i]) for i in members]
         # A distillation head that nothing trains is not worth disagreeing with.
         taught = iteration > self.config.warm_up and self.config.alignment != "none"
-        student = self.distillation.answer if taught else None
-        recovery = self.engine.start(targets, iteration, student=student)
-        history = [recovery.step() for _ in range(self.engine.steps)]
-        images = recovery.images()
-        kept = [
-            place
-            for place, target in enumerate(targets)
-            if self.health.judge(target, [losses[place] for losses in history], images[place])
-        ]
-        self._report({target.name for place, target in enumerate(targets) if place not in kept})
-        self.engine.learn(recovery, kept)
-        found = {members[place]: fit_images(images[place], self.preprocessing.size) for place in kept}
-        return found, _means([history[-1][place] for place in kept])
-
-    def _report(self, names: set[str]) -> None:
-        """Say which members are set aside.
-
-        Raises:
-            RunError: If none is left, or the fault is not theirs.
-        """
-        for name in sorted(names):
-            self._notes.append(f"{name} is set aside: {self.health.set_aside[name]}")
-        if names and not all(bool(value.isfinite().all()) for value in self._own_weights()):
-            raise RunError(
-                "the generator or the learner itself is not finite any more; lower the learning rates. "
-                "The last checkpoint is intact"
-            )
-        if len(self.health.set_aside) == len(self.zoo):
-            first, reason = next(iter(self.health.set_aside.items()))
-            raise RunError(
-                f"no member is left to learn from: of {len(self.zoo)}, {first} was set aside first: {reason}; "
-                "lower the engine's learning rates, or look at the members with `dfml zoo inspect`"
-            )
-
-    def _own_weights(self) -> list[Tensor]:
-        return [*self.engine.state().values(), *self.distillation.parameters.values()]
+        found = self.source.visit(
+            members,
+            self.config.images_per_class,
+            iteration,
+            student=self.distillation.answer if taught else None,
+            own=self.distillation.parameters.values(),
+        )
+        return found, dict(self.source.last)
 
     def _align(self, recovered: Mapping[int, Tensor], iteration: int) -> dict[str, float]:
         """Cross-task distillation with implicit gradient alignment: BELL (papers 2.4, step 1)."""
@@ -281,48 +248,28 @@ class FreeRun(TrainingRun):
 
     def take_notes(self) -> list[str]:
         """See `TrainingRun.take_notes`."""
-        notes, self._notes = self._notes, []
-        return notes
+        return self.source.take_notes()
 
     def state(self) -> State:
         """See `TrainingRun.state`."""
         tensors = {f"outer.{name}": value for name, value in self.outer.tensors().items()}
         tensors |= {f"memory.{name}": value for name, value in self.memory.tensors().items()}
-        tensors |= {f"engine.{name}": value for name, value in self.engine.state().items()}
+        engine, values = self.source.state()
+        tensors |= {f"engine.{name}": value for name, value in engine.items()}
         tensors |= {f"distillation.{name}": value for name, value in self.distillation.head.items()}
         tensors |= optimiser_tensors("distillation_optimiser", self.distillation_optimiser)
-        values = {"engine": self.config.inversion.engine, "preprocessing": self.preprocessing.as_dict()}
-        return State(tensors, {**values, "health": self.health.state()})
+        return State(tensors, {**values, "preprocessing": self.preprocessing.as_dict()})
 
     def restore(self, state: State) -> None:
-        """See `TrainingRun.restore`.
-
-        Raises:
-            RunError: If the state is of a run with another engine.
-        """
-        ours, theirs = self.config.inversion.engine, state.values["engine"]
-        if ours != theirs:
-            raise RunError(f"the checkpoint is of a run with the engine {theirs}, not {ours}; use the same one")
+        """See `TrainingRun.restore`."""
+        self.source.restore(strip(state.tensors, "engine."), state.values)
         self.outer.restore(strip(state.tensors, "outer."))
         self.memory.restore(strip(state.tensors, "memory."))
-        self.engine.restore(strip(state.tensors, "engine."))
         with torch.no_grad():
             for name, value in self.distillation.head.items():
                 value.copy_(state.tensors[f"distillation.{name}"])
         restore_optimiser("distillation_optimiser", self.distillation_optimiser, state.tensors)
-        self.health.restore(state.values["health"])
 
 
 def _backbone(parameters: Parameters) -> Parameters:
     return {name: value for name, value in parameters.items() if name.startswith("backbone.")}
-
-
-def _means(losses: list[InversionLoss]) -> dict[str, float]:
-    if not losses:
-        return {}
-    parts = {
-        "inversion_loss": [loss.label for loss in losses],
-        "batch_norm_distance": [loss.batch_norm for loss in losses],
-        "disagreement": [loss.disagreement for loss in losses],
-    }
-    return {name: torch.stack(values).mean().item() for name, values in parts.items()}
