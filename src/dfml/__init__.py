@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from dfml.methods import METHODS
     from dfml.methods.average import Average
     from dfml.methods.base import Method
+    from dfml.methods.best_member import BestMember
     from dfml.methods.free import FREE
     from dfml.methods.purer import PURER
     from dfml.methods.random_init import RandomEmbedding, RandomInit
     from dfml.methods.zoo_embedding import ZooEmbedding
+    from dfml.methods.zoo_student import ZooStudent
     from dfml.pretraining import build_zoo
     from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 
@@ -33,10 +35,12 @@ _HOMES = {
     "dfml.methods": ("METHODS",),
     "dfml.methods.average": ("Average",),
     "dfml.methods.base": ("Method",),
+    "dfml.methods.best_member": ("BestMember",),
     "dfml.methods.free": ("FREE",),
     "dfml.methods.purer": ("PURER",),
     "dfml.methods.random_init": ("RandomEmbedding", "RandomInit"),
     "dfml.methods.zoo_embedding": ("ZooEmbedding",),
+    "dfml.methods.zoo_student": ("ZooStudent",),
     "dfml.pretraining": ("build_zoo",),
     "dfml.zoo": ("Preprocessing", "PretrainedClassifier", "Zoo"),
 }
@@ -49,6 +53,7 @@ __all__ = [
     "METHODS",
     "PURER",
     "Average",
+    "BestMember",
     "DfmlError",
     "Difference",
     "Evaluation",
@@ -64,6 +69,7 @@ __all__ = [
     "RandomInit",
     "Zoo",
     "ZooEmbedding",
+    "ZooStudent",
     "__version__",
     "build_zoo",
     "compare",

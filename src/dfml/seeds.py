@@ -32,3 +32,8 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A torch generator (on the CPU, so that a draw is the same on every device) for one purpose; see `rng`."""
     state = _sequence(seed, purpose).generate_state(2, dtype=np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+def integer(seed: int, *purpose: str | int) -> int:
+    """For what takes a seed instead of a generator; see `rng`."""
+    return int(torch.randint(2**31, (1,), generator=generator(seed, *purpose)))

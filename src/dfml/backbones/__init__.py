@@ -6,7 +6,7 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dfml.backbones import conv4, resnet
 from dfml.errors import UsageError
@@ -46,3 +46,9 @@ def create_backbone(architecture: str, num_classes: int, *, seed: int | None = N
             reason = " ".join(str(error).split())
             raise UsageError(f"architecture {architecture!r} cannot be built with {arguments}: {reason}") from error
     return network
+
+
+def head_inputs(network: nn.Module, inputs: Tensor) -> Tensor:
+    """What the head of a network in timm's manner sees: images x features."""
+    features: Tensor = network.forward_head(network.forward_features(inputs), pre_logits=True)  # type: ignore[operator]
+    return features

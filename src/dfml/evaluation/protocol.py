@@ -20,8 +20,7 @@ from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError, ProtocolError
 from dfml.images import fit_images
 from dfml.learners.base import MetaLearner, ProtocolName
-from dfml.learners.embedding import EmbeddingLearner, cosine_scores
-from dfml.learners.protonet import class_means
+from dfml.learners.embedding import EmbeddingLearner, embedding_scores, fit_head
 from dfml.tasks.episode import Episode, draw_indices, episode_labels
 
 # The normal quantile; at 600 episodes it differs from Student's by one in a thousand.
@@ -232,8 +231,8 @@ def _embedded_scores(learner: EmbeddingLearner, dataset: ImageDataset) -> Score:
 
     def score(support: Tensor, of_query: Tensor, way: int) -> tuple[Tensor, float, float]:
         labels = episode_labels(way, len(support) // way, table.device)
-        means = class_means(table[support], labels, way)
-        return cosine_scores(table[of_query], means), an_image * len(support), an_image * len(of_query)
+        head = fit_head(table[support], labels, way, learner.fit)
+        return embedding_scores(table[of_query], head), an_image * len(support), an_image * len(of_query)
 
     return score
 

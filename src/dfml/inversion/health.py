@@ -45,7 +45,7 @@ class Health:
 
         Args:
             target: What was to be recovered.
-            losses: Of this target, before each step.
+            losses: Of this target, before each step; without any, only the images are judged.
             images: After the last step.
         """
         values = [loss.label.item() for loss in losses]
@@ -55,8 +55,8 @@ class Health:
         if _variety(images, target.labels) < _CONSTANT:
             self.set_aside[target.name] = "the generator collapsed (images are flat, or all of a class the same)"
             return False
-        stalled = values[-1] >= values[0] and values[-1] > math.log(len(target.classifier.labels))
-        self._stalled[target.name] = self._stalled.get(target.name, 0) + 1 if stalled and len(values) > 1 else 0
+        stalled = len(values) > 1 and values[-1] >= values[0] and values[-1] > math.log(len(target.classifier.labels))
+        self._stalled[target.name] = self._stalled.get(target.name, 0) + 1 if stalled else 0
         if self._stalled[target.name] >= self._patience:
             self.set_aside[target.name] = (
                 f"its cross-entropy has stopped falling (at {values[-1]:.2f}, worse than guessing, "

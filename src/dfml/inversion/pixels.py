@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from dfml import seeds
 from dfml.inversion.objectives import InversionLoss, InversionWeights, draw_view, inversion_loss
+from dfml.inversion.procedural import dead_leaves
 from dfml.inversion.recovery import (
     Engine,
     Recovery,
@@ -36,7 +38,11 @@ class PixelInversionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    steps: PositiveInt = 400
+    start: Literal["noise", "leaves"] = "noise"
+    """The first pixels: N(0, 1), or dead leaves (`dfml.inversion.procedural`), which look more like photographs before
+    the first step than noise does after hundreds."""
+    steps: NonNegativeInt = 400
+    """0: the first pixels as they are."""
     lr: PositiveFloat = 0.1
     """Of Adam, for pixels in normalised space; falls to zero along a half cosine."""
     weights: InversionWeights = InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001)
@@ -47,7 +53,7 @@ class PixelInversion(Engine):
 
     Args:
         config: Steps, learning rate, weights of the loss.
-        seed: Of the first pixels, N(0, 1) in the member's normalised space, and of the views.
+        seed: Of the first pixels, in the member's normalised space, and of the views.
     """
 
     def __init__(self, config: PixelInversionConfig, seed: int = 0) -> None:
@@ -90,6 +96,9 @@ class _PixelRecovery(Recovery):
 
     def _first_pixels(self, target: Target) -> Tensor:
         size = target.classifier.preprocessing.size
+        if self._config.start == "leaves":
+            generator = seeds.generator(self._seed, "leaves", self._visit, target.name)
+            return dead_leaves(len(target.labels), size, generator).to(target.labels.device).requires_grad_()
         # One draw an image: asking for more images does not change the first ones' start.
         draws = [
             torch.randn(3, size, size, generator=seeds.generator(self._seed, "pixels", self._visit, target.name, i))

@@ -104,7 +104,7 @@ class ImageSource:
         ]
         self._report({name for place, name in enumerate(names) if place not in kept}, own)
         self.engine.learn(recovery, kept)
-        self.last = _means([history[-1][place] for place in kept])
+        self.last = _means([history[-1][place] for place in kept]) if history else {}
         return {members[place]: fit_images(images[place], self._size) for place in kept}
 
     def take_notes(self) -> list[str]:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from dfml.learners.anil import ANIL
 from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.learners.classifier import FewShotClassifier
+from dfml.learners.embedding import EmbeddingLearner
 from dfml.learners.gradient import GradientLearner, LearnerConfig
 from dfml.learners.maml import MAML
 from dfml.learners.protonet import ProtoNet
 from dfml.zoo.classifier import Preprocessing
 
-__all__ = ["ANIL", "MAML", "FewShotClassifier", "LearnerConfig", "MetaLearner", "ProtoNet", "create_learner"]
+__all__ = [
+    "ANIL",
+    "MAML",
+    "EmbeddingLearner",
+    "FewShotClassifier",
+    "LearnerConfig",
+    "MetaLearner",
+    "ProtoNet",
+    "create_learner",
+]
 
 _KINDS: dict[str, type[GradientLearner]] = {kind.kind: kind for kind in (MAML, ANIL, ProtoNet)}
 

@@ -111,7 +111,8 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         fitted = fit_images(images, self.preprocessing.size).to(self.device)
         return self.fit_support(fitted, labels.to(self.device), names or tuple(str(index) for index in range(count)))
 
-    def _save_pretrained(self, save_directory: Path) -> None:
+    def description(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What `restored` takes: all that is saved."""
         config, tensors = self.contents()
         about = {
             "kind": self.kind,
@@ -121,6 +122,18 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
             "preprocessing": self.preprocessing.as_dict(),
             **config,
         }
+        return about, tensors
+
+    @classmethod
+    def restored(cls, about: dict[str, Any], tensors: dict[str, Tensor]) -> MetaLearner:
+        """The inverse of `description`."""
+        learner = cls.rebuild(about, tensors)
+        learner.name, learner.way, learner.protocol = about["name"], about["way"], about["protocol"]
+        learner.preprocessing = read_preprocessing(about["preprocessing"])
+        return learner
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        about, tensors = self.description()
         if tensors:
             save_tensors(tensors, save_directory / WEIGHTS)
         (save_directory / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
@@ -139,7 +152,4 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         kind = find_kind(MetaLearner._kinds, config.get("kind", ""))
         if kind is None:
             raise LearnerError(f"{folder / hub.CONFIG_NAME} does not describe a learner that this version knows")
-        learner = kind.rebuild(config, tensors)
-        learner.name, learner.way, learner.protocol = config["name"], config["way"], config["protocol"]
-        learner.preprocessing = read_preprocessing(config["preprocessing"])
-        return learner
+        return kind.restored(config, tensors)

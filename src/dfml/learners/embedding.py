@@ -1,43 +1,119 @@
-"""Learners with a fixed embedding: adaptation is the mean of each class, prediction the nearest of them by cosine."""
+"""Learners with a fixed embedding: adaptation is a linear head in closed form, whatever the number of classes."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from dfml.errors import LearnerError
 from dfml.learners.base import MetaLearner
-from dfml.learners.classifier import FewShotClassifier
+from dfml.learners.classifier import FewShotClassifier, find_kind, strip
 from dfml.learners.protonet import class_means
+from dfml.zoo.classifier import Preprocessing
+
+HeadFit = Literal["mean", "ridge"]
+"""How a head is fitted to a support set's embeddings. `mean`: the nearest class mean, by cosine. `ridge`: ridge
+regression of the labels on unit-norm embeddings (Bertinetto et al. 2019), which weighs what tells the classes apart;
+with one image a class both are nearly the same."""
 
 # Cosines lie in [-1, 1]; a softmax over them needs a scale to be able to say that it is sure.
 _SCALE = 10.0
+_RIDGE = 1.0
 
 
 class EmbeddingLearner(MetaLearner):
-    """An image's embedding does not depend on the support set, so an evaluation embeds every image once."""
+    """An image's embedding does not depend on the support set, so an evaluation embeds every image once.
+
+    Attributes:
+        fit: How heads are fitted.
+    """
+
+    fit: HeadFit = "mean"
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
         """Embeddings of images in [0, 1] of the learner's size."""
-
-    @abstractmethod
-    def classifier(self, means: Float[Tensor, "way features"], names: tuple[str, ...]) -> FewShotClassifier:
-        """A classifier from the classes' mean embeddings."""
 
     @torch.no_grad()
     def fit_support(
         self, images: Float[Tensor, "support 3 size size"], labels: Int64[Tensor, "support"], names: tuple[str, ...]
     ) -> FewShotClassifier:
         """See `MetaLearner.fit_support`."""
-        return self.classifier(class_means(self.embed(images), labels, len(names)), names)
+        head = fit_head(self.embed(images), labels, len(names), self.fit)
+        return EmbeddingClassifier(self, head, names, self.preprocessing)
 
 
-def cosine_scores(
-    features: Float[Tensor, "images features"], means: Float[Tensor, "way features"]
+class EmbeddingClassifier(FewShotClassifier):
+    """A learner's embedding under a linear head.
+
+    Args:
+        learner: Who embeds.
+        head: Of `fit_head`.
+        labels: One name a class.
+        preprocessing: The learner's.
+    """
+
+    kind: ClassVar[str] = "embedding"
+
+    def __init__(
+        self,
+        learner: EmbeddingLearner,
+        head: Float[Tensor, "way features"],
+        labels: tuple[str, ...],
+        preprocessing: Preprocessing,
+    ) -> None:
+        self.learner = learner
+        self.head = head
+        self.labels = labels
+        self.preprocessing = preprocessing
+
+    def scores(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images labels"]:
+        """See `embedding_scores`."""
+        return embedding_scores(self.learner.embed(images), self.head)
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """See `FewShotClassifier.contents`."""
+        about, tensors = self.learner.description()
+        return {"learner": about}, {"head": self.head, **{f"learner.{name}": value for name, value in tensors.items()}}
+
+    @classmethod
+    def rebuild(
+        cls, labels: tuple[str, ...], preprocessing: Preprocessing, config: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> EmbeddingClassifier:
+        """See `FewShotClassifier.rebuild`.
+
+        Raises:
+            LearnerError: If the learner within is of no kind that this version knows.
+        """
+        about = config["learner"]
+        kind = find_kind(MetaLearner._kinds, about["kind"])
+        learner = kind.restored(about, strip(tensors, "learner.")) if kind else None
+        if not isinstance(learner, EmbeddingLearner):
+            raise LearnerError(f"the classifier embeds with a {about['kind']!r}, which this version does not know")
+        return cls(learner, tensors["head"], labels, preprocessing)
+
+
+def fit_head(
+    features: Float[Tensor, "support features"], labels: Int64[Tensor, "support"], way: int, fit: HeadFit
+) -> Float[Tensor, "way features"]:
+    """A row a class, whose product with an image's unit-norm embedding is the image's score; see `HeadFit`."""
+    if fit == "mean":
+        return functional.normalize(class_means(features, labels, way), dim=1)
+    rows = functional.normalize(features, dim=1)
+    targets = functional.one_hot(labels, way).to(rows.dtype)
+    # The dual form: a support set has fewer images than an embedding has features.
+    kernel = rows @ rows.T + _RIDGE * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+    head: Tensor = torch.linalg.solve(kernel, targets).T @ rows
+    return head
+
+
+def embedding_scores(
+    features: Float[Tensor, "images features"], head: Float[Tensor, "way features"]
 ) -> Float[Tensor, "images way"]:
-    """Scaled cosine of every image with every class mean."""
-    return _SCALE * functional.normalize(features, dim=1) @ functional.normalize(means, dim=1).T
+    """Scaled scores of images under a head of `fit_head`."""
+    return _SCALE * functional.normalize(features, dim=1) @ head.T

@@ -19,7 +19,7 @@ from torch.nn import functional
 from dfml import seeds
 from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.learners.classifier import FewShotClassifier, NetworkClassifier, read_preprocessing, strip
-from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
+from dfml.learners.network import EpisodeNetwork, Parameters, Statistics, architecture_of
 from dfml.tasks.episode import Episode
 from dfml.zoo.classifier import Preprocessing
 
@@ -96,16 +96,13 @@ class GradientLearner(MetaLearner):
         self.way = way
         self.protocol: ProtocolName = protocol
         self.name = name or self.kind
-        arguments = {"img_size": preprocessing.size} if config.backbone.startswith("conv4") else {}
-        self.architecture = {"architecture": config.backbone, "arguments": {**arguments, **config.backbone_arguments}}
-        self.network = EpisodeNetwork(config.backbone, self.architecture["arguments"], _initial_seed(seed))  # type: ignore[arg-type]
+        self.architecture = architecture_of(config.backbone, config.backbone_arguments, preprocessing.size)
+        self.network = EpisodeNetwork(config.backbone, self.architecture["arguments"], seeds.integer(seed, "backbone"))
         self.parameters = self.network.initial() | self._initial_head(seed)
         self.stored = self.network.neutral_statistics()
 
     def _initial_head(self, seed: int) -> Parameters:
-        blank = torch.zeros(2, 3, self.preprocessing.size, self.preprocessing.size)
-        with torch.no_grad():
-            width = self.network.features(self.network.initial(), blank)[0].shape[1]
+        width = self.network.width(self.preprocessing.size)
         if self.config.head_start == "zero":
             return {"head.weight": torch.zeros(self.way, width), "head.bias": torch.zeros(self.way)}
         bound = width**-0.5
@@ -223,7 +220,3 @@ def head_for(parameters: Parameters, way: int) -> Parameters:
         return parameters
     rows = {"head.weight": weight.mean(0).expand(way, -1), "head.bias": bias.mean(0).expand(way)}
     return {**parameters, **rows}
-
-
-def _initial_seed(seed: int) -> int:
-    return int(torch.randint(2**31, (1,), generator=seeds.generator(seed, "backbone")))

@@ -64,6 +64,12 @@ class EpisodeBatchNorm2d(nn.Module):
         return normalised.view(images, rows, columns, channels).permute(0, 3, 1, 2)
 
 
+def architecture_of(backbone: str, arguments: dict[str, Any], size: int) -> dict[str, Any]:
+    """What is saved of a backbone to rebuild it: its name and arguments for images of `size` pixels a side."""
+    own = {"img_size": size} if backbone.startswith("conv4") else {}
+    return {"architecture": backbone, "arguments": {**own, **arguments}}
+
+
 class EpisodeNetwork:
     """The feature extractor of a few-shot learner, without any state of its own.
 
@@ -88,6 +94,11 @@ class EpisodeNetwork:
         """Mean 0 and variance 1 for every layer."""
         buffers = dict(self._module.named_buffers())
         return {name: buffers[name].clone() for name in self._statistics}
+
+    @torch.no_grad()
+    def width(self, size: int) -> int:
+        """Features of an image of `size` pixels a side."""
+        return self.features(self.initial(), torch.zeros(2, 3, size, size))[0].shape[1]
 
     def features(
         self,

@@ -7,17 +7,18 @@ and run on every image. A learner in one network has to beat this to be worth it
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from dfml.errors import LearnerError, ZooMemberError
 from dfml.images import fit_images
 from dfml.learners.base import MetaLearner
-from dfml.learners.classifier import FewShotClassifier, read_preprocessing
-from dfml.learners.embedding import EmbeddingLearner, cosine_scores
+from dfml.learners.classifier import read_preprocessing
+from dfml.learners.embedding import EmbeddingLearner, HeadFit
 from dfml.methods.base import Method
 from dfml.methods.untrained import Finished
 from dfml.training.loop import TrainingConfig, TrainingRun
@@ -25,11 +26,18 @@ from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
 from dfml.zoo.readers import WEIGHTS, load_member, read_card, sha256
 from dfml.zoo.zoo import Zoo
 
+Opinion = Literal["softmax", "logits", "features"]
+"""What is asked of a member about an image: its probabilities, its logits, or its unit-norm features."""
+
 
 class ZooEmbeddingConfig(TrainingConfig):
     """Settings of `zoo_embedding`."""
 
     iterations: int = 0
+    opinion: Opinion = "softmax"
+    """What embeds an image: every member's `softmax` outputs, `logits`, or unit-norm `features`, side by side."""
+    fit: HeadFit = "mean"
+    """How heads are fitted to a support set: `mean`, the nearest class mean by cosine, or `ridge` regression."""
 
 
 class ZooEmbedding(Method):
@@ -37,12 +45,15 @@ class ZooEmbedding(Method):
 
     name: ClassVar[str] = "zoo_embedding"
     config_type: ClassVar[type[TrainingConfig]] = ZooEmbeddingConfig
+    config: ZooEmbeddingConfig
 
     def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
         """See `Method.begin`."""
-        learner = ZooEmbeddingLearner(list(zoo), zoo.preprocessing(), way=self.config.way)
-        learner.device = device
-        return Finished(learner)
+        config = self.config
+        learner = ZooEmbeddingLearner(
+            list(zoo), zoo.preprocessing(), opinion=config.opinion, fit=config.fit, way=config.way, name=self.name
+        )
+        return Finished(learner.to(device))
 
 
 class ZooEmbeddingLearner(EmbeddingLearner):
@@ -51,25 +62,40 @@ class ZooEmbeddingLearner(EmbeddingLearner):
     Args:
         members: The whole zoo.
         preprocessing: Its size is the one that images are brought to; members resize and normalise on their own.
+        opinion: What is asked of the members.
+        fit: How heads are fitted.
         way: For the record; it adapts to any number of classes.
+        name: What it is called in tables.
     """
 
     kind: ClassVar[str] = "zoo_embedding"
 
-    def __init__(self, members: list[PretrainedClassifier], preprocessing: Preprocessing, *, way: int = 5) -> None:
+    def __init__(
+        self,
+        members: list[PretrainedClassifier],
+        preprocessing: Preprocessing,
+        *,
+        opinion: Opinion = "softmax",
+        fit: HeadFit = "mean",
+        way: int = 5,
+        name: str = "zoo_embedding",
+    ) -> None:
         self.members = members
         self.preprocessing = preprocessing
-        self.way = way
-        self.name = ZooEmbedding.name
-        self.protocol = "any"
+        self.opinion: Opinion = opinion
+        self.fit = fit
+        self.way, self.name, self.protocol = way, name, "any"
 
+    @torch.no_grad()
     def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
-        """All members' softmax outputs side by side."""
-        return embed_with(self.members, images)
+        """All members' opinions side by side; each sees the images at its own size."""
+        return torch.cat([self._opinion(member, fit_images(images, member.size)) for member in self.members], dim=1)
 
-    def classifier(self, means: Float[Tensor, "way features"], names: tuple[str, ...]) -> FewShotClassifier:
-        """See `EmbeddingLearner.classifier`."""
-        return ZooEmbeddingClassifier(self.members, means, names, self.preprocessing)
+    def _opinion(self, member: PretrainedClassifier, images: Tensor) -> Tensor:
+        if self.opinion == "features":
+            return functional.normalize(member.features(images), dim=1)
+        logits = member.logits(images)
+        return logits if self.opinion == "logits" else logits.softmax(dim=1)
 
     def to(self, device: torch.device) -> ZooEmbeddingLearner:
         """Move to a device; returns itself."""
@@ -80,53 +106,19 @@ class ZooEmbeddingLearner(EmbeddingLearner):
 
     def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `MetaLearner.contents`."""
-        return {"members": member_references(self.members)}, {}
+        return {"members": member_references(self.members), "opinion": self.opinion, "fit": self.fit}, {}
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MetaLearner:
         """See `MetaLearner.rebuild`."""
-        return cls(load_references(config["members"]), read_preprocessing(config["preprocessing"]), way=config["way"])
-
-
-class ZooEmbeddingClassifier(FewShotClassifier):
-    """Class means in the zoo's embedding."""
-
-    kind: ClassVar[str] = "zoo_embedding"
-
-    def __init__(
-        self,
-        members: list[PretrainedClassifier],
-        means: Float[Tensor, "way features"],
-        labels: tuple[str, ...],
-        preprocessing: Preprocessing,
-    ) -> None:
-        self.members = members
-        self.means = means
-        self.labels = labels
-        self.preprocessing = preprocessing
-
-    def scores(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images labels"]:
-        """Scaled cosines."""
-        return cosine_scores(embed_with(self.members, images), self.means)
-
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `FewShotClassifier.contents`."""
-        return {"members": member_references(self.members)}, {"means": self.means}
-
-    @classmethod
-    def rebuild(
-        cls, labels: tuple[str, ...], preprocessing: Preprocessing, config: dict[str, Any], tensors: dict[str, Tensor]
-    ) -> ZooEmbeddingClassifier:
-        """See `FewShotClassifier.rebuild`."""
-        return cls(load_references(config["members"]), tensors["means"], labels, preprocessing)
-
-
-def embed_with(
-    members: list[PretrainedClassifier], images: Float[Tensor, "images 3 size size"]
-) -> Float[Tensor, "images features"]:
-    """Softmax outputs of members side by side; each sees the images at its own size."""
-    parts = [member.logits(fit_images(images, member.preprocessing.size)).softmax(dim=1) for member in members]
-    return torch.cat(parts, dim=1)
+        return cls(
+            load_references(config["members"]),
+            read_preprocessing(config["preprocessing"]),
+            opinion=config["opinion"],
+            fit=config["fit"],
+            way=config["way"],
+            name=config["name"],
+        )
 
 
 def member_references(members: list[PretrainedClassifier]) -> list[dict[str, str]]:

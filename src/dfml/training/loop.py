@@ -161,7 +161,8 @@ def train(
 
 
 def _worth_showing(metrics: dict[str, Any]) -> dict[str, float]:
-    return {name: metrics[name] for name in ("outer_loss", "accuracy", "inversion_loss") if name in metrics}
+    known = ("outer_loss", "distillation_loss", "accuracy", "inversion_loss")
+    return {name: metrics[name] for name in known if name in metrics}
 
 
 def _require_finite(metrics: dict[str, float], iteration: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dfml.backbones import head_inputs
 from dfml.images import fit_images
 from dfml.zoo.statistics import LayerStatistics, batch_norm_layers, record_means, record_statistics
 
@@ -78,6 +80,10 @@ class PretrainedClassifier(nn.Module):
         logits: Tensor = self.network(self._input(images))
         return logits
 
+    def features(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images features"]:
+        """What the network's head sees, for networks in timm's manner."""
+        return head_inputs(self.network, self._input(images))
+
     def logits_and_statistics(
         self, images: Float[Tensor, "images 3 height width"]
     ) -> tuple[Float[Tensor, "images labels"], list[LayerStatistics]]:
@@ -97,3 +103,10 @@ class PretrainedClassifier(nn.Module):
 
     def _input(self, images: Tensor) -> Tensor:
         return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
+
+
+def ask(
+    members: Iterable[PretrainedClassifier], images: Float[Tensor, "images 3 _height _width"]
+) -> Float[Tensor, "images outputs"]:
+    """All members' logits side by side; each sees the images at its own size."""
+    return torch.cat([member.logits(fit_images(images, member.size)) for member in members], dim=1)

@@ -1,0 +1,243 @@
+"""`zoo_student`: one compact network that keeps what all members of a zoo know.
+
+Whoever asks all members for their softmax outputs and takes the nearest class mean is ahead of both papers, but has to
+keep and run the whole zoo (`zoo_embedding`). The student learns to give all these answers itself, and its answers embed
+images as the members' do. It learns from images that members recall, starting from dead leaves, and every image is put
+to many members: what a member says about images of classes that it has never seen is what few-shot tasks will ask for.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from dfml import seeds
+from dfml.images import fit_images
+from dfml.inversion.engines import InversionConfig
+from dfml.inversion.objectives import InversionWeights
+from dfml.inversion.opinions import SecondOpinions
+from dfml.inversion.pixels import PixelInversionConfig
+from dfml.inversion.source import ImageSource
+from dfml.learners.classifier import strip
+from dfml.learners.embedding import HeadFit
+from dfml.learners.student import Student, StudentEmbedding
+from dfml.methods.base import Method
+from dfml.optimisers import optimiser_tensors, restore_optimiser
+from dfml.tasks.answers import AnsweredImages, to_bytes
+from dfml.tasks.mixing import cut_and_mix
+from dfml.training.checkpoint import State
+from dfml.training.loop import TrainingConfig, TrainingRun
+from dfml.zoo.zoo import Zoo
+
+_RISE = 0.1  # of the training: the share in which the learning rate rises
+
+
+class ZooStudentConfig(TrainingConfig):
+    """Settings of `zoo_student`, chosen on the validation classes of CIFAR-FS (docs/results/zoo-student.md)."""
+
+    iterations: PositiveInt = 150
+    snapshot_every: PositiveInt = 25
+    checkpoint_every: PositiveInt = 25
+    backbone: str = "conv4"
+    """The student's: a name of `dfml.backbones.create_backbone`."""
+    backbone_arguments: dict[str, Any] = Field(default_factory=dict)
+    img_size: PositiveInt | None = None
+    """Pixels a side of the student's input; None: the members' most common size."""
+    embedding: StudentEmbedding = "answers"
+    """What embeds an image in few-shot tasks: the probabilities that the student expects of every member, or its
+    features."""
+    fit: HeadFit = "ridge"
+    """How heads are fitted to a support set: nearest class mean by cosine, or ridge regression."""
+    inversion: InversionConfig = InversionConfig(
+        engine="ei",
+        ei=PixelInversionConfig(
+            start="leaves",
+            steps=30,
+            lr=0.05,
+            weights=InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001),
+        ),
+    )
+    members_per_step: PositiveInt = 2
+    """Members that recall images in a meta-iteration, drawn at random."""
+    images_per_class: PositiveInt = 20
+    """Recovered at a visit, for each of a member's classes."""
+    mixed: NonNegativeInt = 1
+    """Further images for every recovered one: parts of it and of an earlier one, cut and put together."""
+    teachers: PositiveInt | None = 20
+    """Members that are asked about an image, drawn at random for every visit; None: all. Few answers about many images
+    teach more than many about few."""
+    memory: PositiveInt = 100_000
+    """Images that are kept, with their answers."""
+    student_steps: PositiveInt = 25
+    """Of the student's optimiser, in a meta-iteration."""
+    batch: PositiveInt = 256
+    """Images of a step."""
+    lr: PositiveFloat = 0.01
+    """Of Adam, at its highest: it rises for a tenth of the training, and falls to zero along a half cosine."""
+    temperature: PositiveFloat = 4.0
+    """Of the distillation."""
+    patience: PositiveInt = 5
+    """Visits without progress after which a member recalls no more images (`dfml.inversion.health`)."""
+
+
+class ZooStudent(Method):
+    """One student of all members, on images that they recall."""
+
+    name: ClassVar[str] = "zoo_student"
+    config_type: ClassVar[type[TrainingConfig]] = ZooStudentConfig
+    config: ZooStudentConfig
+
+    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """See `Method.begin`."""
+        return ZooStudentRun(self.config, zoo, device)
+
+
+class ZooStudentRun(TrainingRun):
+    """State and meta-iteration: recover, ask, teach."""
+
+    def __init__(self, config: ZooStudentConfig, zoo: Zoo, device: torch.device) -> None:
+        self.config, self.zoo, self.device = config, zoo, device
+        self.iterations = config.iterations
+        outputs = [len(classes) for classes in zoo.classes.of_member]
+        self.columns = list(torch.split(torch.arange(sum(outputs), device=device), outputs))
+        self.student = Student.untrained(
+            config.backbone,
+            config.backbone_arguments,
+            outputs,
+            zoo.preprocessing(config.img_size),
+            embedding=config.embedding,
+            fit=config.fit,
+            way=config.way,
+            seed=config.seed,
+            name=ZooStudent.name,
+        ).to(device)
+        self.optimiser = torch.optim.Adam(self.student.network.parameters(), lr=config.lr)
+        self.updates = 0
+        self.opinions = SecondOpinions(zoo)
+        self._notes: list[str] = []
+        size = self.student.preprocessing.size
+        self.pool = AnsweredImages(config.memory, size, sum(outputs), device)
+        self.source = ImageSource(
+            config.inversion,
+            zoo,
+            self.student.preprocessing,
+            patience=config.patience,
+            rows=self.columns,
+            seed=config.seed,
+            device=device,
+        )
+
+    def step(self, iteration: int) -> Mapping[str, float]:
+        """Recover images, ask members about them, and teach the student all answers that are kept."""
+        began = time.perf_counter()
+        recalled = self.source.visit(
+            self.source.draw(iteration, self.config.members_per_step),
+            self.config.images_per_class,
+            iteration,
+            student=self._expect if iteration > 1 else None,
+            own=self.student.network.parameters(),
+        )
+        between = time.perf_counter()
+        self._ask(recalled, iteration)
+        asked = time.perf_counter()
+        metrics = {**self.source.last, "distillation_loss": self._teach(iteration)}
+        if iteration == self.iterations:
+            self._notes += self.opinions.doubts()
+        seconds = {"recovery": between - began, "asking": asked - between, "teaching": time.perf_counter() - asked}
+        return metrics | {f"{name}_seconds": value for name, value in seconds.items()}
+
+    def _expect(self, images: Tensor, columns: Tensor | None) -> Tensor:
+        """The student's logits for a member's outputs; gradients are for the images."""
+        return self.student.logits(fit_images(images, self.student.preprocessing.size))[:, columns]
+
+    @torch.no_grad()
+    def _ask(self, recalled: Mapping[int, Tensor], iteration: int) -> None:
+        """Keep images, and mixed ones, with what some members answer, among them those that recalled them."""
+        if not recalled:
+            return
+        images = to_bytes(torch.cat(list(recalled.values())))
+        shown = torch.cat([images, *self._mix(images, iteration)]).float() / 255.0
+        answers = shown.new_full((len(shown), len(self.pool.answers[0])), math.nan)
+        others = torch.randperm(len(self.zoo), generator=seeds.generator(self.config.seed, "teachers", iteration))
+        count = max(self.config.teachers or len(self.zoo), len(recalled))
+        teachers = list(dict.fromkeys([*recalled, *others.tolist()]))[:count]
+        for index in teachers:
+            member = self.zoo[index]
+            answers[:, self.columns[index]] = member.logits(fit_images(shown, member.size)).log_softmax(dim=1)
+        self.pool.add(to_bytes(shown), answers)
+        starts = [0, *accumulate(len(part) for part in recalled.values())]
+        for (member_index, part), start in zip(recalled.items(), starts, strict=False):
+            labels = self.source.labels(member_index, self.config.images_per_class)
+            given = answers[start : start + len(part)]
+            self.opinions.add(member_index, labels, {index: given[:, self.columns[index]] for index in teachers})
+
+    def _mix(self, images: Tensor, iteration: int) -> list[Tensor]:
+        mixed = []
+        for turn in range(self.config.mixed if len(self.pool) else 0):
+            generator = seeds.generator(self.config.seed, "mix", iteration, turn)
+            partners = self.pool.images[self.pool.choose(len(images), generator)]
+            mixed.append(cut_and_mix(images, partners, generator))
+        return mixed
+
+    def _teach(self, iteration: int) -> float:
+        """Some steps of the student on images and answers at random; returns the mean divergence before them."""
+        config, student, losses = self.config, self.student, []
+        # Layers that draw while training (dropout, stochastic depth) use torch's global generators.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seeds.integer(config.seed, "layers", iteration))
+            student.network.train()
+            for turn in range(config.student_steps if len(self.pool) else 0):
+                images, answers = self.pool.draw(config.batch, seeds.generator(config.seed, "batch", iteration, turn))
+                loss = student.groups.divergence(answers, student.logits(images), config.temperature)
+                weights = list(student.network.parameters())
+                for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                    weight.grad = gradient
+                for group in self.optimiser.param_groups:
+                    group["lr"] = self._rate()
+                self.optimiser.step()
+                self.updates += 1
+                losses.append(loss.detach())
+            student.network.eval()
+        return torch.stack(losses).mean().item() if losses else 0.0
+
+    def _rate(self) -> float:
+        done = self.updates / (self.config.iterations * self.config.student_steps)
+        if done < _RISE:
+            return self.config.lr * max(done / _RISE, 0.01)
+        return self.config.lr * 0.5 * (1.0 + math.cos(math.pi * (done - _RISE) / (1.0 - _RISE)))
+
+    def learner(self) -> Student:
+        """See `TrainingRun.learner`."""
+        return self.student.copy()
+
+    def take_notes(self) -> list[str]:
+        """See `TrainingRun.take_notes`."""
+        notes, self._notes = self._notes, []
+        return [*self.source.take_notes(), *notes]
+
+    def state(self) -> State:
+        """See `TrainingRun.state`."""
+        engine, values = self.source.state()
+        tensors = {f"engine.{name}": value for name, value in engine.items()}
+        tensors |= {f"pool.{name}": value for name, value in self.pool.tensors().items()}
+        tensors |= {f"opinions.{name}": value for name, value in self.opinions.tensors().items()}
+        tensors |= {f"student.{name}": value for name, value in self.student.network.state_dict().items()}
+        tensors |= {"updates": torch.tensor(self.updates), **optimiser_tensors("optimiser", self.optimiser)}
+        return State(tensors, values)
+
+    @torch.no_grad()
+    def restore(self, state: State) -> None:
+        """See `TrainingRun.restore`."""
+        self.source.restore(strip(state.tensors, "engine."), state.values)
+        self.pool.restore(strip(state.tensors, "pool."))
+        self.opinions.restore(strip(state.tensors, "opinions."))
+        self.student.network.load_state_dict(strip(state.tensors, "student."))
+        self.updates = int(state.tensors["updates"])
+        restore_optimiser("optimiser", self.optimiser, state.tensors)

@@ -1,0 +1,76 @@
+"""`AnsweredImages`: recovered images with what every member of the zoo answers to them, for a student to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Float16, Int64, UInt8
+from torch import Tensor
+
+
+class AnsweredImages:
+    """A ring buffer, allocated once on the device: an image takes eight bits a value, an answer sixteen.
+
+    Args:
+        capacity: Images that are kept; later ones take the place of the oldest.
+        size: Pixels a side.
+        outputs: Of all members together.
+        device: Where everything lives.
+
+    Attributes:
+        written: Images that were ever added.
+    """
+
+    images: UInt8[Tensor, "capacity 3 size size"]
+    answers: Float16[Tensor, "capacity outputs"]
+
+    def __init__(self, capacity: int, size: int, outputs: int, device: torch.device) -> None:
+        self.images = torch.zeros(capacity, 3, size, size, dtype=torch.uint8, device=device)
+        self.answers = torch.zeros(capacity, outputs, dtype=torch.float16, device=device)
+        self.written = 0
+
+    def __len__(self) -> int:
+        """Images that can be drawn."""
+        return min(self.written, len(self.images))
+
+    @torch.no_grad()
+    def add(self, images: UInt8[Tensor, "images 3 size size"], answers: Float[Tensor, "images outputs"]) -> None:
+        """Keep images and answers in place of the oldest.
+
+        Args:
+            images: As `to_bytes` makes them: what members are asked about must be what is kept.
+            answers: Log-probabilities of every member's outputs, members side by side; NaN where none was asked.
+        """
+        capacity = len(self.images)
+        # No two images of a call may share a slot: which one stays would be undefined.
+        slots = (self.written + torch.arange(len(images), device=self.images.device))[-capacity:] % capacity
+        self.images[slots] = images[-capacity:]
+        self.answers[slots] = answers[-capacity:].half()
+        self.written += len(images)
+
+    def draw(
+        self, count: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "count 3 size size"], Float[Tensor, "count outputs"]]:
+        """A batch at random, with repetition: images in [0, 1] and their answers."""
+        chosen = self.choose(count, generator)
+        return self.images[chosen].float() / 255.0, self.answers[chosen].float()
+
+    def choose(self, count: int, generator: torch.Generator) -> Int64[Tensor, "count"]:
+        """Indices of images at random, with repetition."""
+        return torch.randint(len(self), (count,), generator=generator).to(self.images.device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as named tensors, not copied, for a checkpoint."""
+        return {"images": self.images, "answers": self.answers, "written": torch.tensor(self.written)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`, into a buffer of the same shape."""
+        self.images.copy_(tensors["images"])
+        self.answers.copy_(tensors["answers"])
+        self.written = int(tensors["written"])
+
+
+def to_bytes(images: Float[Tensor, "images 3 size size"]) -> UInt8[Tensor, "images 3 size size"]:
+    """Images nominally in [0, 1], clipped and rounded to the nearest of 256 values."""
+    return images.clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)

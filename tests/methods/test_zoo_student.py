@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dfml.errors import RunError
+from dfml.evaluation.protocol import evaluate
+from dfml.inversion.engines import ENGINES
+from dfml.learners import MetaLearner
+from dfml.learners.student import Student
+from dfml.methods.zoo_student import ZooStudent, ZooStudentRun
+from dfml.training.folder import RunFolder
+from dfml.training.loop import restore
+from dfml.training.progress import SilentProgress
+from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
+from dfml.zoo.classifier import ask
+from tests.factories import coloured_dataset, images, member, zoo
+
+CPU = torch.device("cpu")
+TINY = {"width": 8, "latent": 8, "steps": 2}
+SMALL: dict[str, Any] = {
+    "way": 3,
+    "iterations": 4,
+    "members_per_step": 2,
+    "images_per_class": 3,
+    "teachers": 2,
+    "memory": 60,
+    "student_steps": 2,
+    "batch": 8,
+    "inversion": {"five": TINY, "fast_dfkd": TINY, "cmi": TINY, "ei": {"steps": 2}},
+    "checkpoint_every": 2,
+    "snapshot_every": 2,
+}
+
+
+def begin(members: Zoo | None = None, **settings: Any) -> ZooStudentRun:
+    run = ZooStudent(**{**SMALL, **settings}).begin(members or zoo(), CPU)
+    assert isinstance(run, ZooStudentRun)
+    return run
+
+
+def weights(run: ZooStudentRun) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in run.student.network.state_dict().items()}
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_the_student_learns_what_all_members_answer() -> None:
+    members = zoo(3)
+    run = begin(
+        members, iterations=40, images_per_class=10, memory=2000, student_steps=5, batch=32, teachers=None, lr=0.02
+    )
+    shown = images(60, seed=9)
+    answers = run.student.groups.log_softmax(ask(members, shown))
+
+    def distance() -> float:
+        with torch.no_grad():
+            return run.student.groups.divergence(answers, run.student.logits(shown), 1.0).item()
+
+    before = distance()
+    first = run.step(1)["distillation_loss"]
+    for iteration in range(2, 41):
+        last = run.step(iteration)["distillation_loss"]
+    assert last < 0.5 * first
+    assert distance() < 0.7 * before
+
+
+def test_every_image_is_kept_with_the_answers_of_those_that_were_asked() -> None:
+    members = zoo(4)
+    run = begin(members, teachers=3, mixed=0)
+    run.step(1)
+    assert len(run.pool) == 2 * 3 * 3
+    shown, answers = run.pool.images[: len(run.pool)].float() / 255.0, run.pool.answers[: len(run.pool)].float()
+    asked = [not bool(part.isnan().any()) for part in torch.split(answers, 3, dim=1)]
+    assert sum(asked) == 3
+    assert set(run.source.draw(1, 2)) <= {index for index, yes in enumerate(asked) if yes}
+    expected = run.student.groups.log_softmax(ask(members, shown))
+    known = ~answers.isnan()
+    torch.testing.assert_close(answers[known], expected[known], atol=1e-2, rtol=1e-2)
+
+
+def test_mixed_images_are_made_of_earlier_ones_and_asked_about_too() -> None:
+    run = begin(mixed=2, memory=100)
+    run.step(1)
+    assert len(run.pool) == 18  # nothing was there to mix with
+    run.step(2)
+    assert len(run.pool) == 18 + 3 * 18
+    assert not bool((run.pool.images[36:54].flatten(1) == run.pool.images[18:36].flatten(1)).all())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str) -> None:
+    settings = {**SMALL, "inversion": {**SMALL["inversion"], "engine": engine}}
+    ZooStudent(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
+    ZooStudent(**settings).fit(zoo(), out=tmp_path / "resumed", device="cpu")
+    for path in sorted((tmp_path / "resumed" / "checkpoints" / "000004").iterdir()):
+        path.unlink()  # forget the end, as if it had been interrupted after 2
+    ZooStudent(**settings).fit(zoo(), out=tmp_path / "resumed", resume=True, device="cpu")
+    ends = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "resumed")]
+    assert ends[0] == ends[1]
+    rows = [
+        [{k: v for k, v in row.items() if "seconds" not in k} for row in RunFolder(tmp_path / name).read_metrics()]
+        for name in ("straight", "resumed")
+    ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 4
+
+
+def test_a_backbone_that_draws_while_training_is_resumed_with_the_same_bits(tmp_path: Path) -> None:
+    settings = {**SMALL, "backbone": "resnet10t", "backbone_arguments": {"drop_rate": 0.5}}
+    straight = ZooStudent(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
+    torch.manual_seed(7)
+    run = begin(**{key: settings[key] for key in ("backbone", "backbone_arguments")})
+    done = restore(run, tmp_path / "straight" / "checkpoints" / "000002", CPU)
+    for iteration in range(done + 1, 5):
+        run.step(iteration)
+    assert isinstance(straight, Student)
+    assert equal(straight.network.state_dict(), weights(run))
+
+
+def test_members_of_several_architectures_sizes_and_ways_are_taught_together() -> None:
+    from dfml.backbones import create_backbone
+
+    larger = Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    other = PretrainedClassifier(create_backbone("fewshot_resnet10", 4, seed=1), ("w", "x", "y", "z"), larger)
+    members = Zoo.of([member(0, ("ant", "bee", "cat")), other])
+    run = begin(members, img_size=16, teachers=None)
+    run.step(1)
+    shown = run.pool.images[: len(run.pool)].float() / 255.0
+    assert shown.shape == (21, 3, 16, 16)
+    expected = run.student.groups.log_softmax(ask(members, shown))
+    torch.testing.assert_close(run.pool.answers[:21].float(), expected, atol=1e-2, rtol=1e-2)
+    assert run.learner().embed(images(2)).shape == (2, 7)
+
+
+def test_a_student_of_one_member_works_and_any_number_of_classes_can_be_adapted_to() -> None:
+    learner = ZooStudent(**SMALL).fit(zoo(1), device="cpu")
+    for way in (2, 7):
+        probabilities = learner.adapt(images(2 * way, 1), torch.arange(way).repeat(2)).predict_proba(images(3, 2))
+        assert probabilities.shape == (3, way)
+    assert learner.protocol == "any"
+
+
+def test_the_saved_learner_is_the_same_and_its_accuracy_can_be_measured(tmp_path: Path) -> None:
+    learner = ZooStudent(**SMALL).fit(zoo(), out=tmp_path / "run", device="cpu")
+    loaded = MetaLearner.from_pretrained(tmp_path / "run")
+    assert isinstance(learner, Student)
+    assert isinstance(loaded, Student)
+    assert torch.equal(learner.embed(images(4)), loaded.embed(images(4)))
+    found = evaluate(loaded, coloured_dataset(), way=3, shot=5, query=5, episodes=20)
+    assert found.accuracy > 0.5  # colours; guessing is a third
+
+
+def test_a_snapshot_is_not_changed_by_later_steps() -> None:
+    run = begin()
+    run.step(1)
+    snapshot = run.learner()
+    before = {name: value.clone() for name, value in snapshot.network.state_dict().items()}
+    run.step(2)
+    assert equal(before, dict(snapshot.network.state_dict()))
+    assert not equal(before, weights(run))
+
+
+def test_disagreement_makes_images_harder_for_the_student() -> None:
+    found = []
+    for weight in (1e-6, 30.0):
+        weights = {"disagreement": weight, "divergence": "js"}
+        run = begin(inversion={"ei": {"steps": 8, "lr": 0.2, "weights": weights}})
+        assert run.step(1)["disagreement"] == 0.0  # nothing has been learned that could be disagreed with
+        found.append(run.step(2)["disagreement"])
+    assert found[1] > 1.2 * found[0] > 0.0
+
+
+class Listener(SilentProgress):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.heard.append(text)
+
+
+def test_a_member_that_cannot_be_recovered_from_is_named() -> None:
+    broken = member(1, ("dog", "elk", "fox"))
+    broken.network.get_classifier().weight.fill_(math.nan)  # type: ignore[operator]
+    progress = Listener()
+    members = Zoo.of([member(0, ("ant", "bee", "cat")), broken])
+    learner = ZooStudent(**{**SMALL, "teachers": None}).fit(members, device="cpu", progress=progress)
+    assert isinstance(learner, Student)
+    assert all(bool(value.isfinite().all()) for value in learner.network.state_dict().values())
+    assert progress.heard == ["member-001 is set aside: the generator diverged (its loss is not finite)"]
+
+
+def test_without_a_good_member_the_run_fails_with_one_line() -> None:
+    broken = member(1)
+    broken.network.get_classifier().weight.fill_(math.nan)  # type: ignore[operator]
+    with pytest.raises(RunError, match="no member is left to learn from"):
+        ZooStudent(**SMALL).fit(Zoo.of([broken]), device="cpu")
+
+
+def test_a_member_whose_classes_nobody_confirms_is_named() -> None:
+    """Three agree about their classes; a fourth has the same classes in another order."""
+    twins = [member(0, ("a", "b", "c")) for _ in range(3)]
+    members = Zoo.of([*twins, member(0, ("b", "c", "a"))])
+    progress = Listener()
+    settings = {**SMALL, "iterations": 12, "teachers": None, "images_per_class": 10, "memory": 2000, "way": 3}
+    settings["inversion"] = {"ei": {"steps": 60, "lr": 0.1}}
+    ZooStudent(**settings).fit(members, device="cpu", progress=progress)
+    assert [line.split(" recognises ")[0] for line in progress.heard] == ["member-003"]
+    assert "labels in another order" in progress.heard[0]
