@@ -19,6 +19,7 @@ class AnsweredImages:
         device: Where everything lives.
 
     Attributes:
+        classes: What each image was recovered as, by its class in the zoo; -1: as nothing in particular.
         written: Images that were ever added.
     """
 
@@ -28,6 +29,7 @@ class AnsweredImages:
     def __init__(self, capacity: int, size: int, outputs: int, device: torch.device) -> None:
         self.images = torch.zeros(capacity, 3, size, size, dtype=torch.uint8, device=device)
         self.answers = torch.zeros(capacity, outputs, dtype=torch.float16, device=device)
+        self.classes = torch.full((capacity,), -1, device=device)
         self.written = 0
 
     def __len__(self) -> int:
@@ -35,18 +37,26 @@ class AnsweredImages:
         return min(self.written, len(self.images))
 
     @torch.no_grad()
-    def add(self, images: UInt8[Tensor, "images 3 size size"], answers: Float[Tensor, "images outputs"]) -> None:
+    def add(
+        self,
+        images: UInt8[Tensor, "images 3 size size"],
+        answers: Float[Tensor, "images outputs"],
+        classes: Int64[Tensor, "images"] | None = None,
+    ) -> None:
         """Keep images and answers in place of the oldest.
 
         Args:
             images: As `to_bytes` makes them: what members are asked about must be what is kept.
             answers: Log-probabilities of every member's outputs, members side by side; NaN where none was asked.
+            classes: See the attribute; None: all -1.
         """
+        classes = torch.full((len(images),), -1) if classes is None else classes
         capacity = len(self.images)
         # No two images of a call may share a slot: which one stays would be undefined.
         slots = (self.written + torch.arange(len(images), device=self.images.device))[-capacity:] % capacity
         self.images[slots] = images[-capacity:]
         self.answers[slots] = answers[-capacity:].half()
+        self.classes[slots] = classes[-capacity:].to(self.classes.device)
         self.written += len(images)
 
     def draw(
@@ -62,12 +72,18 @@ class AnsweredImages:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything as named tensors, not copied, for a checkpoint."""
-        return {"images": self.images, "answers": self.answers, "written": torch.tensor(self.written)}
+        return {
+            "images": self.images,
+            "answers": self.answers,
+            "classes": self.classes,
+            "written": torch.tensor(self.written),
+        }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`, into a buffer of the same shape."""
         self.images.copy_(tensors["images"])
         self.answers.copy_(tensors["answers"])
+        self.classes.copy_(tensors["classes"])
         self.written = int(tensors["written"])
 
 
