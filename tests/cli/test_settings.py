@@ -28,9 +28,9 @@ def test_each_layer_overrides_the_one_before(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump({"method": "purer", "purer": {"iterations": 11, "warm_up": 12, "shot": 2}}))
     layers = ("--preset", "cpu", "--config", file, "--set", "purer.warm_up=13", "--set", "purer.shot=3", "--shot", "4")
-    settings = shown(*layers)["purer"]
+    settings = shown("--method", "purer", *layers)["purer"]
     assert settings["way"] == 5  # default
-    assert shown("--preset", "cpu")["purer"]["iterations"] == 3000  # preset
+    assert shown("--method", "purer", "--preset", "cpu")["purer"]["iterations"] == 3000  # preset
     assert settings["iterations"] == 11  # file over preset
     assert settings["warm_up"] == 13  # --set over file
     assert settings["shot"] == 4  # option over --set
@@ -51,7 +51,7 @@ def test_what_is_shown_is_a_config_file_of_the_same_settings(method: str, tmp_pa
 
 
 def test_settings_are_shown_with_what_they_mean() -> None:
-    printed = dfml("train", "--show-config").stdout
+    printed = dfml("train", "--show-config", "--method", "purer").stdout
     assert "# Meta-iterations.\n  iterations: 60000\n" in printed
     assert "  learner:\n    kind: maml\n" in printed
 
@@ -64,7 +64,7 @@ def test_settings_are_shown_with_what_they_mean() -> None:
         ("purer: 3", "expected settings below 'purer'"),
         ("method: 3", "expected text for 'method'"),
         ("method: [", "cannot be read as YAML"),
-        ("purer: {magic: 1}", "'magic': unknown setting"),
+        ("zoo_student: {magic: 1}", "'magic': unknown setting"),
         ("method: magic", "unknown method 'magic'"),
     ],
 )

@@ -47,6 +47,15 @@ def test_images_without_variety_are_a_collapse(drawn: Tensor) -> None:
     assert "collapsed" in health.set_aside["m"]
 
 
+def test_images_that_took_no_step_are_judged_by_themselves() -> None:
+    health = Health(patience=1)
+    assert all(health.judge(TARGET, [], images(3, seed)) for seed in range(3))
+    assert not health.set_aside
+    for drawn, reason in ((images(3) / 0.0, "diverged"), (torch.full((3, 3, 16, 16), 0.5), "collapsed")):
+        assert not health.judge(TARGET, [], drawn)
+        assert reason in health.set_aside["m"]
+
+
 def test_a_member_whose_cross_entropy_has_stopped_falling_gets_some_more_visits() -> None:
     health = Health(patience=3)
     visits = [(2.0, 2.5), (2.0, 2.5), (2.0, 1.5), (2.0, 2.5), (2.0, 2.5)]

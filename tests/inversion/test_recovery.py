@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
+from dfml import seeds
 from dfml.inversion.fidelity import measure
 from dfml.inversion.objectives import InversionWeights
 from dfml.inversion.pixels import PixelInversion, PixelInversionConfig, invert_member
-from dfml.inversion.recovery import Target
+from dfml.inversion.procedural import dead_leaves
+from dfml.inversion.recovery import Target, recover
 from dfml.zoo import Zoo
-from tests.factories import images, member
+from tests.factories import PREPROCESSING, images, member
 
 QUICK = PixelInversionConfig(steps=60, weights=InversionWeights(batch_norm=0.1))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -32,6 +35,40 @@ def test_is_repeatable_and_the_start_of_an_image_does_not_depend_on_how_many_the
     engine = PixelInversion(QUICK, seed=5)
     (few,), (many,) = (engine.start([Target("m", classifier, labels)]).images() for labels in (LABELS[:2], LABELS))
     assert torch.equal(few, many[:2])
+
+
+def first_pixels(start: str, *, seed: int = 0, visit: int = 0, name: str = "m") -> Tensor:
+    """The images before any step."""
+    config = PixelInversionConfig(steps=0, start=start)
+    (found,) = recover(PixelInversion(config, seed), [Target(name, member(0), LABELS)], visit)
+    return found
+
+
+@pytest.mark.parametrize("start", ["noise", "leaves"])
+def test_without_steps_the_first_pixels_are_given_anew_for_every_seed_visit_and_member(start: str) -> None:
+    found = first_pixels(start)
+    assert found.shape == (6, 3, 16, 16)
+    assert 0 <= found.min() < found.max() <= 1
+    assert torch.pdist(found.flatten(1)).min() > 1
+    assert torch.equal(found, first_pixels(start))
+    for other in (first_pixels(start, seed=1), first_pixels(start, visit=1), first_pixels(start, name="n")):
+        assert not torch.allclose(found, other)
+
+
+def test_leaves_look_more_like_photographs_than_noise_does_in_the_member_s_own_range() -> None:
+    smooth, rough = (first_pixels(start).diff(dim=-1).abs().mean() for start in ("leaves", "noise"))
+    assert smooth < 0.6 * rough
+    expected = dead_leaves(6, 16, seeds.generator(0, "leaves", 0, "m"))
+    torch.testing.assert_close(first_pixels("leaves"), PREPROCESSING.restore(expected).clamp(0, 1))
+
+
+def test_leaves_are_where_the_search_begins_and_not_where_it_ends() -> None:
+    classifier = member(0)
+    recovered = invert_member(classifier, LABELS, QUICK.model_copy(update={"start": "leaves"}))
+    assert torch.equal(classifier.logits(recovered).argmax(dim=1), LABELS)
+    barely = PixelInversionConfig(start="leaves", steps=1, lr=1e-6)
+    begun = invert_member(classifier, LABELS, barely)
+    torch.testing.assert_close(begun, first_pixels("leaves", name="member"), atol=1e-4, rtol=0)
 
 
 def test_images_that_please_one_member_only_are_called_noise() -> None:

@@ -88,6 +88,23 @@ def test_distillation_is_drawn_where_there_is_any() -> None:
     assert "distillation loss" not in texts(training_losses(rows(6)))
 
 
+def test_a_run_that_only_distils_has_its_loss_alone() -> None:
+    figure = training_losses([{"iteration": step, "distillation_loss": 1.5 / step} for step in (1, 2, 3)])
+    (axes,) = figure.axes
+    assert list(axes.lines[0].get_ydata()) == [1.5, 0.75, 0.5]
+    assert {"distillation loss", "meta-iterations"} <= set(texts(figure))
+
+
+def test_no_two_lines_of_a_learning_curve_look_alike() -> None:
+    curves = {name: {0: evaluation(name), 1: evaluation(name)} for name in ("zoo_student", "purer", "free")}
+    neighbours = [evaluation(name) for name in ("init", "embedding", "average", "member", "zoo")]
+    root = ET.fromstring(to_svg(learning_curve(curves, neighbours)))
+    lines = [path.get("style", "") for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("clip-path")]
+    for width, count in (("stroke-width: 2", len(curves)), ("stroke-width: 1.5", len(neighbours))):
+        looks = [look for look in lines if width in look.split("; ")]
+        assert len(looks) == len(set(looks)) == count
+
+
 def test_rows_of_a_warm_up_are_left_out() -> None:
     warm_up = [{"iteration": step, "inversion_loss": 1.0} for step in (1, 2)]
     figure = training_losses([*warm_up, *({**row, "iteration": row["iteration"] + 2} for row in rows(3))])

@@ -16,7 +16,7 @@ from dfml.methods import METHODS, find_method
 from dfml.methods.base import Method, Settings, build_config, merge
 from dfml.training.loop import TrainingConfig
 
-DEFAULT_METHOD = "purer"
+DEFAULT_METHOD = "zoo_student"
 _COMMENT_WIDTH = 100
 
 

@@ -25,7 +25,9 @@ def train(
     method: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="purer (default), free, random_init, random_embedding, average, zoo_embedding."
+            metavar="NAME",
+            help="zoo_student (default), purer, free, random_init, random_embedding, average, best_member, "
+            "zoo_embedding.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="LEARNER", help="Folder of the run and its learner.")] = None,
@@ -48,7 +50,7 @@ def train(
     assignments: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="One setting, such as purer.learner.inner_steps=5. Repeatable."
+            "--set", metavar="KEY=VALUE", help="One setting, such as zoo_student.backbone=conv4_64. Repeatable."
         ),
     ] = None,
     show_config: Annotated[
@@ -69,7 +71,7 @@ def train(
 ) -> None:
     """Turn a zoo into a few-shot learner, without any image.
 
-    `dfml train --show-config --method purer` lists all settings. Layers, each over the one before: defaults, --preset,
+    `dfml train --show-config --method NAME` lists all settings. Layers, each over the one before: defaults, --preset,
     --config, --set, options.
     """
     output = Output(json_file)

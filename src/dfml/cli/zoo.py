@@ -89,7 +89,7 @@ def build(
         )
     output.show(built_table(built))
     output.say(f"zoo: {out}")
-    output.say(f"next: dfml train {out} --method purer --out LEARNER")
+    output.say(f"next: dfml train {out} --out LEARNER")
     output.results({"zoo": out, "seed": seed, "recipe": recipe, "members": [vars(member) for member in built]})
 
 

@@ -22,10 +22,12 @@ from dfml.evaluation.story import NewTask, QuickstartSettings, RecoveredClass, S
 from dfml.learners import FewShotClassifier, MetaLearner
 from dfml.methods import find_method
 from dfml.methods.average import Average
+from dfml.methods.best_member import BestMember
 from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
+from dfml.methods.zoo_student import ZooStudent
 from dfml.pretraining import BuiltMember, build_zoo
 from dfml.training.checkpoint import load_checkpoint
 from dfml.training.folder import RunFolder
@@ -34,9 +36,9 @@ from dfml.zoo.readers import WEIGHTS
 from dfml.zoo.zoo import Zoo
 
 ZOO, LEARNER, CLASSIFIER = "zoo", "learner", "classifier"
-FOLDERS = {PURER.name: LEARNER, FREE.name: "free"}
+FOLDERS = {ZooStudent.name: LEARNER, PURER.name: "purer", FREE.name: "free"}
 """Of the methods that are trained."""
-NEIGHBOURS = (RandomInit, RandomEmbedding, Average, ZooEmbedding)
+NEIGHBOURS = (RandomInit, RandomEmbedding, Average, BestMember, ZooEmbedding)
 
 Report = Callable[[str, float, str], None]
 """Called with (stage, its seconds, what came out)."""
@@ -53,10 +55,11 @@ def run_quickstart(
     report: Report | None = None,
     watch: Watch | None = None,
 ) -> Story:
-    """Build a zoo, learn from it without data in two ways, judge the learners beside their neighbours, use one once.
+    """Build a zoo, learn from it without data in three ways, judge the learners beside their neighbours, use one once.
 
     Args:
-        out: A new or empty folder. `zoo/`, `learner/` (PURER's), `free/` and `classifier/` appear in it.
+        out: A new or empty folder, in which `zoo/`, `learner/` (the student's), `purer/`, `free/` and `classifier/`
+            appear.
         seed: Of all draws.
         settings: None: those that the quickstart is known by.
         report: Told about every stage that is done.
@@ -141,7 +144,7 @@ def _build(train: ImageDataset, out: Path, settings: QuickstartSettings, seed: i
 
 
 def _stage(method: str) -> str:
-    return f"meta-train {method} without data"
+    return f"train {method} without data"
 
 
 def _train(
@@ -151,7 +154,7 @@ def _train(
     with stages(_stage(method)) as outcome:
         with watch(method, config.iterations) as progress:
             learner = find_method(method)(config).fit(zoo, out=out / FOLDERS[method], device="cpu", progress=progress)
-        outcome.append(f"{config.iterations} meta-iterations, images of {len(zoo.classes)} classes recovered")
+        outcome.append(f"{config.iterations} meta-iterations")
     return learner
 
 
@@ -164,7 +167,8 @@ def _judge(
     learners, seconds = [*trained], {}
     for neighbour in NEIGHBOURS:
         began = time.perf_counter()
-        learners.append(neighbour(**common).fit(zoo, device="cpu"))
+        chosen = settings.best_member if neighbour is BestMember else None
+        learners.append(neighbour(chosen, **common).fit(zoo, device="cpu"))
         seconds[neighbour.name] = time.perf_counter() - began
     found: list[Evaluation] = []
     with watch("evaluate", len(learners) * settings.episodes) as progress:
@@ -225,7 +229,7 @@ def _recovered(
     newest = RunFolder(out / FOLDERS[learner.name]).newest_checkpoint()
     assert newest is not None  # the run has ended, which writes one
     _, state = load_checkpoint(newest, torch.device("cpu"))
-    images_of = _from_memory if "memory.images" in state.tensors else _from_dynamic_dataset
+    images_of = _IMAGES[learner.name]
     numbers = {name: number for number, name in enumerate(train.classes)}
 
     def of(index: int) -> RecoveredClass:
@@ -243,13 +247,28 @@ def _from_dynamic_dataset(tensors: dict[str, Tensor], index: int, images: int, l
 
 def _from_memory(tensors: dict[str, Tensor], index: int, images: int, learner: MetaLearner) -> Tensor:
     """FREE's newest images of one class; fewer if the method has not recovered as many."""
-    ring, written = tensors["memory.images"][index], int(tensors["memory.written"][index])
-    back = torch.arange(1, min(images, written, len(ring)) + 1)
-    return to_float(ring[(written - back) % len(ring)])
+    ring = tensors["memory.images"][index]
+    return to_float(ring[_newest_first(len(ring), int(tensors["memory.written"][index]))[:images]])
+
+
+def _from_pool(tensors: dict[str, Tensor], index: int, images: int, learner: MetaLearner) -> Tensor:
+    """The zoo student's newest images of one class; none if its member was not drawn."""
+    ring = tensors["pool.images"]
+    slots = _newest_first(len(ring), int(tensors["pool.written"]))
+    return to_float(ring[slots[tensors["pool.classes"][slots] == index][:images]])
+
+
+def _newest_first(capacity: int, written: int) -> Tensor:
+    """The slots of a ring buffer that are in use."""
+    return (written - torch.arange(1, min(written, capacity) + 1)) % capacity
+
+
+_IMAGES = {ZooStudent.name: _from_pool, PURER.name: _from_dynamic_dataset, FREE.name: _from_memory}
 
 
 def _stored_bytes(out: Path, evaluations: tuple[Evaluation, ...]) -> dict[str, int]:
-    """Of the learner; neighbours have a network like PURER's, but for the one that keeps the whole zoo."""
-    of_zoo = sum(path.stat().st_size for path in (out / ZOO).glob(f"*/{WEIGHTS}"))
-    stored = {each.name: (out / FOLDERS.get(each.name, LEARNER) / WEIGHTS).stat().st_size for each in evaluations}
-    return {**stored, ZooEmbedding.name: of_zoo}
+    """Of the learner; neighbours have a network like PURER's, but for those that keep one member or the whole zoo."""
+    members = [path.stat().st_size for path in (out / ZOO).glob(f"*/{WEIGHTS}")]
+    folders = {each.name: FOLDERS.get(each.name, FOLDERS[PURER.name]) for each in evaluations}
+    stored = {name: (out / folder / WEIGHTS).stat().st_size for name, folder in folders.items()}
+    return {**stored, BestMember.name: max(members), ZooEmbedding.name: sum(members)}

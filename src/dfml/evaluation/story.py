@@ -15,8 +15,10 @@ from dfml.inversion.engines import InversionConfig
 from dfml.inversion.meta_generator import FiveConfig
 from dfml.inversion.objectives import InversionWeights
 from dfml.learners import LearnerConfig
+from dfml.methods.best_member import BestMemberConfig
 from dfml.methods.free import FREE, FreeConfig
 from dfml.methods.purer import PURER, PurerConfig
+from dfml.methods.zoo_student import ZooStudent, ZooStudentConfig
 from dfml.pretraining import STRONG, BuiltMember, Recipe
 from dfml.training.loop import TrainingConfig
 
@@ -43,6 +45,22 @@ class QuickstartSettings(BaseModel):
     recipe: Recipe = STRONG.override(epochs=15, batch_size=64, flip=False)
     """Small sets need more updates an epoch, and a letter in the mirror is another letter. Members that are trained for
     longer are hardly better, and what PURER recovers from them serves it worse."""
+    zoo_student: ZooStudentConfig = ZooStudentConfig(
+        shot=5,
+        iterations=15,
+        snapshot_every=5,
+        checkpoint_every=15,
+        embedding="features",
+        fit="ridge",
+        mixed=3,
+        members_per_step=1,
+        teachers=None,
+        student_steps=20,
+        batch=128,
+        mirror=False,
+    )
+    """Few members have few answers: the student's features serve better than its answers (83.1% against 79.8% on the
+    letters that were kept), and every member is asked about every image. Of letters there is no mirror image."""
     purer: PurerConfig = PurerConfig(
         shot=5,
         query=5,
@@ -84,6 +102,8 @@ class QuickstartSettings(BaseModel):
     )
     """Tasks of PURER's kind. The generator also follows batch-norm statistics, but a little only: with weights of 0.3
     and 1 members are unsure of its images. Disagreement is left out, which would make a step dearer."""
+    best_member: BestMemberConfig = BestMemberConfig(shot=5, iterations=4, images_per_class=5)
+    """Half the members, and few images of each: the choice has to be cheap."""
     query: int = 15
     """Query images a class when it is judged."""
     episodes: int = 100
@@ -95,7 +115,7 @@ class QuickstartSettings(BaseModel):
     @property
     def trained(self) -> dict[str, TrainingConfig]:
         """The methods that are trained, and how."""
-        return {PURER.name: self.purer, FREE.name: self.free}
+        return {ZooStudent.name: self.zoo_student, PURER.name: self.purer, FREE.name: self.free}
 
 
 @dataclass(frozen=True)
@@ -134,9 +154,9 @@ class Training:
     """The way of one method that was trained.
 
     Attributes:
-        curve: Meta-iteration -> evaluation; at 0 the same network untrained.
+        curve: Meta-iteration -> evaluation; at 0 an untrained network of the same backbone (`random_embedding`).
         metrics: A row a meta-iteration.
-        recovered: Of every member, class by class: the images that the method ended with.
+        recovered: Of every member, class by class: the images that the method ended with, none where it kept none.
     """
 
     curve: dict[int, Evaluation]

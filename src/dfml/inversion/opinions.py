@@ -13,7 +13,7 @@ from dfml.zoo.zoo import Zoo
 # Of images that another member recalls, half to two thirds are recognised in a sound zoo (docs/results/zoo-student.md).
 _ENOUGH = 40  # images, before a judgement
 _GUESSING = 1.25  # times the rate of guessing: a member that is no better knows nothing
-_ANOTHER = 0.5  # times the rate of guessing: a class that is recognised less often than by accident is another one
+_ANOTHER = 0.25  # times the rate of guessing: a class that is hardly ever recognised is another one
 
 
 class SecondOpinions:

@@ -61,6 +61,19 @@ class ImageSource:
         order = torch.randperm(len(fit), generator=seeds.generator(self._seed, "members", visit))
         return [fit[index] for index in order[:count].tolist()]
 
+    def in_turn(self, visit: int, count: int) -> list[int]:
+        """Up to `count` different members, so that after many visits all have been visited equally often.
+
+        Every round has an order of its own. Members that are set aside are passed over.
+        """
+        everyone = len(self._zoo)
+        chosen: dict[int, None] = {}
+        for place in range((visit - 1) * count, visit * count):
+            order = torch.randperm(everyone, generator=seeds.generator(self._seed, "round", place // everyone))
+            chosen[int(order[place % everyone])] = None  # a set that keeps its order
+        fit = [index for index in chosen if self._zoo.name(index) not in self.health.set_aside]
+        return fit or self.draw(visit, count)
+
     def labels(self, member: int, per_class: int) -> Tensor:
         """`per_class` images of every output of a member."""
         return balanced_labels(len(self._zoo.classes.of_member[member]), per_class, self._device)

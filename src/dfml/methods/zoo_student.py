@@ -42,7 +42,7 @@ _RISE = 0.1  # of the training: the share in which the learning rate rises
 class ZooStudentConfig(TrainingConfig):
     """Settings of `zoo_student`, chosen on the validation classes of CIFAR-FS (docs/results/zoo-student.md)."""
 
-    iterations: PositiveInt = 150
+    iterations: PositiveInt = 170
     snapshot_every: PositiveInt = 25
     checkpoint_every: PositiveInt = 25
     backbone: str = "conv4"
@@ -64,20 +64,20 @@ class ZooStudentConfig(TrainingConfig):
             weights=InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001),
         ),
     )
-    members_per_step: PositiveInt = 2
-    """Members that recall images in a meta-iteration, drawn at random."""
+    members_per_step: PositiveInt = 1
+    """Members that recall images in a meta-iteration; all take turns."""
     images_per_class: PositiveInt = 20
     """Recovered at a visit, for each of a member's classes."""
     mixed: NonNegativeInt = 1
     """Further images for every recovered one: parts of it and of an earlier one, cut and put together."""
-    teachers: PositiveInt | None = 20
-    """Members that are asked about an image, drawn at random for every visit; None: all. Few answers about many images
-    teach more than many about few."""
+    teachers: PositiveInt | None = None
+    """Members that are asked about an image, drawn at random for every visit; None: all."""
     memory: PositiveInt = 100_000
     """Images that are kept at most, with their answers: 1 kB for 100 members of five classes, and 3 kB at 32 pixels a
     side."""
     student_steps: PositiveInt = 25
-    """Of the student's optimiser, in a meta-iteration."""
+    """Of the student's optimiser in a meta-iteration, on average: few at first, when there are few images to learn
+    from, and twice as many at the end."""
     batch: PositiveInt = 256
     """Images of a step."""
     mirror: bool = True
@@ -143,16 +143,16 @@ class ZooStudentRun(TrainingRun):
         """Recover images, ask members about them, and teach the student all answers that are kept."""
         began = time.perf_counter()
         recalled = self.source.visit(
-            self.source.draw(iteration, self.config.members_per_step),
+            self.source.in_turn(iteration, self.config.members_per_step),
             self.config.images_per_class,
             iteration,
-            student=self._expect if iteration > 1 else None,
+            student=self._expect if self.updates else None,
             own=self.student.network.parameters(),
         )
         between = time.perf_counter()
         self._ask(recalled, iteration)
         asked = time.perf_counter()
-        metrics = {**self.source.last, "distillation_loss": self._teach(iteration)}
+        metrics = {**self.source.last, **self._teach(iteration)}
         if iteration == self.iterations:
             self._notes += self.opinions.doubts()
         seconds = {"recovery": between - began, "asking": asked - between, "teaching": time.perf_counter() - asked}
@@ -191,14 +191,14 @@ class ZooStudentRun(TrainingRun):
             mixed.append(cut_and_mix(images, partners, generator))
         return mixed
 
-    def _teach(self, iteration: int) -> float:
-        """Some steps of the student on images and answers at random; returns the mean divergence before them."""
+    def _teach(self, iteration: int) -> dict[str, float]:
+        """Some steps of the student on images and answers at random; tells the mean divergence before them."""
         config, student, losses = self.config, self.student, []
         # Layers that draw while training (dropout, stochastic depth) use torch's global generators.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seeds.integer(config.seed, "layers", iteration))
             student.network.train()
-            for turn in range(config.student_steps if len(self.pool) else 0):
+            for turn in range(self._steps_until(iteration) - self.updates if len(self.pool) else 0):
                 draw = seeds.generator(config.seed, "batch", iteration, turn)
                 images, answers = self.pool.draw(config.batch, draw)
                 if config.mirror and bool(torch.randint(2, (), generator=draw)):
@@ -213,7 +213,12 @@ class ZooStudentRun(TrainingRun):
                 self.updates += 1
                 losses.append(loss.detach())
             student.network.eval()
-        return torch.stack(losses).mean().item() if losses else 0.0
+        return {"distillation_loss": torch.stack(losses).mean().item()} if losses else {}
+
+    def _steps_until(self, iteration: int) -> int:
+        """Steps of the student in all, so that every meta-iteration has more of them than the one before."""
+        total = self.config.iterations * self.config.student_steps
+        return round(total * (iteration / self.config.iterations) ** 2)
 
     def _rate(self) -> float:
         done = self.updates / (self.config.iterations * self.config.student_steps)

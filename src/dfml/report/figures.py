@@ -35,9 +35,9 @@ _VARIABLES = {
     INK: "ink",
     FAINT: "faint",
 }
-_CURVES: tuple[tuple[str, str], ...] = ((BLUE, "o"), (VERMILION, "s"))  # and their markers
-_OTHERS = (ORANGE, GREEN, PURPLE, INK)
-_DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))
+_CURVES: tuple[tuple[str, str], ...] = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"))  # and their markers
+_OTHERS = (ORANGE, PURPLE, INK)
+_DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (8, 3)))
 _SIZE = (5.6, 3.5)  # inches: narrow, so that a page may show it on a phone and the words stay readable
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -123,15 +123,17 @@ def training_losses(metrics: Sequence[Row]) -> Figure:
     """Outer loss and accuracy on pseudo-queries, and what else a method does to its learner.
 
     That is PURER's Gradient Switch, of which each firing is drawn with the loss before and after it, and FREE's
-    distillation (BELL).
+    distillation (BELL). Of a run that only distils, such as the zoo student's, its loss is all that there is.
 
     Args:
         metrics: A run's; rows without an outer loss, such as those of a warm-up, are left out.
     """
+    steps, distillation = _values(metrics, "distillation_loss", least=_LEAST)
+    if distillation and not any("outer_loss" in row for row in metrics):
+        return _distillation_alone(steps, distillation)
     figure, (above, below) = _new_figure(2)
     _curve(above, *_values(metrics, "outer_loss", least=_LEAST), BLUE)
     _curve(below, *_values(metrics, "accuracy", factor=100.0), GREEN)
-    steps, distillation = _values(metrics, "distillation_loss", least=_LEAST)
     if distillation:
         _curve(above, steps, distillation, VERMILION)
         above.set_title("distillation loss", color=VERMILION, fontsize=9, loc="right")
@@ -147,6 +149,15 @@ def training_losses(metrics: Sequence[Row]) -> Figure:
     above.set_ylabel("outer loss", color=BLUE)
     below.set(xlabel="meta-iterations", ylabel="accuracy (%)")
     below.set_ylim(0, 102)
+    return figure
+
+
+def _distillation_alone(steps: Sequence[int | float], losses: Sequence[float]) -> Figure:
+    figure, (axes,) = _new_figure(1)
+    _curve(axes, steps, losses, VERMILION)
+    _logarithmic(axes)
+    axes.set_ylabel("distillation loss", color=VERMILION)
+    axes.set_xlabel("meta-iterations")
     return figure
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from dfml.evaluation.protocol import Difference, Evaluation, compare
-from dfml.evaluation.story import NewTask, QuickstartSettings, RecoveredClass, Story
+from dfml.evaluation.story import NewTask, QuickstartSettings, RecoveredClass, Story, Training
 from dfml.inversion.engines import ENGINES
 from dfml.methods.average import Average
+from dfml.methods.best_member import BestMember
 from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
+from dfml.methods.zoo_student import ZooStudent
 from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
 from dfml.report.figures import inversion_fidelity, learning_curve, to_svg, training_losses
 from dfml.report.page import Page, PageFigure, PagePicture, PagePrediction, PageSheet, PageTask, write_page
@@ -32,12 +35,17 @@ if TYPE_CHECKING:
 
 PAGE, SHEET, CURVE, TASK = "report.html", "contact_sheet_{}.png", "learning_curve.svg", "task"
 _REAL_SHOWN = 3  # images of the members' training set, beside the recovered ones
+_PAPERS = (PURER.name, FREE.name)
+_PSEUDO_TASKS = "The learner's loss and accuracy on pseudo-tasks of recovered images."
 _ABOUT_TRAINING = {
-    PURER.name: "When it stops to improve, the Gradient Switch makes an episode's images harder for it: each arrow "
-    "runs from the loss before to after.",
-    FREE.name: "The other line above is how far it still is from the classifiers that it is distilled from (BELL).",
+    ZooStudent.name: "How far the student still is from the classifiers' answers; lower is better.",
+    PURER.name: f"{_PSEUDO_TASKS} When it stops to improve, the Gradient Switch makes an episode's images harder for "
+    "it: each arrow runs from the loss before to after.",
+    FREE.name: f"{_PSEUDO_TASKS} The other line above is how far it still is from the classifiers that it is distilled "
+    "from (BELL).",
 }
 _ABOUT_INVERSION = {
+    ZooStudent.name: "What members recall, starting from dead leaves",
     PURER.name: "The images on their way from noise",
     FREE.name: "What the generator draws for classifiers after its few steps on each of them",
 }
@@ -85,20 +93,25 @@ def differences(story: Story) -> list[Difference]:
 def explain(story: Story) -> list[str]:
     """What the table means, in plain words; every sentence follows from the figures."""
     found = {each.name: each for each in story.evaluations}
-    names, first = _all(story), story.evaluations[0]
-    best = max(story.learned, key=lambda each: each.accuracy)
-    against_average = [f"{_title(each)} is {_points(compare(each, found[Average.name]))} it" for each in story.learned]
+    student, first = found[ZooStudent.name], story.evaluations[0]
+    papers = [found[name] for name in _PAPERS]
+    authors = _listed([_title(name) for name in _PAPERS])
     return [
-        f"The classifiers know Latin letters and digits only. {names} saw neither those nor any other image, just the "
-        f"classifiers. Each task has {first.way} Greek or Cyrillic letters and {first.shot} examples of each; guessing "
-        f"would be right in {100 / first.way:.0f}% of the cases.",
-        "random_init is the same network untrained. random_embedding is that network, untrained too, adapted in the "
-        f"way of {names}.",
+        f"The classifiers know Latin letters and digits only. {_all(story)} saw neither those nor any other image, "
+        f"just the classifiers. Each task has {first.way} Greek or Cyrillic letters and {first.shot} examples of each; "
+        f"guessing would be right in {100 / first.way:.0f}% of the cases.",
+        f"zoo_student is one network that learned to answer what all {len(story.members)} classifiers would answer. "
+        f"{authors} are the methods of the papers.",
+        "random_init is the network of all three untrained. random_embedding is that network, untrained too, adapted "
+        f"in the way of {authors}.",
         *(_about_learning(each, found[RandomInit.name], found[RandomEmbedding.name]) for each in story.learned),
-        *(_about_pair(story, one, other) for one, other in pairwise(story.learned)),
+        _about_student(story, student, papers),
+        *(_about_pair(story, one, other) for one, other in pairwise(papers)),
         "average takes the mean of the classifiers' weights, the simplest use of a zoo: "
-        f"{' and '.join(against_average)}.",
-        _about_zoo_embedding(story, best, found[ZooEmbedding.name]),
+        f"{_against(story, found[Average.name])}.",
+        "best_member trains nothing and keeps one classifier: the one whose features agree best with what all of them "
+        f"say about images that some of them recall. {_against(story, found[BestMember.name])}.",
+        _about_zoo_embedding(story, found[ZooEmbedding.name]),
     ]
 
 
@@ -106,39 +119,58 @@ def _about_learning(learned: Evaluation, initial: Evaluation, embedding: Evaluat
     gains = [compare(learned, untrained) for untrained in (initial, embedding)]
     verdict = "That much was" if all(gain.mean > gain.ci for gain in gains) else "Nothing that could be measured was"
     points = " and ".join(f"{_points(gain)} {gain.second}" for gain in gains)
-    return f"{_title(learned)} is {points}. {verdict} learned from the classifiers."
+    return f"{_title(learned.name)} is {points}. {verdict} learned from the classifiers."
+
+
+def _about_student(story: Story, student: Evaluation, papers: Sequence[Evaluation]) -> str:
+    points = _listed([f"{_points(compare(student, each))} {_title(each.name)}" for each in papers])
+    needed = _listed([f"{story.training_seconds[each.name]:.0f}" for each in papers])
+    took = story.training_seconds[student.name]
+    return (
+        f"{_title(student.name)} is {points} on the same tasks, after {took:.0f} seconds of training against {needed}."
+    )
 
 
 def _about_pair(story: Story, one: Evaluation, other: Evaluation) -> str:
     took, needed = (story.training_seconds[each.name] for each in (other, one))
     return (
-        f"{_title(other)} is {_points(compare(other, one))} {_title(one)} on the same tasks, after {took:.0f} seconds "
-        f"of training against {needed:.0f}. Which is ahead after so short a time says nothing of full runs."
+        f"{_title(other.name)} is {_points(compare(other, one))} {_title(one.name)}, after {took:.0f} seconds of "
+        f"training against {needed:.0f}. Which is ahead after so short a time says nothing of full runs, which take "
+        "hours."
     )
 
 
-def _about_zoo_embedding(story: Story, best: Evaluation, zoo: Evaluation) -> str:
+def _against(story: Story, neighbour: Evaluation) -> str:
+    return _listed([f"{_title(each.name)} is {_points(compare(each, neighbour))} it" for each in story.learned])
+
+
+def _about_zoo_embedding(story: Story, zoo: Evaluation) -> str:
+    best = max((each for each in story.evaluations if each is not zoo), key=lambda each: each.accuracy)
     difference = compare(zoo, best)
     size = story.stored_bytes[zoo.name] / story.stored_bytes[best.name]
     beginning = (
-        f"zoo_embedding trains nothing: it keeps all {len(story.members)} classifiers, asks each of them about every "
-        f"image, and compares their answers. It is {_points(difference)} {_title(best)}, with {size:.0f} times the "
-        "weights to keep and to run."
+        f"zoo_embedding trains nothing either: it keeps all {len(story.members)} classifiers, asks each of them about "
+        f"every image, and compares their answers. It is {_points(difference)} {_title(best.name)}, the best of those "
+        f"that keep one network, with {size:.0f} times the weights to keep and to run."
     )
-    if difference.mean <= difference.ci:
-        return beginning
-    return (
-        f"{beginning} Who can keep every classifier is better served by it here. {_title(best)} makes one small "
-        f"network, and these {story.training_seconds[best.name]:.0f} seconds are a taste: real runs take hours."
-    )
+    if abs(difference.mean) <= difference.ci:
+        return f"{beginning} That is no difference that could be measured."
+    if difference.mean < 0:
+        return f"{beginning} One network serves better here than all classifiers together."
+    return f"{beginning} Who can keep every classifier is better served by it here."
 
 
-def _title(learned: Evaluation) -> str:
-    return learned.name.upper()
+def _title(method: str) -> str:
+    """The papers' methods have acronyms for names."""
+    return method.upper() if method in _PAPERS else method
 
 
 def _all(story: Story) -> str:
-    return " and ".join(_title(each) for each in story.learned)
+    return _listed([_title(each.name) for each in story.learned])
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]])
 
 
 def _points(difference: Difference) -> str:
@@ -148,14 +180,14 @@ def _points(difference: Difference) -> str:
 
 def story_page(story: Story, sheets: Mapping[str, Image.Image], command: str) -> Page:
     """The page's contents."""
-    parameters = max(story.stored_bytes[each.name] for each in story.learned) // 4
-    took = " and ".join(f"{story.training_seconds[each.name]:.0f} seconds ({_title(each)})" for each in story.learned)
+    parameters = max(story.stored_bytes[each.name] for each in story.learned) / 4
+    took = _listed([f"{story.training_seconds[each.name]:.0f} seconds ({_title(each.name)})" for each in story.learned])
     return Page(
         title="From classifiers of Latin letters to learners of Greek and Cyrillic ones",
         summary=(
             f"{_all(story)} learned from {len(story.members)} small image classifiers, without any image, to tell "
-            f"letters apart that none of them knows: each one network of about {round(parameters, -3):,} weights, "
-            f"in {took}."
+            f"letters apart that none of them knows: each one network of at most "
+            f"{math.ceil(parameters / 1000) * 1000:,} weights, in {took}."
         ),
         evaluations=story.evaluations,
         command=command,
@@ -163,8 +195,8 @@ def story_page(story: Story, sheets: Mapping[str, Image.Image], command: str) ->
         differences=differences(story),
         training_seconds=story.training_seconds,
         figures=_figures(story),
-        sheets=[_sheet(name.upper(), sheet) for name, sheet in sheets.items()],
-        task=_task(story.task),
+        sheets=[_sheet(_title(name), sheet, story.trainings[name]) for name, sheet in sheets.items()],
+        task=_task(story.task, _title(story.learned[0].name)),
         stages=story.stages,
         settings={"seed": story.seed, **_settings(story.settings)},
         versions=story.evaluations[0].versions,
@@ -174,16 +206,25 @@ def story_page(story: Story, sheets: Mapping[str, Image.Image], command: str) ->
 
 def _settings(settings: QuickstartSettings) -> dict[str, Any]:
     """Without those that do not count: the seeds, which are the story's, and the engines that are not chosen."""
-    idle = {name for name in ENGINES if name != settings.free.inversion.engine}
-    return settings.model_dump(mode="json", exclude={"purer": {"seed"}, "free": {"seed": True, "inversion": idle}})
+    chosen = {
+        ZooStudent.name: settings.zoo_student.inversion.engine,
+        FREE.name: settings.free.inversion.engine,
+        BestMember.name: settings.best_member.inversion.engine,
+    }
+    unused: dict[str, Any] = {
+        name: {"seed": True, "inversion": {*ENGINES} - {engine}} for name, engine in chosen.items()
+    }
+    return settings.model_dump(mode="json", exclude={PURER.name: {"seed"}, **unused})
 
 
-def _sheet(title: str, sheet: Image.Image) -> PageSheet:
+def _sheet(title: str, sheet: Image.Image, training: Training) -> PageSheet:
+    bare = not all(len(each.recovered) for classes in training.recovered for each in classes)
     return PageSheet(
         f"What the classifiers still knew: {title}",
         "Each block is one classifier, each row one of its classes. On the left, images that "
         f"{title} recovered from the classifier's weights alone and learned from, as they were at the end; after the "
-        f"gap, {_REAL_SHOWN} of the images that the classifier had been trained on, which {title} never saw.",
+        f"gap, {_REAL_SHOWN} of the images that the classifier had been trained on, which {title} never saw."
+        + (" Where nothing stands on the left, none were kept." if bare else ""),
         PagePicture(_png(sheet), f"Letters that {title} recovered beside real ones, by classifier and class."),
     )
 
@@ -198,20 +239,20 @@ def _figures(story: Story) -> list[PageFigure]:
         (
             "Learning curves",
             _learning_curves(story),
-            f"{_all(story)} in the course of their training, with 95% confidence intervals; at 0 both are the "
-            "untrained network. The lines across are methods that do not train. Nothing was selected by these "
-            "curves: their ends are the results.",
+            f"{_all(story)} in the course of their training, with 95% confidence intervals; at 0 all are the "
+            f"untrained network ({RandomEmbedding.name}). The lines across are methods that do not train. Nothing was "
+            "selected by these curves: their ends are the results.",
         )
     ]
     for name, training in story.trainings.items():
         drawn += [
             (
-                f"Training of {name.upper()}",
+                f"Training of {_title(name)}",
                 training_losses(training.metrics),
-                "The learner's loss and accuracy on pseudo-tasks of recovered images. " + _ABOUT_TRAINING[name],
+                _ABOUT_TRAINING[name],
             ),
             (
-                f"Inversion of {name.upper()}",
+                f"Inversion of {_title(name)}",
                 inversion_fidelity(training.metrics),
                 f"{_ABOUT_INVERSION[name]}: how unsure the classifiers are of them, and how far their batch-norm "
                 "statistics are from those that the classifiers remember. Means over classifiers; lower is better.",
@@ -256,14 +297,14 @@ def save_task(task: NewTask, folder: Path) -> None:
                 to_picture(image).save(path)
 
 
-def _task(task: NewTask) -> PageTask:
+def _task(task: NewTask, learner: str) -> PageTask:
     names = [name.replace("_", " ") for name in task.classes]
     best = task.probabilities.max(dim=1)
     answers = zip(
         task.query_images, best.indices.tolist(), best.values.tolist(), task.query_labels.tolist(), strict=True
     )
     return PageTask(
-        caption=f"From these images of {len(names)} letters PURER's learner made a classifier, which named "
+        caption=f"From these images of {len(names)} letters {learner} made a classifier, which named "
         f"{task.right} of {len(task.query_labels)} other images rightly.",
         support={
             name: [_picture(image, name) for image in task.support_images[task.support_labels == label]]

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from dfml.errors import LearnerError
+from dfml.evaluation import evaluate
+from dfml.evaluation.protocol import load_episode
+from dfml.learners.classifier import FewShotClassifier
+from dfml.learners.embedding import EmbeddingClassifier, HeadFit, embedding_scores, fit_head
+from dfml.learners.student import Student, StudentEmbedding
+from dfml.methods.zoo_embedding import Opinion, ZooEmbeddingLearner
+from tests.factories import PREPROCESSING, coloured_dataset, images, written_zoo
+
+FITS: tuple[HeadFit, ...] = ("mean", "ridge")
+LABELS = torch.tensor([0, 1, 0, 2, 1])
+
+every_fit = pytest.mark.parametrize("fit", FITS)
+supports = st.tuples(st.lists(st.integers(1, 6), min_size=2, max_size=5), st.integers(2, 30), st.integers(0, 2**32))
+
+
+def support_set(shots: list[int], width: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features of any length, and labels in no order; `shots` images of every class."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(len(shots)).repeat_interleave(torch.tensor(shots))
+    labels = labels[torch.randperm(len(labels), generator=draw)]
+    features = torch.randn(len(labels), width, generator=draw, dtype=torch.float64)
+    return features * (0.1 + 10 * torch.rand(len(labels), 1, generator=draw, dtype=torch.float64)), labels
+
+
+@given(supports)
+def test_ridge_solves_the_normal_equations_and_the_least_squares_problem(case: tuple[list[int], int, int]) -> None:
+    """Bertinetto et al. 2019, with a weight of 1; of uneven classes, and of more or fewer images than features."""
+    features, labels = support_set(*case)
+    way, width = len(case[0]), case[1]
+    rows, targets = functional.normalize(features, dim=1), functional.one_hot(labels, way).double()
+    found = fit_head(features, labels, way, "ridge")
+    identity = torch.eye(width, dtype=torch.float64)
+    torch.testing.assert_close(found.T, torch.linalg.solve(rows.T @ rows + identity, rows.T @ targets))
+    zeros = torch.zeros(width, way, dtype=torch.float64)
+    solution = torch.linalg.lstsq(torch.cat([rows, identity]), torch.cat([targets, zeros])).solution
+    torch.testing.assert_close(found.T, solution)
+
+
+@given(supports)
+def test_mean_points_to_the_mean_of_every_class(case: tuple[list[int], int, int]) -> None:
+    features, labels = support_set(*case)
+    found = fit_head(features, labels, len(case[0]), "mean")
+    for label, row in enumerate(found):
+        mean = features[labels == label].mean(dim=0)
+        torch.testing.assert_close(row, mean / mean.norm())
+
+
+@given(supports, st.sampled_from(FITS))
+def test_neither_order_nor_names_of_classes_matter(case: tuple[list[int], int, int], fit: HeadFit) -> None:
+    features, labels = support_set(*case)
+    draw, way = torch.Generator().manual_seed(case[2]), len(case[0])
+    shuffled, renamed = torch.randperm(len(labels), generator=draw), torch.randperm(way, generator=draw)
+    found = fit_head(features[shuffled], renamed[labels[shuffled]], way, fit)
+    torch.testing.assert_close(found[renamed], fit_head(features, labels, way, fit))
+
+
+@pytest.mark.parametrize("way", [2, 5, 20])
+def test_with_one_image_a_class_that_have_nothing_in_common_both_fits_rank_alike(way: int) -> None:
+    draw = torch.Generator().manual_seed(way)
+    basis = torch.linalg.qr(torch.randn(32, 32, generator=draw, dtype=torch.float64)).Q[:way]
+    support = basis * torch.linspace(0.1, 9, way, dtype=torch.float64)[:, None]
+    queries = torch.randn(50, 32, generator=draw, dtype=torch.float64)
+    mean, ridge = (embedding_scores(queries, fit_head(support, torch.arange(way), way, fit)) for fit in FITS)
+    assert torch.equal(mean.argsort(dim=1), ridge.argsort(dim=1))
+    torch.testing.assert_close(mean, 10 * functional.cosine_similarity(queries[:, None], support[None], dim=2))
+
+
+def test_ridge_sees_past_what_only_blurs_the_classes_as_the_mean_cannot() -> None:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(2).repeat(30)
+    signs = 2.0 * labels - 1.0
+    # A faint direction tells the classes apart; a loud one of no meaning has other means in either class by chance.
+    clear, loud = 0.3 * signs, 3.0 * torch.randn(60, generator=draw) + 0.5 * signs
+    features = torch.stack([clear, loud, torch.ones(60)], dim=1)
+    queries = torch.stack([clear, 3.0 * torch.randn(60, generator=draw), torch.ones(60)], dim=1)
+    right = {
+        fit: (embedding_scores(queries, fit_head(features, labels, 2, fit)).argmax(dim=1) == labels).float().mean()
+        for fit in FITS
+    }
+    assert right["ridge"] > 0.9 > 0.7 > right["mean"]
+
+
+@every_fit
+def test_scores_do_not_depend_on_the_length_of_an_embedding(fit: HeadFit) -> None:
+    features, labels = support_set([2, 3, 1], 8, 0)
+    head = fit_head(features, labels, 3, fit)
+    queries, _ = support_set([4], 8, 1)
+    torch.testing.assert_close(embedding_scores(7.0 * queries, head), embedding_scores(queries, head))
+    if fit == "ridge":
+        torch.testing.assert_close(fit_head(0.2 * features, labels, 3, fit), head)
+
+
+def student(fit: HeadFit, embedding: StudentEmbedding = "answers") -> Student:
+    return Student.untrained("conv4", {}, (3, 2, 4), PREPROCESSING, embedding=embedding, fit=fit)
+
+
+def asked(folder: Path, fit: HeadFit, embedding: StudentEmbedding) -> ZooEmbeddingLearner:
+    opinion: Opinion = "softmax" if embedding == "answers" else "features"
+    return ZooEmbeddingLearner(list(written_zoo(folder)), PREPROCESSING, opinion=opinion, fit=fit)
+
+
+@every_fit
+@pytest.mark.parametrize(("kind", "embedding"), list(product(("student", "zoo"), ("answers", "features"))))
+def test_a_saved_classifier_answers_with_the_same_bits(
+    kind: str, embedding: StudentEmbedding, fit: HeadFit, tmp_path: Path
+) -> None:
+    learner = student(fit, embedding) if kind == "student" else asked(tmp_path / "zoo", fit, embedding)
+    classifier = learner.adapt(images(5, 1), LABELS, ("ant", "bee", "cat"))
+    expected = classifier.predict_proba(images(7, 2))
+    classifier.save_pretrained(tmp_path / "classifier")
+    again = FewShotClassifier.from_pretrained(tmp_path / "classifier")
+    assert isinstance(again, EmbeddingClassifier)
+    assert torch.equal(again.predict_proba(images(7, 2)), expected)
+    assert (again.labels, again.preprocessing) == (("ant", "bee", "cat"), PREPROCESSING)
+    again.save_pretrained(tmp_path / "copy")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "classifier" / name).read_bytes()
+
+
+def test_the_fit_is_part_of_a_learner_and_changes_its_answers() -> None:
+    mean, ridge = (student(fit).adapt(images(5, 1), LABELS) for fit in FITS)
+    for each, fit in ((mean, "mean"), (ridge, "ridge")):
+        assert isinstance(each, EmbeddingClassifier)
+        torch.testing.assert_close(each.head, fit_head(student(fit).embed(images(5, 1)), LABELS, 3, fit))  # type: ignore[arg-type]
+    assert not torch.allclose(mean.predict_proba(images(7, 2)), ridge.predict_proba(images(7, 2)), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["maml", "nothing known"])
+def test_a_classifier_around_a_learner_that_does_not_embed_is_refused(kind: str, tmp_path: Path) -> None:
+    student("mean").adapt(images(5, 1), LABELS).save_pretrained(tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    if kind == "maml":
+        from dfml.learners import LearnerConfig, create_learner
+
+        create_learner(LearnerConfig(), PREPROCESSING).save_pretrained(tmp_path / "maml")
+        about["learner"] = json.loads((tmp_path / "maml" / "config.json").read_text())
+    about["learner"]["kind"] = kind
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    with pytest.raises(LearnerError, match=rf"embeds with a '{kind}', which this version does not know"):
+        FewShotClassifier.from_pretrained(tmp_path)
+
+
+@every_fit
+def test_an_evaluation_fits_as_adapting_does(fit: HeadFit) -> None:
+    learner, data = student(fit), coloured_dataset(classes=4, per_class=12)
+    by_hand = []
+    for index in range(6):
+        task = load_episode(data, 3, 4, 5, 1, index)
+        answers = learner.adapt(task.support_images, task.support_labels).predict(task.query_images)
+        by_hand.append((answers == task.query_labels).double().mean().item())
+    found = evaluate(learner, data, way=3, shot=4, query=5, episodes=6, seed=1)
+    assert found.accuracies == pytest.approx(by_hand)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from dfml.learners.base import MetaLearner
+from dfml.learners.distillation import divergence
+from dfml.learners.embedding import EmbeddingClassifier
+from dfml.learners.student import OutputGroups, Student
+from dfml.zoo import Preprocessing
+from tests.factories import PREPROCESSING, images
+
+OUTPUTS = [3, 2, 5, 2, 3]
+LABELS = torch.tensor([0, 1, 0, 2, 1])
+
+every_backbone = pytest.mark.parametrize("backbone", ["conv4", "fewshot_resnet10"])
+every_embedding = pytest.mark.parametrize("embedding", ["answers", "features"])
+
+
+def student(backbone: str = "conv4", *, seed: int = 0, **settings: Any) -> Student:
+    """Its batch-norm layers have seen images, so that it matters whether they look at the batch."""
+    made = Student.untrained(backbone, {}, OUTPUTS, PREPROCESSING, seed=seed, **settings)
+    made.network.train()
+    with torch.no_grad():
+        for index in range(3):
+            made.logits(images(16, seed=index))
+    made.network.eval()
+    return made
+
+
+def draws(count: int, outputs: int, seed: int) -> Tensor:
+    return 3.0 * torch.randn(count, outputs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@st.composite
+def zoos(draw: st.DrawFn) -> tuple[list[int], Tensor, Tensor, Tensor]:
+    """Outputs of members, a teacher's answers with gaps, a student's logits, and who was asked: images x members."""
+    outputs = draw(st.lists(st.integers(1, 5), min_size=1, max_size=6))
+    count, seed = draw(st.integers(1, 4)), draw(st.integers(0, 2**32))
+    teacher, expected = (draws(count, sum(outputs), seed + index) for index in range(2))
+    flags = draw(st.lists(st.booleans(), min_size=count * len(outputs), max_size=count * len(outputs)).filter(any))
+    asked = torch.tensor(flags).view(count, len(outputs))
+    teacher[~asked.repeat_interleave(torch.tensor(outputs), dim=1)] = math.nan
+    return outputs, teacher, expected, asked
+
+
+@given(zoos(), st.floats(0.5, 8.0))
+def test_divergence_is_the_mean_of_a_loop_over_images_and_members_that_were_asked(
+    case: tuple[list[int], Tensor, Tensor, Tensor], temperature: float
+) -> None:
+    outputs, teacher, logits, asked = case
+    logits.requires_grad_()
+    found = OutputGroups(outputs).divergence(teacher, logits, temperature)
+    (gradient,) = torch.autograd.grad(found, logits)
+    each = [
+        divergence(answers[None], expected[None], temperature)
+        for row, flags in enumerate(asked.tolist())
+        for answers, expected, flag in zip(
+            torch.split(teacher[row], outputs), torch.split(logits[row], outputs), flags, strict=True
+        )
+        if flag
+    ]
+    mean = torch.stack(each).mean()
+    torch.testing.assert_close(found, mean)
+    torch.testing.assert_close(gradient, torch.autograd.grad(mean, logits)[0])
+    assert torch.all(gradient[teacher.isnan()] == 0)
+
+
+@given(zoos())
+def test_log_softmax_is_that_of_every_member_apart(case: tuple[list[int], Tensor, Tensor, Tensor]) -> None:
+    outputs, _, logits, _ = case
+    logits.requires_grad_()
+    found = OutputGroups(outputs).log_softmax(logits)
+    expected = torch.cat([functional.log_softmax(own, dim=1) for own in torch.split(logits, outputs, dim=1)], dim=1)
+    torch.testing.assert_close(found, expected)
+    weights = draws(len(logits), sum(outputs), 1)
+    gradients = [torch.autograd.grad((value * weights).sum(), logits)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_answers_as_they_are_kept_teach_the_same_as_the_logits_they_come_from(temperature: float) -> None:
+    groups, teacher, logits = OutputGroups(OUTPUTS), draws(8, 15, 0), draws(8, 15, 1)
+    expected = groups.divergence(teacher, logits, temperature)
+    torch.testing.assert_close(groups.divergence(groups.log_softmax(teacher), logits, temperature), expected)
+    kept = groups.log_softmax(teacher).half().float()
+    torch.testing.assert_close(
+        groups.divergence(kept, logits.float(), temperature), expected.float(), rtol=0.01, atol=0
+    )
+    assert groups.divergence(teacher, teacher + 3.0, temperature).abs() < 1e-12
+
+
+@every_backbone
+def test_random_weights_depend_on_the_seed_and_on_nothing_else(backbone: str) -> None:
+    before = torch.random.get_rng_state()
+    first, again, other = (
+        Student.untrained(backbone, {}, OUTPUTS, PREPROCESSING, seed=seed).logits(images(3)) for seed in (0, 0, 1)
+    )
+    assert first.shape == (3, 15)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@every_backbone
+@every_embedding
+def test_a_saved_student_answers_with_the_same_bits(backbone: str, embedding: str, tmp_path: Path) -> None:
+    made = student(backbone, embedding=embedding, fit="mean", way=7, name="pupil")
+    made.save_pretrained(tmp_path / "student")
+    again = MetaLearner.from_pretrained(tmp_path / "student")
+    assert isinstance(again, Student)
+    assert torch.equal(again.logits(images(4)), made.logits(images(4)))
+    assert torch.equal(again.embed(images(4)), made.embed(images(4)))
+    answers = [each.adapt(images(5, 1), LABELS).predict_proba(images(6, 2)) for each in (made, again)]
+    assert torch.equal(*answers)
+    for attribute in ("outputs", "embedding", "fit", "way", "name", "protocol", "preprocessing", "architecture"):
+        assert getattr(again, attribute) == getattr(made, attribute)
+    again.save_pretrained(tmp_path / "copy")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "student" / name).read_bytes()
+
+
+def test_a_description_brings_back_the_learner_without_a_disk() -> None:
+    made = student(way=4, name="pupil", fit="ridge")
+    about, tensors = made.description()
+    again = MetaLearner._kinds[about["kind"]].restored(about, tensors)
+    assert (again.name, again.way, again.protocol, again.preprocessing) == ("pupil", 4, "any", PREPROCESSING)
+    assert isinstance(again, Student)
+    assert torch.equal(again.embed(images(4)), made.embed(images(4)))
+
+
+@every_backbone
+@every_embedding
+def test_an_answer_does_not_depend_on_the_rest_of_the_batch(backbone: str, embedding: str) -> None:
+    made = student(backbone, embedding=embedding)
+    classifier = made.adapt(images(5, 1), LABELS)
+    assert isinstance(classifier, EmbeddingClassifier)
+    queries = torch.cat([images(3, 2), torch.zeros(3, 3, 16, 16)])
+    for answer in (made.embed, classifier.scores):
+        alone = torch.cat([answer(image[None]) for image in queries])
+        torch.testing.assert_close(answer(queries), alone, rtol=1e-3, atol=1e-5)
+    before = {name: value.clone() for name, value in made.network.state_dict().items()}
+    classifier.predict_proba(queries)
+    assert all(torch.equal(value, before[name]) for name, value in made.network.state_dict().items())
+
+
+@every_backbone
+def test_answers_are_probabilities_of_every_member_and_features_what_the_head_reads(backbone: str) -> None:
+    answers, features = (student(backbone, embedding=embedding) for embedding in ("answers", "features"))
+    logits, seen = answers.logits(images(4)), answers.embed(images(4))
+    expected = torch.cat([own.softmax(dim=1) for own in torch.split(logits, OUTPUTS, dim=1)], dim=1)
+    torch.testing.assert_close(seen, expected)
+    assert not seen.requires_grad
+    head = features.network.get_classifier()  # type: ignore[operator]
+    torch.testing.assert_close(head(features.embed(images(4))), logits)
+
+
+def test_it_normalises_images_as_its_preprocessing_says() -> None:
+    plain = Preprocessing(16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    other = Student.untrained("conv4", {}, OUTPUTS, plain)
+    expected = other.logits(PREPROCESSING.normalise(images(4)))
+    torch.testing.assert_close(Student.untrained("conv4", {}, OUTPUTS, PREPROCESSING).logits(images(4)), expected)
+
+
+def test_gradients_of_logits_reach_images_and_weights() -> None:
+    made, shown = student(), images(4).requires_grad_()
+    wanted = [shown, *made.network.parameters()]
+    gradients = torch.autograd.grad(made.logits(shown).square().sum(), wanted)
+    assert all(bool((gradient != 0).any()) for gradient in (gradients[0], gradients[-1]))
+
+
+def test_a_copy_is_ready_to_answer_and_untouched_by_further_training() -> None:
+    made = student()
+    expected = made.embed(images(4))
+    made.network.train()
+    twin = made.copy()
+    assert not any(layer.training for layer in twin.network.modules())
+    assert made.network.training
+    with torch.no_grad():
+        made.logits(images(16, 5))
+        for weight in made.network.parameters():
+            weight.add_(1.0)
+    assert torch.equal(twin.embed(images(4)), expected)
+    assert not torch.allclose(made.embed(images(4)), expected)
+
+
+def test_it_adapts_to_any_number_of_classes_and_images_of_any_size() -> None:
+    made = student(way=5)
+    for way, count in ((2, 3), (9, 9)):
+        answers = made.adapt(images(count, size=20), torch.arange(count) % way).predict_proba(images(4, size=24))
+        assert answers.shape == (4, way)
+        torch.testing.assert_close(answers.sum(dim=1), torch.ones(4))
+
+
+def test_it_can_be_taught_what_members_answer_from_part_of_the_answers() -> None:
+    made, shown = student(), images(24)
+    teacher = OutputGroups(OUTPUTS).log_softmax(student(seed=1).logits(shown).detach() * 5.0)
+    asked = torch.rand(24, len(OUTPUTS), generator=torch.Generator().manual_seed(0)) < 0.5
+    gaps = torch.where(asked.repeat_interleave(torch.tensor(OUTPUTS), dim=1), teacher, math.nan)
+    optimiser = torch.optim.Adam(made.network.parameters(), lr=0.01)
+    first = made.groups.divergence(teacher, made.logits(shown), 1.0).item()
+    for _ in range(25):
+        weights = list(made.network.parameters())
+        loss = made.groups.divergence(gaps, made.logits(shown), 1.0)
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = gradient
+        optimiser.step()
+    assert made.groups.divergence(gaps, made.logits(shown), 1.0) < 0.3 * first
