@@ -64,9 +64,9 @@ class QuickstartSettings(BaseModel):
     purer: PurerConfig = PurerConfig(
         shot=5,
         query=5,
-        iterations=300,
+        iterations=200,
         snapshot_every=50,
-        checkpoint_every=150,
+        checkpoint_every=100,
         learner=_LEARNER,
         outer_lr=0.01,
         pixel_lr=0.1,
@@ -102,8 +102,8 @@ class QuickstartSettings(BaseModel):
     )
     """Tasks of PURER's kind. The generator also follows batch-norm statistics, but a little only: with weights of 0.3
     and 1 members are unsure of its images. Disagreement is left out, which would make a step dearer."""
-    best_member: BestMemberConfig = BestMemberConfig(shot=5, iterations=4, images_per_class=5)
-    """Half the members, and few images of each: the choice has to be cheap."""
+    best_member: BestMemberConfig = BestMemberConfig(shot=5, iterations=3, images_per_class=5)
+    """Images of three members, a few of each class: the choice has to be cheap."""
     query: int = 15
     """Query images a class when it is judged."""
     episodes: int = 100
