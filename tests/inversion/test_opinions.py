@@ -14,7 +14,9 @@ def says(outputs: list[int], way: int) -> Tensor:
 
 
 def zoo() -> Zoo:
-    return Zoo.of([member(0, ("ant", "bat", "cat")), member(1, ("bat", "cat", "dog", "elk")), member(2, ("fox", "gnu"))])
+    return Zoo.of(
+        [member(0, ("ant", "bat", "cat")), member(1, ("bat", "cat", "dog", "elk")), member(2, ("fox", "gnu"))]
+    )
 
 
 def test_only_images_of_shared_classes_are_counted_each_under_the_output_of_whoever_was_asked() -> None:

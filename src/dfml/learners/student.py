@@ -183,4 +183,4 @@ class OutputGroups:
             q = functional.log_softmax(student[:, columns] / temperature, dim=-1)
             total = total + (functional.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1) * known).sum()
             asked = asked + known.sum()
-        return temperature**2 * total / asked
+        return temperature**2 * total / asked.clamp(min=1)

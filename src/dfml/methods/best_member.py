@@ -14,6 +14,7 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 
+from dfml.errors import RunError
 from dfml.inversion.engines import InversionConfig
 from dfml.inversion.pixels import PixelInversionConfig
 from dfml.inversion.source import ImageSource
@@ -67,6 +68,7 @@ class BestMemberRun(TrainingRun):
         )
         outputs = [len(classes) for classes in zoo.classes.of_member]
         self._groups = OutputGroups(outputs)
+        self._notes: list[str] = []
         room = config.iterations * config.images_per_class * max(outputs)
         self.pool = AnsweredImages(room, self.preprocessing.size, sum(outputs), device)
 
@@ -78,11 +80,19 @@ class BestMemberRun(TrainingRun):
         for images in found.values():
             kept = to_bytes(images)
             self.pool.add(kept, self._groups.log_softmax(ask(self.zoo, kept.float() / 255.0)))
+        if iteration == self.iterations:
+            best, agreement = self._choose()
+            self._notes.append(f"{self.zoo.name(best)} agrees best with the whole zoo (linear CKA {agreement:.2f})")
         return self.source.last
 
-    @torch.no_grad()
-    def learner(self) -> ZooEmbeddingLearner:
-        """See `TrainingRun.learner`."""
+    def _choose(self) -> tuple[int, float]:
+        """The member that agrees best with the zoo's opinion of the images so far, and how much it does.
+
+        Raises:
+            RunError: If no image could be recovered.
+        """
+        if len(self.pool) == 0:
+            raise RunError("no image could be recovered to compare the members on; ask for more --iterations")
         images = self.pool.images[: len(self.pool)].float() / 255.0
         # A member whose answers are not finite has no say, and one whose features are not cannot be the best.
         opinion = self.pool.answers[: len(self.pool)].float().exp().nan_to_num()
@@ -90,7 +100,13 @@ class BestMemberRun(TrainingRun):
         for member in self.zoo:
             one = ZooEmbeddingLearner([member], self.preprocessing, opinion="features")
             agreement.append(linear_cka(one.embed(images), opinion))
-        best = int(torch.stack(agreement).nan_to_num(nan=-1.0).argmax())
+        highest = torch.stack(agreement).nan_to_num(nan=-1.0).max(dim=0)
+        return int(highest.indices), float(highest.values)
+
+    @torch.no_grad()
+    def learner(self) -> ZooEmbeddingLearner:
+        """See `TrainingRun.learner`."""
+        best, _ = self._choose()
         learner = ZooEmbeddingLearner(
             [self.zoo[best]],
             self.preprocessing,
@@ -103,7 +119,8 @@ class BestMemberRun(TrainingRun):
 
     def take_notes(self) -> list[str]:
         """See `TrainingRun.take_notes`."""
-        return self.source.take_notes()
+        notes, self._notes = self._notes, []
+        return [*self.source.take_notes(), *notes]
 
     def state(self) -> State:
         """See `TrainingRun.state`."""
