@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dfml.errors import LearnerError, RunError, UsageError, ZooError
+from dfml.errors import ConfigError, LearnerError, RunError, UsageError, ZooError
 from dfml.images import fit_images
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import FewShotClassifier
@@ -199,10 +199,11 @@ def test_best_member_heeds_nobody_whose_answers_or_features_are_not_finite(place
 
 
 def test_best_member_says_whom_it_chose_and_fails_when_it_had_nothing_to_choose_by() -> None:
-    run = BestMember(**LEAVES, iterations=2).begin(Zoo.of([painter(0, 1, 2), painter(1)]), CPU)
+    members = Zoo.of([painter(0, 1, 2), painter(0), painter(1), painter(2)])
+    run = BestMember(**LEAVES, iterations=8).begin(members, CPU)
     with pytest.raises(RunError, match="no image could be recovered"):
         run.learner()
-    for iteration in (1, 2):
+    for iteration in range(1, 9):
         run.step(iteration)
     (note,) = run.take_notes()
     assert note.startswith("member-000 agrees best with the whole zoo (linear CKA 0.")
