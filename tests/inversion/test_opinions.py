@@ -27,6 +27,12 @@ def test_only_images_of_shared_classes_are_counted_each_under_the_output_of_whoe
     assert opinions.recognised.tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0]
 
 
+def test_whoever_answers_nothing_has_no_opinion() -> None:
+    opinions = SecondOpinions(zoo())
+    opinions.add(0, torch.tensor([1, 2]).repeat(30), {1: torch.full((60, 4), torch.nan)})
+    assert opinions.asked.sum() == 0
+
+
 def test_sound_members_raise_no_doubt_and_few_images_are_no_evidence() -> None:
     opinions = SecondOpinions(zoo())
     assert opinions.doubts() == []

@@ -42,11 +42,12 @@ class SecondOpinions:
         Args:
             recalled_by: The member.
             labels: Which of its outputs each image is of.
-            answers: Scores of other members' outputs, by member; its own are not counted.
+            answers: Scores of other members' outputs, by member; its own are not counted, nor those of
+                members that answer nothing.
         """
         classes = self._classes[recalled_by][labels.cpu()]
         for member, scores in answers.items():
-            if member == recalled_by:
+            if member == recalled_by or bool(scores.isnan().any()):
                 continue
             known = classes[:, None] == self._classes[member]
             shared, output = known.any(dim=1), known.int().argmax(dim=1)

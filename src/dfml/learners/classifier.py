@@ -32,6 +32,7 @@ class FewShotClassifier(ABC):
     Attributes:
         labels: One name a class, in the order of the probabilities.
         preprocessing: Images of another size are resized (short side) and cropped to the centre.
+        device: Where it computes; images are brought there.
     """
 
     kind: ClassVar[str]
@@ -39,6 +40,7 @@ class FewShotClassifier(ABC):
 
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    device: torch.device = torch.device("cpu")
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -69,7 +71,7 @@ class FewShotClassifier(ABC):
             images: In [0, 1], any size.
             batch_size: Images at a time; it changes no answer, except under the transductive `paper` protocol.
         """
-        fitted = fit_images(images, self.preprocessing.size)
+        fitted = fit_images(images, self.preprocessing.size).to(self.device)
         return torch.cat([self.scores(part).softmax(dim=1) for part in torch.split(fitted, batch_size)])
 
     def predict(
@@ -138,6 +140,7 @@ class NetworkClassifier(FewShotClassifier):
         self.architecture = architecture
         self.parameters = parameters
         self.statistics = statistics
+        self.device = parameters["head.weight"].device
         self.labels = labels
         self.preprocessing = preprocessing
 

@@ -69,6 +69,7 @@ class EmbeddingClassifier(FewShotClassifier):
     ) -> None:
         self.learner = learner
         self.head = head
+        self.device = head.device
         self.labels = labels
         self.preprocessing = preprocessing
 
