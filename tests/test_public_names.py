@@ -60,4 +60,4 @@ def test_every_kind_of_learner_loads_after_a_bare_import(tmp_path: Path) -> None
     )
     command = [sys.executable, "-c", check, str(tmp_path / "learner"), str(tmp_path / "classifier")]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert shown.stdout.split() == ["zoo_embedding", "zoo_embedding"]
+    assert shown.stdout.split() == ["embedding", "zoo_embedding"]

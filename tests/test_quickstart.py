@@ -291,7 +291,9 @@ def test_all_methods_of_the_quickstart_in_full_beat_an_untrained_network(tmp_pat
     assert values["protocol"] == "strict"
     for name in ARTEFACTS:
         assert (out / name).stat().st_size > 0
-    assert "http" not in (out / "report.html").read_text(encoding="utf-8").replace("http://www.w3.org/", "")
+    # With the colon, which the embedded images' base64 cannot hold.
+    page = (out / "report.html").read_text(encoding="utf-8").replace("http://www.w3.org/", "")
+    assert not {link for link in ("http:", "https:") if link in page}
     again = subprocess.run(command, capture_output=True, text=True, env=offline, check=False)
     assert again.returncode == 1
     assert again.stderr.count("\n") == 1

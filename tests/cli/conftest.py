@@ -20,7 +20,17 @@ from dfml.cli import app
 
 SIZE = 16
 FEW = ("--way", "3", "--query", "2")
-SHORT = (*FEW, "--iterations", "4", "--set", "purer.warm_up=1", "--set", "purer.checkpoint_every=2")
+SHORT = (
+    "--method",
+    "purer",
+    *FEW,
+    "--iterations",
+    "4",
+    "--set",
+    "purer.warm_up=1",
+    "--set",
+    "purer.checkpoint_every=2",
+)
 
 
 def dfml(*arguments: str | Path) -> Result:

@@ -91,7 +91,7 @@ def test_a_class_with_fewer_than_shot_and_query_images(world: World, tmp_path: P
 
 def test_a_way_larger_than_the_number_of_classes(world: World, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
-    assert "way" in error(dfml("train", world.zoo, *out, "--way", "5"), 2)
+    assert "way" in error(dfml("train", world.zoo, *out, "--method", "purer", "--way", "5"), 2)
     assert "--way asks for 4" in error(dfml("evaluate", world.untrained, world.images, *FEW, "--way", "4"), 1)
     assert "way" in error(dfml("zoo", "build", world.images, *out, "--way", "9", "--members", "1"), 2)
     assert not (tmp_path / "out").exists()
@@ -172,11 +172,11 @@ def test_a_results_file_in_no_folder_is_refused_before_the_work(world: World, tm
     [
         (("--method", "magic"), "unknown method 'magic'"),
         (("--preset", "fast"), "unknown preset 'fast'"),
-        (("--set", "purer.magic=1"), "'magic': unknown setting"),
-        (("--set", "purer.shot=many"), "'shot'"),
-        (("--set", "shot"), "expected --set purer.NAME=VALUE"),
-        (("--set", "average.shot=1"), "this run is for purer, not average"),
-        (("--set", "purer.shot=[1"), "not YAML"),
+        (("--set", "zoo_student.magic=1"), "'magic': unknown setting"),
+        (("--set", "zoo_student.shot=many"), "'shot'"),
+        (("--set", "shot"), "expected --set zoo_student.NAME=VALUE"),
+        (("--set", "average.shot=1"), "this run is for zoo_student, not average"),
+        (("--set", "zoo_student.shot=[1"), "not YAML"),
         (("--device", "abacus"), "'abacus'"),
         (("--class-identity", "similar"), "class identity"),
         (("--iterations", "-1"), "'iterations'"),
