@@ -69,6 +69,7 @@ class BestMemberRun(TrainingRun):
         outputs = [len(classes) for classes in zoo.classes.of_member]
         self._groups = OutputGroups(outputs)
         self._notes: list[str] = []
+        self._chosen: tuple[int, int, float] | None = None  # images it was chosen by, member, agreement
         room = config.iterations * config.images_per_class * max(outputs)
         self.pool = AnsweredImages(room, self.preprocessing.size, sum(outputs), device)
 
@@ -93,6 +94,8 @@ class BestMemberRun(TrainingRun):
         """
         if len(self.pool) == 0:
             raise RunError("no image could be recovered to compare the members on; ask for more --iterations")
+        if self._chosen and self._chosen[0] == self.pool.written:
+            return self._chosen[1:]
         images = self.pool.images[: len(self.pool)].float() / 255.0
         # A member whose answers are not finite has no say, and one whose features are not cannot be the best.
         opinion = self.pool.answers[: len(self.pool)].float().exp().nan_to_num()
@@ -101,7 +104,8 @@ class BestMemberRun(TrainingRun):
             one = ZooEmbeddingLearner([member], self.preprocessing, opinion="features")
             agreement.append(linear_cka(one.embed(images), opinion))
         highest = torch.stack(agreement).nan_to_num(nan=-1.0).max(dim=0)
-        return int(highest.indices), float(highest.values)
+        self._chosen = (self.pool.written, int(highest.indices), float(highest.values))
+        return self._chosen[1:]
 
     @torch.no_grad()
     def learner(self) -> ZooEmbeddingLearner:
@@ -132,6 +136,7 @@ class BestMemberRun(TrainingRun):
         """See `TrainingRun.restore`."""
         self.source.restore(strip(state.tensors, "engine."), state.values)
         self.pool.restore(strip(state.tensors, "pool."))
+        self._chosen = None
 
 
 def linear_cka(first: Float[Tensor, "images features"], second: Float[Tensor, "images others"]) -> Float[Tensor, ""]:
