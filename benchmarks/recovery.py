@@ -36,6 +36,8 @@ from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenera
 from dfml.inversion.objectives import InversionWeights
 from dfml.inversion.pixels import PixelInversion, PixelInversionConfig
 from dfml.inversion.recovery import Engine, Target
+from dfml.methods.base import build_config, merge
+from dfml.methods.free import FREE
 from dfml.training.device import keep_freed_memory, select_device
 from dfml.zoo.zoo import Zoo
 from recovery_figures import CMI, EI, FAST, FIVE, SCRATCH, UNTRAINED, first_at_most, headline, mean_curve, medians, show
@@ -100,7 +102,8 @@ def _parse() -> argparse.Namespace:
     length.add_argument("--meta-updates", type=_positive, help="outer updates of each meta-generator (1000)")
     length.add_argument("--minutes", type=float, help="of meta-training of each meta-generator, instead")
     parser.add_argument("--visits", type=_positive, default=4, help="members in one outer update")
-    parser.add_argument("--width", type=_positive, default=128, help="of all generators")
+    parser.add_argument("--preset", choices=FREE.presets, help="of FREE: FIVE's settings, instead of the papers'")
+    parser.add_argument("--width", type=_positive, help="of all generators (FIVE's)")
     parser.add_argument("--per-class", type=_positive, default=20, help="images of every class")
     parser.add_argument("--scratch-steps", type=_positive, default=200, help="of the generator from scratch")
     parser.add_argument("--generator", type=Path, help="keeps the meta-trained generators; used again if it exists")
@@ -141,8 +144,12 @@ def create_engines(zoo: Zoo, device: torch.device, arguments: argparse.Namespace
 
     The generator from scratch has FIVE's losses and learning rates: only start and number of steps differ.
     """
-    preprocessing, seed, width = zoo.preprocessing(), arguments.seed, arguments.width
-    five = FiveConfig(width=width, weights=_alone(FiveConfig().weights))
+    preprocessing, seed = zoo.preprocessing(), arguments.seed
+    preset = FREE.presets[arguments.preset]["inversion"]["five"] if arguments.preset else {}
+    asked = {"width": arguments.width} if arguments.width else {}
+    over = {**preset, **asked, "weights": {**preset.get("weights", {}), "disagreement": 0.0}}
+    five = build_config(FiveConfig, merge(FiveConfig().model_dump(), over))
+    width = five.width
     fast = FastDfkdConfig(width=width, weights=_alone(FastDfkdConfig().weights))
     cmi = ContrastiveConfig(width=width, weights=_alone(ContrastiveConfig().weights))
     shared = five.model_dump(include={"lr", "latent_lr", "beta1", "latent", "width", "label_input", "weights"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import statistics
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 
 from dfml.errors import UsageError
 from dfml.inversion.meta_generator import FiveConfig, MetaGenerator
-from tests.factories import PREPROCESSING
+from dfml.methods.free import FREE, FreeConfig
+from dfml.zoo import Zoo
+from tests.factories import PREPROCESSING, member
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -95,3 +98,22 @@ def test_generators_of_other_members_are_refused(tmp_path: Path) -> None:
     save_file(tensors, path)
     with pytest.raises(UsageError, match="found none"):
         load(path, {}, {"FIVE": fresh}, device)
+
+
+def test_a_preset_of_free_is_what_five_is_measured_with() -> None:
+    """And the generator from scratch has the same rates and losses: only the start differs."""
+    import torch
+
+    create = _module("recovery").create_engines
+    zoo, device = Zoo.of([member(0)]), torch.device("cpu")
+    asked: dict[str, Any] = {"seed": 0, "scratch_steps": 7}
+    papers = create(zoo, device, Namespace(**asked, preset=None, width=4))
+    ours = create(zoo, device, Namespace(**asked, preset="cpu", width=None))
+    assert papers["FIVE"].config == FiveConfig(width=4, weights=papers["FIVE"].config.weights)
+    five, scratch = ours["FIVE"].config, ours["from scratch"].config
+    preset = FREE(**FREE.presets["cpu"]).config
+    assert isinstance(preset, FreeConfig)
+    weights = preset.inversion.five.weights.model_copy(update={"disagreement": 0.0})
+    assert five == preset.inversion.five.model_copy(update={"weights": weights})
+    assert (scratch.lr, scratch.latent_lr, scratch.weights) == (five.lr, five.latent_lr, five.weights)
+    assert five.lr != papers["FIVE"].config.lr
