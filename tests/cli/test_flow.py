@@ -183,3 +183,22 @@ def test_any_method_adapts(world: World, tmp_path: Path) -> None:
     picture = world.images / "test" / "new_1" / "3.png"
     found = results("predict", tmp_path / "classifier", picture)
     assert found["predictions"][0]["labels"][0]["label"] == "new_1"  # colours: easy for this one
+
+
+def test_a_calibration_is_judged_in_pairs_with_the_learner_as_it_is(world: World) -> None:
+    """Learners that it is not for are judged as they are."""
+    learners = (world.untrained, f"zoo_embedding:{world.zoo}")
+    found = results("evaluate", *learners, world.images, *FEW, "--episodes", "2", "--calibration", "icfil")
+    assert list(found["methods"]) == ["random_init", "random_init + icfil", "zoo_embedding"]
+    assert (found["pairs"][0]["first"], found["pairs"][0]["second"]) == ("random_init", "random_init + icfil")
+    alone = dfml("evaluate", learners[1], world.images, *FEW, "--episodes", "2", "--calibration", "icfil")
+    assert "zoo_embedding adapts by a fixed embedding" in error(alone, 1)
+
+
+def test_a_classifier_can_be_calibrated(world: World, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("plain", "calibrated")]
+    for folder, how in zip(folders, ([], ["--calibration", "icfil"]), strict=True):
+        results("adapt", world.untrained, world.images / "test", "--out", folder, *how)
+    image = world.images / "test" / "new_0" / "0.png"
+    plain, calibrated = (results("predict", folder, image)["predictions"][0]["labels"][0] for folder in folders)
+    assert plain["probability"] != pytest.approx(calibrated["probability"], abs=1e-4)

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dfml.inversion.objectives import total_variation
+from dfml.learners.calibration import ICFILConfig, first_pixels
+from dfml.learners.classifier import NetworkClassifier
 from dfml.learners.gradient import GradientLearner
 from dfml.tasks.episode import Episode
 
@@ -85,3 +88,72 @@ def strict_logits(learner: GradientLearner, episode: Episode) -> Tensor:
         layer.track_running_stats = True
         layer.running_mean, layer.running_var = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)
     return judge(learner.preprocessing.normalise(episode.query_images))
+
+
+def icfil(
+    learner: GradientLearner, classifier: NetworkClassifier, images: Tensor, labels: Tensor, config: ICFILConfig
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Calibration of one task: recall images, then gradient steps, with native batch-norm that normalises each batch.
+
+    Without views of the images. Contrast as a double loop over images.
+
+    Returns:
+        The weights, and the inputs of the batch-norm layers for the support set at the last step.
+    """
+    network = native_network(learner)
+    network.get_classifier().weight.data = classifier.parameters["head.weight"].clone()
+    network.get_classifier().bias.data = classifier.parameters["head.bias"].clone()
+    weights = {name.removeprefix("backbone."): value for name, value in classifier.parameters.items()}
+    network.load_state_dict(weights, strict=False)
+    seen: list[Tensor] = []
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+
+    def forward(inputs: Tensor) -> tuple[Tensor, Tensor]:
+        seen.clear()
+        features = network.forward_head(network.forward_features(inputs), pre_logits=True)
+        return features, network.get_classifier()(features)
+
+    def moments() -> list[Tensor]:
+        return [part for x in seen for part in (x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False))]
+
+    real = learner.preprocessing.normalise(images)
+    forward(real)
+    aims = [moment.detach() for moment in moments()]
+    of_pseudo = torch.arange(len(classifier.labels)).repeat_interleave(config.images_per_class)
+    pseudo = first_pixels(len(of_pseudo), learner.preprocessing.size, config).to(real).requires_grad_()
+    optimiser = torch.optim.Adam([pseudo], lr=config.inversion_lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.inversion_steps)
+    for _ in range(config.inversion_steps):
+        _, logits = forward(pseudo)
+        distance = sum(torch.linalg.vector_norm(a - b) for a, b in zip(moments(), aims, strict=True))
+        loss = config.weights.label * functional.cross_entropy(logits, of_pseudo) + config.weights.batch_norm * distance
+        loss = loss + config.weights.total_variation * total_variation(pseudo)
+        loss = loss + config.weights.l2 * torch.linalg.vector_norm(pseudo)
+        (pseudo.grad,) = torch.autograd.grad(loss, pseudo)
+        optimiser.step()
+        schedule.step()
+    pseudo = pseudo.detach()
+    at_last: list[Tensor] = []
+    for _ in range(config.steps):
+        features, logits = forward(real)
+        at_last = [x.detach() for x in seen]
+        recalled, of_recalled = forward(pseudo)
+        loss = config.contrast * contrast_by_hand(features, labels, recalled, of_pseudo, config.temperature)
+        loss = loss + config.head * functional.cross_entropy(logits, labels)
+        loss = loss + config.head * functional.cross_entropy(of_recalled, of_pseudo)
+        values = list(network.parameters())
+        for value, gradient in zip(values, torch.autograd.grad(loss, values), strict=True):
+            value.data -= config.lr * gradient
+    return {n if n.startswith("head.") else f"backbone.{n}": v.detach() for n, v in network.named_parameters()}, at_last
+
+
+def contrast_by_hand(first: Tensor, of_first: Tensor, second: Tensor, of_second: Tensor, temperature: float) -> Tensor:
+    """Supervised InfoNCE, image by image, in both directions."""
+    total = first.new_zeros(())
+    for these, of_these, those, of_those in (first, of_first, second, of_second), (second, of_second, first, of_first):
+        for image, label in zip(these, of_these, strict=True):
+            picks = torch.exp(functional.cosine_similarity(image[None], those) / temperature)
+            total = total - torch.log(picks[of_those == label].sum() / picks.sum()) / len(these)
+    return total

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dfml.cli.folders import new_folder
-from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, prepare_torch
+from dfml.cli.options import CalibrationOption, DeviceOption, JsonOption, SeedOption, ThreadsOption, prepare_torch
 from dfml.cli.output import Output
 
 
@@ -20,6 +20,7 @@ def adapt(
         Path, typer.Argument(metavar="SUPPORT_DIR", help="Image folder class/image, a few images a class.")
     ],
     out: Annotated[Path, typer.Option(metavar="CLASSIFIER", help="Folder of the classifier; new or empty.")],
+    calibration: CalibrationOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -31,11 +32,13 @@ def adapt(
     with new_folder(out) as unfinished:
         from dfml.cli.opening import open_learner
         from dfml.data.support import read_support
+        from dfml.learners import CALIBRATIONS
         from dfml.training.device import select_device
 
         opened = open_learner(learner, select_device(device), seed=seed)
+        chosen = CALIBRATIONS[calibration]() if calibration else None
         images, labels, names = read_support(support, opened.preprocessing.size)
-        opened.adapt(images, labels, names).save_pretrained(unfinished)
+        opened.adapt(images, labels, names, calibration=chosen).save_pretrained(unfinished)
     counts = dict(zip(names, labels.bincount().tolist(), strict=True))
     output.say("classes: " + ", ".join(f"{name} ({count})" for name, count in counts.items()))
     output.say(f"classifier: {out}")

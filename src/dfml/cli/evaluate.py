@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from dfml.cli.options import DeviceOption, JsonOption, Protocol, SeedOption, SplitsOption, ThreadsOption, prepare_torch
+from dfml.cli.options import (
+    CalibrationOption,
+    DeviceOption,
+    JsonOption,
+    Protocol,
+    SeedOption,
+    SplitsOption,
+    ThreadsOption,
+    prepare_torch,
+)
 from dfml.cli.output import Output
 from dfml.errors import UsageError
 
@@ -36,6 +45,7 @@ def evaluate(
     allow_other_protocol: Annotated[
         bool, typer.Option("--allow-other-protocol", help="Evaluate learners that were trained for the other protocol.")
     ] = False,
+    calibration: CalibrationOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -73,8 +83,10 @@ def evaluate(
             seed=seed,
             protocol=protocol,
             allow_other_protocol=allow_other_protocol,
+            calibration=calibrated,
         )
         for learner, name, called in zip(learners, names, opening.distinct_names(learners, names), strict=True)
+        for calibrated in judging.calibrations(learner, learners, calibration)
     ]
     judging.show(output, evaluations)
     output.results(judging.results(evaluations))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dfml.cli.output import Output
 from dfml.data.dataset import ImageDataset
+from dfml.errors import LearnerError
 from dfml.evaluation.protocol import Evaluation, evaluate
 from dfml.evaluation.snapshots import best_snapshot, evaluate_snapshots, list_snapshots
-from dfml.learners.base import MetaLearner
+from dfml.learners import CALIBRATIONS
+from dfml.learners.base import Calibration, MetaLearner
 from dfml.report.results import curve_values, results_values
 from dfml.report.table import compare_all, differences_table, results_table, to_rich
 from dfml.training.progress import show_progress
@@ -37,6 +40,7 @@ def judge(
     *,
     episodes: int,
     protocol: str,
+    calibration: Calibration | None = None,
     **settings: Any,
 ) -> Judgement:
     """Evaluate a learner; by the papers' protocol the best snapshot of its run, where there are any.
@@ -48,9 +52,11 @@ def judge(
         dataset: Labelled images of its size.
         episodes: See `evaluate`.
         protocol: See `evaluate`.
+        calibration: See `evaluate`; its name is added to the learner's.
         **settings: Further ones of `evaluate`.
     """
-    settings |= {"episodes": episodes, "protocol": protocol}
+    settings |= {"episodes": episodes, "protocol": protocol, "calibration": calibration}
+    name += f" + {calibration.name}" if calibration else ""
     snapshots = list_snapshots(folder) if protocol == "paper" else []
     if not snapshots:
         with show_progress(name, episodes) as progress:
@@ -65,6 +71,29 @@ def judge(
 
         curve = evaluate_snapshots(folder, dataset, device=learner.device, on_snapshot=report, **settings)
     return Judgement(replace(best_snapshot(curve), name=name), curve)
+
+
+def calibrations(learner: MetaLearner, learners: Sequence[MetaLearner], name: str | None) -> list[Calibration | None]:
+    """How a learner is judged: as it is and, where a calibration is asked for and suits it, calibrated too.
+
+    Raises:
+        LearnerError: If the calibration suits none of the learners.
+    """
+    if name is None:
+        return [None]
+    chosen = CALIBRATIONS[name]()
+    unsuited = [error for each in learners if (error := _mismatch(chosen, each))]
+    if len(unsuited) == len(learners):
+        raise unsuited[0]
+    return [None] if _mismatch(chosen, learner) else [None, chosen]
+
+
+def _mismatch(calibration: Calibration, learner: MetaLearner) -> LearnerError | None:
+    try:
+        calibration.check(learner)
+    except LearnerError as error:
+        return error
+    return None
 
 
 def show(output: Output, judgements: list[Judgement]) -> None:

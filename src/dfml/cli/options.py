@@ -44,6 +44,13 @@ IdentityOption = Annotated[
         help="Which classes of different members are the same: those of one name, none, or as a YAML file says.",
     ),
 ]
+CalibrationOption = Annotated[
+    Literal["icfil"] | None,
+    typer.Option(
+        "--calibration",
+        help="Of adapted networks, by the images that they recall: icfil. For learners that adapt by gradient descent.",
+    ),
+]
 
 
 def prepare_torch(threads: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -19,7 +19,7 @@ from dfml import seeds
 from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError, ProtocolError
 from dfml.images import fit_images
-from dfml.learners.base import MetaLearner, ProtocolName
+from dfml.learners.base import Calibration, MetaLearner, ProtocolName
 from dfml.learners.embedding import EmbeddingLearner, embedding_scores, fit_head
 from dfml.tasks.episode import Episode, draw_indices, episode_labels
 
@@ -114,6 +114,7 @@ def evaluate(
     seed: int = 0,
     protocol: ProtocolName = "strict",
     allow_other_protocol: bool = False,
+    calibration: Calibration | None = None,
     on_episode: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Accuracy of a learner on classes that it has never seen.
@@ -128,31 +129,34 @@ def evaluate(
         seed: Of the draws.
         protocol: `strict`: one image's answer does not depend on the other queries. `paper`: it may.
         allow_other_protocol: Evaluate a learner that was trained for the other protocol.
+        calibration: What adapted classifiers go through before they predict, several episodes at a time.
         on_episode: Told the number of finished episodes.
 
     Raises:
         ProtocolError: If the learner was trained for the other protocol.
         DataError: If the data set has too few classes, or a class too few images.
+        LearnerError: If the calibration is not for this kind of learner.
     """
     require_evaluable(learner, dataset, way, shot, query, protocol, allow_other_protocol=allow_other_protocol)
+    if calibration:
+        calibration.check(learner)
     other = learner.protocol not in (protocol, "any")
     began = time.perf_counter()
     score = (
         _embedded_scores(learner, dataset)
         if isinstance(learner, EmbeddingLearner)
-        else _adapted_scores(learner, dataset)
+        else _adapted_scores(learner, dataset, calibration)
     )
     accuracies, adapting, predicting = [], 0.0, 0.0
-    for index in range(episodes):
-        support, of_query = draw_episode(dataset, way, shot, query, seed, index)
-        scores, adapt_seconds, predict_seconds = score(support, of_query, way)
+    drawn = [draw_episode(dataset, way, shot, query, seed, index) for index in range(episodes)]
+    for scores, adapt_seconds, predict_seconds in score(drawn, way):
         target = episode_labels(way, query, scores.device)
         accuracies.append((scores.argmax(dim=1) == target).double().mean().item())
         adapting, predicting = adapting + adapt_seconds, predicting + predict_seconds
         if on_episode:
-            on_episode(index + 1)
+            on_episode(len(accuracies))
     return Evaluation(
-        name=learner.name,
+        name=f"{learner.name} + {calibration.name}" if calibration else learner.name,
         accuracies=tuple(accuracies),
         protocol=protocol,
         way=way,
@@ -199,22 +203,35 @@ def to_float(images: UInt8[Tensor, "images 3 height width"]) -> Float[Tensor, "i
     return images.float().div_(255.0)
 
 
-Score = Callable[[Tensor, Tensor, int], tuple[Tensor, float, float]]
-"""Support indices, query indices, way -> scores of the queries, seconds to adapt, seconds to predict."""
+Score = Callable[[Sequence[tuple[Tensor, Tensor]], int], Iterator[tuple[Tensor, float, float]]]
+"""Support and query indices of episodes, way -> of each episode scores of the queries, seconds to adapt and predict."""
+
+_TOGETHER = 8  # tasks that are calibrated in one call
 
 
-def _adapted_scores(learner: MetaLearner, dataset: ImageDataset) -> Score:
-    def score(support: Tensor, of_query: Tensor, way: int) -> tuple[Tensor, float, float]:
-        images, queries = to_float(dataset.images[support]), to_float(dataset.images[of_query]).to(learner.device)
-        labels = episode_labels(way, len(support) // way, images.device)
-        began = time.perf_counter()
-        classifier = learner.adapt(images, labels)
-        between = time.perf_counter()
-        # One batch: under the transductive rule, the whole query set normalises itself.
-        scores = classifier.predict_proba(queries, batch_size=len(queries))
-        return scores, between - began, time.perf_counter() - between
+def _adapted_scores(learner: MetaLearner, dataset: ImageDataset, calibration: Calibration | None) -> Score:
+    def score(episodes: Sequence[tuple[Tensor, Tensor]], way: int) -> Iterator[tuple[Tensor, float, float]]:
+        size = _TOGETHER if calibration else 1
+        for several in (episodes[start : start + size] for start in range(0, len(episodes), size)):
+            began = time.perf_counter()
+            supports = [_support(learner, dataset, support, way) for support, _ in several]
+            classifiers = [learner.adapt(*support) for support in supports]
+            if calibration:
+                classifiers = calibration.calibrate(learner, classifiers, supports)
+            adapting = (time.perf_counter() - began) / len(several)
+            for classifier, (_, of_query) in zip(classifiers, several, strict=True):
+                queries = to_float(dataset.images[of_query]).to(learner.device)
+                began = time.perf_counter()
+                # One batch: under the transductive rule, the whole query set normalises itself.
+                scores = classifier.predict_proba(queries, batch_size=len(queries))
+                yield scores, adapting, time.perf_counter() - began
 
     return score
+
+
+def _support(learner: MetaLearner, dataset: ImageDataset, support: Tensor, way: int) -> tuple[Tensor, Tensor]:
+    images = fit_images(to_float(dataset.images[support]), learner.preprocessing.size).to(learner.device)
+    return images, episode_labels(way, len(support) // way, learner.device)
 
 
 def _embedded_scores(learner: EmbeddingLearner, dataset: ImageDataset) -> Score:
@@ -229,10 +246,11 @@ def _embedded_scores(learner: EmbeddingLearner, dataset: ImageDataset) -> Score:
     table = torch.cat(parts)
     an_image = (time.perf_counter() - began) / len(dataset)
 
-    def score(support: Tensor, of_query: Tensor, way: int) -> tuple[Tensor, float, float]:
-        labels = episode_labels(way, len(support) // way, table.device)
-        head = fit_head(table[support], labels, way, learner.fit)
-        return embedding_scores(table[of_query], head), an_image * len(support), an_image * len(of_query)
+    def score(episodes: Sequence[tuple[Tensor, Tensor]], way: int) -> Iterator[tuple[Tensor, float, float]]:
+        for support, of_query in episodes:
+            labels = episode_labels(way, len(support) // way, table.device)
+            head = fit_head(table[support], labels, way, learner.fit)
+            yield embedding_scores(table[of_query], head), an_image * len(support), an_image * len(of_query)
 
     return score
 

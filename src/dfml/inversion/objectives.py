@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,12 +17,28 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from torch import Tensor
 from torch.nn import functional
 
-from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
-from dfml.zoo.stack import StackedMember
+from dfml.zoo.classifier import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
 
 Student = Callable[[Float[Tensor, "images 3 size size"]], Float[Tensor, "images outputs"]]
 """Whoever learns from the images: its logits for a member's outputs, from images nominally in [0, 1]."""
+
+
+@runtime_checkable
+class Recaller(Protocol):
+    """Whom images are recovered from: a `PretrainedClassifier`, one of a stack, an adapted network."""
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of its input."""
+
+    def logits(self, images: Float[Tensor, "images 3 size size"], /) -> Float[Tensor, "images outputs"]:
+        """Of images nominally in [0, 1]."""
+
+    def logits_and_statistics(
+        self, images: Float[Tensor, "images 3 size size"], /
+    ) -> tuple[Float[Tensor, "images outputs"], list[LayerStatistics]]:
+        """Also what its batch-norm layers see, beside what they ought to."""
 
 
 class InversionWeights(BaseModel):
@@ -170,7 +186,7 @@ class InversionLoss:
 
 
 def inversion_loss(
-    classifier: PretrainedClassifier | StackedMember,
+    classifier: Recaller,
     pixels: Float[Tensor, "images 3 size size"],
     labels: Int64[Tensor, "images"],
     preprocessing: Preprocessing,

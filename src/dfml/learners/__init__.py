@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dfml.learners.anil import ANIL
-from dfml.learners.base import MetaLearner, ProtocolName
+from dfml.learners.base import Calibration, MetaLearner, ProtocolName
+from dfml.learners.calibration import ICFIL, ICFILConfig
 from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.embedding import EmbeddingLearner
 from dfml.learners.gradient import GradientLearner, LearnerConfig
@@ -13,14 +14,20 @@ from dfml.zoo.classifier import Preprocessing
 
 __all__ = [
     "ANIL",
+    "CALIBRATIONS",
+    "ICFIL",
     "MAML",
+    "Calibration",
     "EmbeddingLearner",
     "FewShotClassifier",
+    "ICFILConfig",
     "LearnerConfig",
     "MetaLearner",
     "ProtoNet",
     "create_learner",
 ]
+
+CALIBRATIONS: dict[str, type[Calibration]] = {kind.name: kind for kind in (ICFIL,)}
 
 _KINDS: dict[str, type[GradientLearner]] = {kind.kind: kind for kind in (MAML, ANIL, ProtoNet)}
 

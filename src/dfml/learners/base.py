@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -82,6 +83,8 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         images: Float[Tensor, "support 3 height width"],
         labels: Int64[Tensor, "labels"],
         names: tuple[str, ...] | None = None,
+        *,
+        calibration: Calibration | None = None,
     ) -> FewShotClassifier:
         """Adapt to a support set.
 
@@ -89,12 +92,14 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
             images: In [0, 1], of any size; classes may have unequal numbers.
             labels: Count from 0; every class up to the largest has at least one image.
             names: One a class; numbers unless given.
+            calibration: What the classifier goes through afterwards (`dfml.ICFIL()`); None: nothing.
 
         Returns:
             A classifier of these classes. The learner itself does not change.
 
         Raises:
-            LearnerError: If the support set is empty, labels and images differ in number, or a class has no image.
+            LearnerError: If the support set is empty, labels and images differ in number, a class has no image, or the
+                calibration is not for this kind of learner.
         """
         if len(images) == 0 or len(images) != len(labels):
             raise LearnerError(
@@ -108,8 +113,11 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
             )
         if names is not None and len(names) != count:
             raise LearnerError(f"the support set has {count} classes, but {len(names)} names were given")
-        fitted = fit_images(images, self.preprocessing.size).to(self.device)
-        return self.fit_support(fitted, labels.to(self.device), names or tuple(str(index) for index in range(count)))
+        if calibration:
+            calibration.check(self)
+        support = fit_images(images, self.preprocessing.size).to(self.device), labels.to(self.device)
+        classifier = self.fit_support(*support, names or tuple(str(index) for index in range(count)))
+        return calibration.calibrate(self, [classifier], [support])[0] if calibration else classifier
 
     def description(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What `restored` takes: all that is saved."""
@@ -153,3 +161,36 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         if kind is None:
             raise LearnerError(f"{folder / hub.CONFIG_NAME} does not describe a learner that this version knows")
         return kind.restored(config, tensors)
+
+
+class Calibration(ABC):
+    """What improves an adapted classifier, from nothing but the support set that it was adapted to.
+
+    Attributes:
+        name: On the command line.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def check(self, learner: MetaLearner) -> None:
+        """Whether it is for this kind of learner.
+
+        Raises:
+            LearnerError: If it is not.
+        """
+
+    @abstractmethod
+    def calibrate(
+        self,
+        learner: MetaLearner,
+        classifiers: Sequence[FewShotClassifier],
+        supports: Sequence[tuple[Float[Tensor, "_support 3 size size"], Int64[Tensor, "_support"]]],
+    ) -> list[FewShotClassifier]:
+        """Calibrate some tasks together; none depends on another.
+
+        Args:
+            learner: Who adapted.
+            classifiers: One a task; they are not changed.
+            supports: For each the images in [0, 1], of the learner's size, and labels that it was adapted to.
+        """

@@ -182,6 +182,16 @@ class GradientLearner(MetaLearner):
             steps=self.test_inner_steps,
             second_order=False,
         )
+        return self.classifier(adapted, support, names)
+
+    def classifier(self, adapted: Parameters, support: Statistics, names: tuple[str, ...]) -> NetworkClassifier:
+        """The network with adapted weights.
+
+        Args:
+            adapted: With a head of one row a name.
+            support: Batch-norm statistics of the support set.
+            names: Of the classes.
+        """
         return NetworkClassifier(
             self.network,
             self.architecture,

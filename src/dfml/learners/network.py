@@ -122,7 +122,9 @@ class EpisodeNetwork:
         self._module.train(statistics is None)
         # The module must sit where the images are; its own tensors are never read but for constant buffers.
         values |= {name: buffer.to(inputs.device) for name, buffer in self._buffers.items()}
-        features = functional_call(self._module, values, (inputs.contiguous(memory_format=torch.channels_last),))
+        # Channels-last memory, said in a way that `vmap` understands too.
+        inputs = inputs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        features = functional_call(self._module, values, (inputs,))
         return features, {name: values[name] for name in self._statistics}
 
 
