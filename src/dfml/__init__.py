@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from dfml.data import ImageDataset, glyphs, open_images, read_image, read_support
     from dfml.errors import DfmlError
     from dfml.evaluation.protocol import Difference, Evaluation, compare, evaluate
-    from dfml.learners import ANIL, MAML, FewShotClassifier, LearnerConfig, MetaLearner, ProtoNet
+    from dfml.learners import ANIL, ICFIL, MAML, FewShotClassifier, LearnerConfig, MetaLearner, ProtoNet
     from dfml.methods import METHODS
     from dfml.methods.average import Average
     from dfml.methods.base import Method
     from dfml.methods.best_member import BestMember
+    from dfml.methods.dro import DRO
     from dfml.methods.free import FREE
+    from dfml.methods.ot_fusion import OTFusion
     from dfml.methods.purer import PURER
     from dfml.methods.random_init import RandomEmbedding, RandomInit
     from dfml.methods.zoo_embedding import ZooEmbedding
@@ -31,12 +33,14 @@ _HOMES = {
     "dfml.data": ("ImageDataset", "glyphs", "open_images", "read_image", "read_support"),
     "dfml.errors": ("DfmlError",),
     "dfml.evaluation.protocol": ("Difference", "Evaluation", "compare", "evaluate"),
-    "dfml.learners": ("ANIL", "MAML", "FewShotClassifier", "LearnerConfig", "MetaLearner", "ProtoNet"),
+    "dfml.learners": ("ANIL", "ICFIL", "MAML", "FewShotClassifier", "LearnerConfig", "MetaLearner", "ProtoNet"),
     "dfml.methods": ("METHODS",),
     "dfml.methods.average": ("Average",),
     "dfml.methods.base": ("Method",),
     "dfml.methods.best_member": ("BestMember",),
+    "dfml.methods.dro": ("DRO",),
     "dfml.methods.free": ("FREE",),
+    "dfml.methods.ot_fusion": ("OTFusion",),
     "dfml.methods.purer": ("PURER",),
     "dfml.methods.random_init": ("RandomEmbedding", "RandomInit"),
     "dfml.methods.zoo_embedding": ("ZooEmbedding",),
@@ -48,7 +52,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ANIL",
+    "DRO",
     "FREE",
+    "ICFIL",
     "MAML",
     "METHODS",
     "PURER",
@@ -62,6 +68,7 @@ __all__ = [
     "LearnerConfig",
     "MetaLearner",
     "Method",
+    "OTFusion",
     "Preprocessing",
     "PretrainedClassifier",
     "ProtoNet",

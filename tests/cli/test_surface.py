@@ -33,11 +33,12 @@ SURFACE = {
     ],
     "evaluate": [
         "LEARNER... DATA",
-        *("--allow-other-protocol", "--episodes", "--protocol", "--query", "--shot", "--split", "--splits", "--way"),
+        *("--allow-other-protocol", "--calibration", "--episodes", "--protocol", "--query", "--shot", "--split"),
+        *("--splits", "--way"),
         *COMMON,
     ],
     "quickstart": ["--json", "--out", "--seed", "--threads"],
-    "adapt": ["LEARNER", "SUPPORT_DIR", "--out", *COMMON],
+    "adapt": ["LEARNER", "SUPPORT_DIR", "--calibration", "--out", *COMMON],
     "predict": ["CLASSIFIER", "IMAGE...", "--json", "--threads", "--top"],
     "invert": [
         "ZOO",

@@ -12,8 +12,9 @@ import yaml
 from pydantic import BaseModel
 
 from dfml.errors import ConfigError, UsageError
-from dfml.methods import METHODS, find_method
+from dfml.methods import find_method, method_names
 from dfml.methods.base import Method, Settings, build_config, merge
+from dfml.methods.elsewhere import RUN_ENTRIES
 from dfml.training.loop import TrainingConfig
 
 DEFAULT_METHOD = "zoo_student"
@@ -25,21 +26,27 @@ class RunFile:
     """What a run's `config.yaml` says: enough to repeat the run.
 
     Attributes:
-        method: Its name.
+        method: That it is for.
         zoo: Path of the zoo.
         settings: Of each method that it speaks of.
     """
 
-    method: str | None = None
+    method: type[Method] | None = None
     zoo: str | None = None
     settings: Mapping[str, Settings] = field(default_factory=dict)
 
 
-def read_run_file(path: Path) -> RunFile:
+def read_run_file(path: Path, asked: str | None = None) -> RunFile:
     """Read a `--config` file.
+
+    Args:
+        path: Of the file.
+        asked: The method that the user asked for. A file can name methods, but not where code is that would be
+            imported: `MODULE:CLASS` has to come from the user.
 
     Raises:
         ConfigError: If it cannot be read, or holds anything but `method`, `zoo` and sections of methods.
+        UsageError: If it is for another method than the one asked for.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -47,30 +54,41 @@ def read_run_file(path: Path) -> RunFile:
         raise ConfigError(f"--config {path} cannot be read as YAML ({error})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path}: expected `method:`, `zoo:` and settings below a method's name")
-    sections = {key: value for key, value in content.items() if key in METHODS}
-    for key in content:
-        if key not in ("method", "zoo", "members", "classes", *METHODS):
-            raise ConfigError(f"--config {path}: unknown entry {key!r}; known are method, zoo, {', '.join(METHODS)}")
-    for name, section in sections.items():
-        if not isinstance(section, dict):
-            raise ConfigError(f"--config {path}: expected settings below {name!r}, found {section!r}")
     for name in ("method", "zoo"):
         if not isinstance(content.get(name), str | None):
             raise ConfigError(f"--config {path}: expected text for {name!r}, found {content[name]!r}")
-    return RunFile(content.get("method"), content.get("zoo"), sections)
+    method = _method_of_file(path, content.get("method"), asked)
+    known = [*method_names(), *([method.name] if method else [])]
+    sections = {key: value for key, value in content.items() if key not in RUN_ENTRIES}
+    for name, section in sections.items():
+        if name not in known:
+            raise ConfigError(f"--config {path}: unknown entry {name!r}; known are method, zoo, {', '.join(known)}")
+        if not isinstance(section, dict):
+            raise ConfigError(f"--config {path}: expected settings below {name!r}, found {section!r}")
+    return RunFile(method, content.get("zoo"), sections)
+
+
+def _method_of_file(path: Path, named: str | None, asked: str | None) -> type[Method] | None:
+    """The method that a file is for; where the user asked for one, that one."""
+    if asked is None:
+        if named is None or named in method_names():
+            return find_method(named) if named else None
+        raise ConfigError(
+            f"--config {path}: unknown method {named!r}; if a Python file of yours holds it, add --method MODULE:CLASS"
+        )
+    method = find_method(asked)
+    if named not in (None, asked, method.name):
+        raise UsageError(f"--method {asked} contradicts the --config file, which is for {named}; drop one of them")
+    return method
 
 
 def choose_method(asked: str | None, file: RunFile) -> type[Method]:
     """The method that the user asked for, or the file's.
 
     Raises:
-        UsageError: If there is none of that name, or both name one and differ.
+        UsageError: If there is none of that name.
     """
-    if asked and file.method and asked != file.method:
-        raise UsageError(
-            f"--method {asked} contradicts the --config file, which is for {file.method}; drop one of them"
-        )
-    return find_method(asked or file.method or DEFAULT_METHOD)
+    return file.method or find_method(asked or DEFAULT_METHOD)
 
 
 def resolve(

@@ -26,8 +26,8 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="zoo_student (default), purer, free, random_init, random_embedding, average, best_member, "
-            "zoo_embedding.",
+            help="zoo_student (default), purer, free, random_init, random_embedding, average, ot_fusion, dro, "
+            "best_member, zoo_embedding; or MODULE:CLASS, a method in a Python file of your own.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="LEARNER", help="Folder of the run and its learner.")] = None,
@@ -77,7 +77,7 @@ def train(
     output = Output(json_file)
     from dfml.cli import settings
 
-    file = settings.read_run_file(config_file) if config_file else settings.RunFile()
+    file = settings.read_run_file(config_file, method) if config_file else settings.RunFile()
     kind = settings.choose_method(method, file)
     options = {"way": way, "shot": shot, "query": query, "protocol": protocol, "iterations": iterations, "seed": seed}
     config = settings.resolve(kind, preset, file, assignments or [], options)

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from huggingface_hub import ModelHubMixin
-from huggingface_hub import constants as hub
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -159,7 +158,11 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         config, tensors = read_pretrained(folder, "learner (from `dfml train`)")
         kind = find_kind(MetaLearner._kinds, config.get("kind", ""))
         if kind is None:
-            raise LearnerError(f"{folder / hub.CONFIG_NAME} does not describe a learner that this version knows")
+            raise LearnerError(
+                f"{folder} holds a learner of the kind {config.get('kind')!r}, which is not dfml's own and which no "
+                "installed package announces; announce the module that defines it as an entry point of dfml.learners "
+                "(docs/new-method.md)"
+            )
         return kind.restored(config, tensors)
 
 

@@ -6,7 +6,10 @@ from dfml.errors import UsageError
 from dfml.methods.average import Average
 from dfml.methods.base import Method
 from dfml.methods.best_member import BestMember
+from dfml.methods.dro import DRO
+from dfml.methods.elsewhere import announced, import_method, is_path, load_announced
 from dfml.methods.free import FREE
+from dfml.methods.ot_fusion import OTFusion
 from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
@@ -14,16 +17,33 @@ from dfml.methods.zoo_student import ZooStudent
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (PURER, FREE, ZooStudent, RandomInit, RandomEmbedding, Average, BestMember, ZooEmbedding)
+    for method in (
+        *(PURER, FREE, ZooStudent),
+        *(RandomInit, RandomEmbedding, Average, OTFusion, DRO, BestMember, ZooEmbedding),
+    )
 }
 
 
 def find_method(name: str) -> type[Method]:
-    """A method by name.
+    """A method by name: one of dfml's own, one that an installed package announces, or `MODULE:CLASS`.
+
+    dfml's own come first, whatever is announced; see `dfml.methods.elsewhere`.
 
     Raises:
-        UsageError: If there is none of that name.
+        UsageError: If there is none of that name, it cannot be imported or used, or it has the name of another.
     """
-    if name not in METHODS:
-        raise UsageError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
-    return METHODS[name]
+    if name in METHODS:
+        return METHODS[name]
+    if not is_path(name) and name not in announced():
+        raise UsageError(
+            f"unknown method {name!r}; choose one of {', '.join(method_names())}, or MODULE:CLASS of a Python file"
+        )
+    kind = import_method(name) if is_path(name) else load_announced(name)
+    if METHODS.get(kind.name, kind) is not kind:
+        raise UsageError(f"{name} calls itself {kind.name!r}, as a method of dfml does; give it a name of its own")
+    return kind
+
+
+def method_names() -> list[str]:
+    """The names of dfml's own methods, then those that installed packages announce."""
+    return [*METHODS, *(name for name in announced() if name not in METHODS)]

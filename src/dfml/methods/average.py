@@ -39,23 +39,40 @@ def average_members(zoo: Zoo, learner: GradientLearner) -> Parameters:
     Raises:
         ZooError: If a member's architecture is not the learner's backbone, or no member has `way` outputs.
     """
-    backbones: list[Parameters] = []
+    backbones = member_backbones(zoo, learner, "averaging")
     heads: list[tuple[Tensor, Tensor]] = []
+    for member in zoo:
+        head = member.network.get_classifier()  # type: ignore[operator]
+        if isinstance(head, torch.nn.Linear) and head.weight.shape == learner.parameters["head.weight"].shape:
+            heads.append((head.weight, head.bias))
+    if not heads:
+        raise ZooError(f"averaging needs a member with {learner.way} outputs, but none has; choose another --way")
+    mean = {name: torch.stack([weights[name] for weights in backbones]).mean(0) for name in backbones[0]}
+    weight, bias = (torch.stack(parts).mean(0) for parts in zip(*heads, strict=True))
+    return {**mean, "head.weight": weight, "head.bias": bias}
+
+
+def member_backbones(zoo: Zoo, learner: GradientLearner, what: str) -> list[Parameters]:
+    """Every member's weights for the learner's backbone, named as the learner names them; not copied.
+
+    Args:
+        zoo: The members.
+        learner: Whose backbone the members must have.
+        what: Needs it, for the message.
+
+    Raises:
+        ZooError: If a member's architecture is not the learner's backbone.
+    """
+    backbones: list[Parameters] = []
     wanted = {name: value for name, value in learner.parameters.items() if name.startswith("backbone.")}
     for index, member in enumerate(zoo):
         weights = {f"backbone.{name}": value for name, value in member.network.state_dict().items()}
         different = [n for n, v in wanted.items() if n not in weights or weights[n].shape != v.shape]
         if different:
             raise ZooError(
-                f"averaging needs members of the learner's architecture {learner.config.backbone}, but "
-                f"{zoo.name(index)} differs in {different[0]}; use --method purer with a random start instead"
+                f"{what} needs members of the learner's architecture {learner.config.backbone}, but "
+                f"{zoo.name(index)} differs in {different[0]}; set learner.backbone to the architecture of all "
+                "members, or use --method zoo_student, which takes mixed zoos"
             )
         backbones.append({name: weights[name] for name in wanted})
-        head = member.network.get_classifier()  # type: ignore[operator]
-        if isinstance(head, torch.nn.Linear) and head.weight.shape == learner.parameters["head.weight"].shape:
-            heads.append((head.weight, head.bias))
-    if not heads:
-        raise ZooError(f"averaging needs a member with {learner.way} outputs, but none has; choose another --way")
-    mean = {name: torch.stack([weights[name] for weights in backbones]).mean(0) for name in wanted}
-    weight, bias = (torch.stack(parts).mean(0) for parts in zip(*heads, strict=True))
-    return {**mean, "head.weight": weight, "head.bias": bias}
+    return backbones

@@ -161,7 +161,7 @@ def train(
 
 
 def _worth_showing(metrics: dict[str, Any]) -> dict[str, float]:
-    known = ("outer_loss", "distillation_loss", "accuracy", "inversion_loss")
+    known = ("outer_loss", "distillation_loss", "accuracy", "inversion_loss", "reconstruction_loss")
     return {name: metrics[name] for name in known if name in metrics}
 
 

@@ -1,0 +1,139 @@
+"""Methods that are not dfml's own: `MODULE:CLASS` of a Python file, or a name that an installed package announces.
+
+Only a user who writes `MODULE:CLASS` makes dfml import that module. Nothing that is read from a folder can: a run's
+`config.yaml` names its method by the method's own name, a learner its kind.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import sysconfig
+import traceback
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from dfml.errors import ConfigError, UsageError
+from dfml.methods.base import Method, build_config
+from dfml.training.loop import TrainingConfig
+
+GROUP = "dfml.methods"
+"""Of the entry points by which packages announce methods: name -> `module:Class`."""
+
+RUN_ENTRIES = ("method", "zoo", "members", "classes")
+"""What a run's `config.yaml` holds beside the section of its method, which therefore has another name."""
+
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+def is_path(name: str) -> bool:
+    """Whether a name has the form `MODULE:CLASS`."""
+    return _PATH.fullmatch(name) is not None
+
+
+def announced() -> tuple[str, ...]:
+    """The names that installed packages announce; nothing of theirs is imported."""
+    return tuple(sorted(entry_points(group=GROUP).names))
+
+
+def import_method(path: str) -> type[Method]:
+    """The method at `MODULE:CLASS`.
+
+    The current folder is searched too, after everything that is installed: no file in it takes the place of a module
+    that dfml or anybody else imports later.
+
+    Raises:
+        UsageError: If there is no such module or class, the module fails, or the class is not a usable method.
+    """
+    module, _, name = path.partition(":")
+    if module.endswith(".py"):
+        raise UsageError(f"expected MODULE:CLASS, found {path!r}; write {module.removesuffix('.py')}:{name}")
+    here = str(Path.cwd())
+    if not {"", here} & set(sys.path):
+        sys.path.append(here)
+    try:
+        found = import_module(module)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise UsageError(
+                f"there is no module {module!r}: expected {module.replace('.', '/')}.py in {here}, or an installed "
+                "package; start dfml in the folder of the file"
+            ) from error
+        raise UsageError(f"the module {module} fails when it is imported, at {_where(error)}") from error
+    if not hasattr(found, name):
+        methods = [key for key, value in vars(found).items() if _is_method(value) and value.__module__ == module]
+        raise UsageError(
+            f"{found.__file__ or module} has no class {name!r}; its methods are: {', '.join(methods) or 'none'}"
+        )
+    return _vet(getattr(found, name), path)
+
+
+def load_announced(name: str) -> type[Method]:
+    """The method that an installed package announces by a name.
+
+    Raises:
+        UsageError: If several packages do, its module fails, or what it announces is not a usable method of that name.
+    """
+    points = [point for point in entry_points(group=GROUP) if point.name == name]
+    if len({point.value for point in points}) > 1:
+        raise UsageError(f"several packages announce a method {name!r}: {', '.join(map(_describe, points))}; keep one")
+    try:
+        found = points[0].load()
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"the method {name!r} of {_describe(points[0])} cannot be imported, at {_where(error)}"
+        ) from error
+    kind = _vet(found, points[0].value)
+    if kind.name != name:
+        raise UsageError(f"{_describe(points[0])} is announced as {name!r}, but its name is {kind.name!r}; mend either")
+    return kind
+
+
+def _vet(found: object, path: str) -> type[Method]:
+    """A class that can be used as a method.
+
+    Raises:
+        UsageError: If it cannot; says what is missing.
+    """
+    if not _is_method(found):
+        raise UsageError(f"{path} is not a method: expected a subclass of dfml.Method, found {found!r}")
+    name, config_type = getattr(found, "name", None), getattr(found, "config_type", None)
+    if not isinstance(name, str) or not name.isidentifier() or name in RUN_ENTRIES:
+        raise UsageError(
+            f"{path} needs a class attribute `name`: letters, digits and _, and not one of "
+            f"{', '.join(RUN_ENTRIES)}; found {name!r}"
+        )
+    if not isinstance(config_type, type) or not issubclass(config_type, TrainingConfig):
+        raise UsageError(
+            f"{path} needs a class attribute `config_type`: a subclass of dfml.training.loop.TrainingConfig; "
+            f"found {config_type!r}"
+        )
+    if inspect.isabstract(found):
+        raise UsageError(f"{path} does not define {', '.join(sorted(found.__abstractmethods__))}; see dfml.Method")
+    try:
+        build_config(config_type, {})
+    except ConfigError as error:
+        raise UsageError(f"{path}: every setting needs a default that is right: {error}") from error
+    return found
+
+
+def _is_method(value: Any) -> TypeGuard[type[Method]]:
+    return isinstance(value, type) and issubclass(value, Method) and value is not Method
+
+
+def _describe(point: EntryPoint) -> str:
+    return f"{point.value} (package {point.dist.name if point.dist else 'unknown'})"
+
+
+def _where(error: BaseException) -> str:
+    """File, line and message of an error: the last line of the user's own code that took part in it."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    folders = [str(Path(__file__).parents[1]), *(sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib"))]
+    own = [frame for frame in frames if not frame.filename.startswith(tuple(folders))]
+    last = (own or frames)[-1]
+    return f"{last.filename}:{last.lineno}: {type(error).__name__}: {error}"
