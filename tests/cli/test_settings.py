@@ -42,6 +42,15 @@ def test_nested_settings_are_merged_not_replaced() -> None:
     assert settings["learner"]["inner_steps"] == Average.config_type().model_dump()["learner"]["inner_steps"]
 
 
+def test_settings_of_another_method_than_the_default_are_not_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("purer: {way: 4}\nfree: {way: 3}\n")
+    assert "settings of purer, free, but names no method" in error(dfml("train", "--show-config", "--config", file), 2)
+    assert shown("--config", file, "--method", "free")["free"]["way"] == 3
+    file.write_text("purer: {way: 4}\nzoo_student: {way: 3}\n")
+    assert shown("--config", file)["zoo_student"]["way"] == 3
+
+
 @pytest.mark.parametrize("method", list(METHODS))
 def test_what_is_shown_is_a_config_file_of_the_same_settings(method: str, tmp_path: Path) -> None:
     printed = dfml("train", "--show-config", "--method", method).stdout

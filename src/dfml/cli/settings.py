@@ -83,11 +83,14 @@ def _method_of_file(path: Path, named: str | None, asked: str | None) -> type[Me
 
 
 def choose_method(asked: str | None, file: RunFile) -> type[Method]:
-    """The method that the user asked for, or the file's.
+    """The method that the user asked for, or the file's, or the default.
 
     Raises:
-        UsageError: If there is none of that name.
+        UsageError: If there is none of that name, or nobody names one and the file has settings of others only.
     """
+    if not (file.method or asked) and file.settings and DEFAULT_METHOD not in file.settings:
+        spoken = ", ".join(file.settings)
+        raise UsageError(f"the --config file has settings of {spoken}, but names no method; add `method:` or --method")
     return file.method or find_method(asked or DEFAULT_METHOD)
 
 
