@@ -21,7 +21,7 @@ from .reference import contrast_by_hand, icfil
 WAY = 3
 KINDS = ("maml", "anil", "protonet")
 STILL = InversionWeights(jitter=0, batch_norm=0.1, total_variation=0.01, l2=0.01)
-SHORT = ICFILConfig(images_per_class=2, inversion_steps=3, steps=2, lr=0.05, weights=STILL)
+SHORT = ICFILConfig(images_per_class=2, inversion_steps=3, steps=2, lr=0.05, temperature=0.1, head=1.0, weights=STILL)
 
 
 def learner(

@@ -37,11 +37,11 @@ class ICFILConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    images_per_class: PositiveInt = 5
+    images_per_class: PositiveInt = 2
     """Pseudo support images of every class."""
     start: Literal["noise", "leaves"] = "leaves"
     """The first pixels; see `dfml.inversion.pixels`."""
-    inversion_steps: NonNegativeInt = 100
+    inversion_steps: NonNegativeInt = 40
     inversion_lr: PositiveFloat = 0.1
     """Of Adam, for pixels in normalised space; falls to zero along a half cosine."""
     weights: InversionWeights = InversionWeights()
@@ -53,10 +53,11 @@ class ICFILConfig(BaseModel):
     """Of these steps, for all weights."""
     contrast: NonNegativeFloat = 1.0
     """Weight of the contrast between real and pseudo features."""
-    temperature: PositiveFloat = 0.1
+    temperature: PositiveFloat = 0.5
     """Of the contrast."""
-    head: NonNegativeFloat = 1.0
-    """Weight of the cross-entropy of real and pseudo images."""
+    head: NonNegativeFloat = 0.0
+    """Weight of the cross-entropy of real and pseudo images, by which the paper calibrates the head too. It cost what
+    the contrast had gained."""
     seed: int = 0
     """Of the first pixels and the views. All tasks have the same, so a calibration depends on nothing but its task."""
 
