@@ -15,7 +15,7 @@ from dfml.errors import LearnerError
 from dfml.evaluation import evaluate
 from dfml.evaluation.protocol import load_episode
 from dfml.learners.classifier import FewShotClassifier
-from dfml.learners.embedding import EmbeddingClassifier, HeadFit, embedding_scores, fit_head
+from dfml.learners.embedding import EmbeddingClassifier, HeadFit, embedding_scores, episode_loss, fit_head
 from dfml.learners.student import Student, StudentEmbedding
 from dfml.methods.zoo_embedding import Opinion, ZooEmbeddingLearner
 from tests.factories import PREPROCESSING, coloured_dataset, images, written_zoo
@@ -164,3 +164,23 @@ def test_an_evaluation_fits_as_adapting_does(fit: HeadFit) -> None:
         by_hand.append((answers == task.query_labels).double().mean().item())
     found = evaluate(learner, data, way=3, shot=4, query=5, episodes=6, seed=1)
     assert found.accuracies == pytest.approx(by_hand)
+
+
+@given(st.integers(2, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.integers(0, 2**32))
+def test_an_episodes_loss_is_that_of_its_queries_under_the_class_means(
+    way: int, shot: int, query: int, others: int, seed: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(way * (shot + query) + others, 5, generator=draw, dtype=torch.float64).requires_grad_()
+    loss = episode_loss(embeddings, way, shot, query)
+    means = [functional.normalize(rows.mean(0), dim=0) for rows in embeddings[: way * shot].split(shot)]
+    surprise = []
+    for label in range(way):
+        for row in range(query):
+            image = functional.normalize(embeddings[way * shot + label * query + row], dim=0)
+            picks = torch.stack([torch.exp(10.0 * image @ mean) for mean in means])
+            surprise.append(-torch.log(picks[label] / picks.sum()))
+    torch.testing.assert_close(loss, torch.stack(surprise).mean())
+    (gradient,) = torch.autograd.grad(loss, embeddings)
+    assert bool(gradient[: way * (shot + query)].any(dim=1).all())
+    assert not bool(gradient[way * (shot + query) :].any())

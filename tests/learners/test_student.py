@@ -177,6 +177,17 @@ def test_gradients_of_logits_reach_images_and_weights() -> None:
     assert all(bool((gradient != 0).any()) for gradient in (gradients[0], gradients[-1]))
 
 
+@every_embedding
+def test_one_pass_gives_logits_and_embeddings(embedding: str) -> None:
+    made, shown = student(embedding=embedding), images(4)
+    logits, embeddings = made.answer(shown)
+    torch.testing.assert_close(logits, made.logits(shown))
+    torch.testing.assert_close(embeddings.detach(), made.embed(shown))
+    weights = made.network.get_parameter("blocks.0.conv.weight")
+    for part in (logits, embeddings):
+        assert bool(torch.autograd.grad(part[:, 0].sum(), weights, retain_graph=True)[0].any())
+
+
 def test_a_copy_is_ready_to_answer_and_untouched_by_further_training() -> None:
     made = student()
     expected = made.embed(images(4))

@@ -12,6 +12,7 @@ from dfml.errors import RunError
 from dfml.evaluation.protocol import evaluate
 from dfml.inversion.engines import ENGINES
 from dfml.learners import MetaLearner
+from dfml.learners.embedding import episode_loss
 from dfml.learners.student import Student
 from dfml.methods.zoo_student import ZooStudent, ZooStudentRun
 from dfml.training.folder import RunFolder
@@ -93,6 +94,68 @@ def test_mixed_images_are_made_of_earlier_ones_and_asked_about_too() -> None:
     run.step(2)
     assert len(run.pool) == 18 + 3 * 18
     assert not bool((run.pool.images[36:54].flatten(1) == run.pool.images[18:36].flatten(1)).all())
+
+
+def test_a_part_of_every_batch_is_an_episode_of_recovered_classes() -> None:
+    run = begin(mixed=1, batch=30, episode_way=4, episode_shot=2, episode_query=1, memory=200)
+    for iteration in (1, 2):
+        run.step(iteration)
+    of_classes = run.pool.of_classes(3)
+    chosen, way = run._choose(of_classes, torch.Generator().manual_seed(0))
+    assert (len(chosen), way) == (30, 4)
+    classes = run.pool.classes[chosen]
+    support, query = classes[:8].view(4, 2), classes[8:12]
+    assert torch.equal(support, query[:, None].expand(4, 2))
+    assert len(set(query.tolist())) == 4
+    assert bool((query >= 0).all())
+    assert all(len(set(chosen[[2 * row, 2 * row + 1, 8 + row]].tolist())) == 3 for row in range(4))
+    assert bool((classes[12:] == -1).any())  # the rest is of any kind, mixed images too
+
+
+@pytest.mark.parametrize(
+    ("settings", "way"),
+    [({"episode_way": 50}, 3), ({"batch": 15, "episode_way": 3}, 2), ({"batch": 8}, 0), ({"episode_query": 9}, 0)],
+)
+def test_an_episode_has_no_more_classes_than_there_are_or_fit_in_a_batch(settings: dict[str, Any], way: int) -> None:
+    """One member of three classes, eight images of each; seven make one class of an episode by default."""
+    once = {"members_per_step": 1, "images_per_class": 8, "teachers": None, "iterations": 1, "batch": 64}
+    run = begin(Zoo.of([member(0)]), **{**once, "episodic_share": 0.9, **settings})
+    row = run.step(1)
+    _, found = run._choose(run.pool.of_classes(run.config.episode_shot + run.config.episode_query), torch.Generator())
+    assert found == way
+    assert ("outer_loss" in row) == (way > 0)
+
+
+def test_episodes_come_last_with_a_learning_rate_of_their_own() -> None:
+    run = begin(iterations=20, student_steps=5, lr=0.1, images_per_class=8, batch=64, memory=2000)
+    rows = [run.step(iteration) for iteration in range(1, 21)]
+    assert ["outer_loss" in row for row in rows] == [False] * 18 + [True] * 2  # 15 of 100 steps; later visits have more
+    rates = []
+    for run.updates in range(101):
+        rates.append(run._rate())
+    assert rates[8] == pytest.approx(max(rates), rel=0.1)
+    assert max(rates) <= 0.1
+    assert rates[85] < 1e-4
+    assert rates[86] == pytest.approx(0.02, rel=0.02)
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+    plain = begin(iterations=20, student_steps=5, lr=0.1, episodic=0.0)
+    plain.updates = 86
+    assert plain._rate() == pytest.approx(0.05 * (1 + math.cos(math.pi * 0.76 / 0.9)))
+
+
+def test_episodes_teach_to_tell_the_zoos_classes_apart() -> None:
+    """From the same images and answers, what the episodes ask for gets better than without them."""
+    losses = []
+    for episodic in (0.0, 2.0):
+        settings = {"images_per_class": 8, "memory": 500, "student_steps": 8, "batch": 64, "episodic_share": 0.7}
+        run = begin(zoo(2), iterations=6, episodic=episodic, inversion={"ei": {"steps": 20, "lr": 0.2}}, **settings)
+        for iteration in range(1, 7):
+            row = run.step(iteration)
+        assert ("outer_loss" in row) == (episodic > 0)
+        chosen, way = run._choose(run.pool.of_classes(7), torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            losses.append(episode_loss(run.student.embed(run.pool.take(chosen)[0]), way, 3, 4).item())
+    assert losses[1] < losses[0] - 0.1
 
 
 @pytest.mark.parametrize("engine", ENGINES)

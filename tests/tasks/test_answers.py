@@ -108,3 +108,15 @@ def test_bytes_are_the_nearest_of_256_values_and_come_back_as_they_were() -> Non
     assert torch.equal(to_bytes(every.float() / 255), every)
     noise = 1.4 * images(20) - 0.2
     assert torch.all((to_bytes(noise).float() / 255 - noise.clamp(0, 1)).abs() <= 1 / 510 + 1e-6)
+
+
+@given(st.lists(st.integers(-1, 3), max_size=20), st.integers(1, 4))
+def test_images_are_found_by_what_they_were_recovered_as(classes: list[int], at_least: int) -> None:
+    """Among those that are still kept; images of nothing in particular are of no class."""
+    pool = AnsweredImages(12, SIZE, 2, CPU)
+    for value, label in enumerate(classes):
+        pool.add(shown([value]), answered([value]), torch.tensor([label]))
+    kept = list(enumerate(classes))[-12:]
+    expected = [{value for value, label in kept if label == wanted} for wanted in range(4)]
+    found = [set(values(pool.take(rows)[0])) for rows in pool.of_classes(at_least)]
+    assert found == [members for members in expected if len(members) >= at_least]

@@ -14,6 +14,7 @@ from dfml.errors import LearnerError
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import FewShotClassifier, find_kind, strip
 from dfml.learners.protonet import class_means
+from dfml.tasks.episode import episode_labels
 from dfml.zoo.classifier import Preprocessing
 
 HeadFit = Literal["mean", "ridge"]
@@ -118,3 +119,18 @@ def embedding_scores(
 ) -> Float[Tensor, "images way"]:
     """Scaled scores of images under a head of `fit_head`."""
     return _SCALE * functional.normalize(features, dim=1) @ head.T
+
+
+def episode_loss(embeddings: Float[Tensor, "images features"], way: int, shot: int, query: int) -> Float[Tensor, ""]:
+    """Cross-entropy of an episode's query images under the nearest class mean of its support images; differentiable.
+
+    Args:
+        embeddings: `shot` support images of each class, class by class, then `query` query images of each; more may
+            follow.
+        way: Classes.
+        shot: Support images a class.
+        query: Query images a class.
+    """
+    support, of_query = embeddings[: way * shot], embeddings[way * shot : way * (shot + query)]
+    head = fit_head(support, episode_labels(way, shot, embeddings.device), way, "mean")
+    return functional.cross_entropy(embedding_scores(of_query, head), episode_labels(way, query, embeddings.device))

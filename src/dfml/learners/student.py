@@ -98,9 +98,17 @@ class Student(EmbeddingLearner):
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
         """See `StudentEmbedding`."""
-        if self.embedding == "features":
-            return head_inputs(self.network, self._input(images))
-        return self.groups.log_softmax(self.logits(images)).exp()
+        return self.answer(images)[1]
+
+    def answer(
+        self, images: Float[Tensor, "images 3 size size"]
+    ) -> tuple[Float[Tensor, "images outputs"], Float[Tensor, "images features"]]:
+        """`logits` and what embeds the images, from one pass; differentiable."""
+        if self.embedding == "answers":
+            logits = self.logits(images)
+            return logits, self.groups.log_softmax(logits).exp()
+        features = head_inputs(self.network, self._input(images))
+        return self.network.get_classifier()(features), features  # type: ignore[operator]
 
     def _input(self, images: Tensor) -> Tensor:
         return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)

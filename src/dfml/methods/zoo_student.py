@@ -4,17 +4,19 @@ Whoever asks all members for their softmax outputs and takes the nearest class m
 keep and run the whole zoo (`zoo_embedding`). The student learns to give all these answers itself, and its answers embed
 images as the members' do. It learns from images that members recall, starting from dead leaves, and every image is put
 to many members: what a member says about images of classes that it has never seen is what few-shot tasks will ask for.
+That the images were recalled as different classes of the zoo is something that no single member knows: in the end, a
+part of every batch is an episode, whose classes the student learns to tell apart by its answers.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,17 +28,19 @@ from dfml.inversion.opinions import SecondOpinions
 from dfml.inversion.pixels import PixelInversionConfig
 from dfml.inversion.source import ImageSource
 from dfml.learners.classifier import strip
-from dfml.learners.embedding import HeadFit
+from dfml.learners.embedding import HeadFit, episode_loss
 from dfml.learners.student import Student, StudentEmbedding
 from dfml.methods.base import Method
 from dfml.optimisers import optimiser_tensors, restore_optimiser
 from dfml.tasks.answers import AnsweredImages, to_bytes
+from dfml.tasks.episode import draw_indices
 from dfml.tasks.mixing import cut_and_mix
 from dfml.training.checkpoint import State
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.zoo import Zoo
 
-_RISE = 0.1  # of the training: the share in which the learning rate rises
+_RISE = 0.1  # of the distillation: the share in which the learning rate rises
+_AGAIN = 0.2  # of the learning rate: where it begins again for the episodes
 
 
 class ZooStudentConfig(TrainingConfig):
@@ -82,8 +86,20 @@ class ZooStudentConfig(TrainingConfig):
     """Images of a step."""
     mirror: bool = True
     """Show half of the batches in the mirror, with the same answers: true of photographs, not of letters."""
+    episodic: NonNegativeFloat = 0.5
+    """Weight of an episode's loss in the last steps of the student, where an episode is a part of every batch: images
+    recovered as some of the zoo's classes, told apart by nearest class means as in a few-shot task. 0: none."""
+    episodic_share: float = Field(default=0.15, ge=0.0, lt=1.0)
+    """Of the student's steps, at the end, when it has learned what members answer: earlier, episodes only hinder."""
+    episode_way: PositiveInt = 20
+    """Classes of such an episode, as far as there are so many and the batch has room for them."""
+    episode_shot: PositiveInt = 3
+    """Support images of each of its classes."""
+    episode_query: PositiveInt = 4
+    """Query images of each of its classes."""
     lr: PositiveFloat = 0.01
-    """Of Adam, at its highest: it rises for a tenth of the training, and falls to zero along a half cosine."""
+    """Of Adam, at its highest: it rises for a tenth of the distillation, and falls to zero along a half cosine; for the
+    episodes it begins again at a fifth."""
     temperature: PositiveFloat = 4.0
     """Of the distillation."""
     patience: PositiveInt = 5
@@ -192,36 +208,72 @@ class ZooStudentRun(TrainingRun):
         return mixed
 
     def _teach(self, iteration: int) -> dict[str, float]:
-        """Some steps of the student on images and answers at random; tells the mean divergence before them."""
-        config, student, losses = self.config, self.student, []
+        """Some steps of the student on images at random; tells the mean losses before them."""
+        config, student = self.config, self.student
+        told: dict[str, list[Tensor]] = {"distillation_loss": [], "outer_loss": []}
+        of_classes = self.pool.of_classes(config.episode_shot + config.episode_query)
         # Layers that draw while training (dropout, stochastic depth) use torch's global generators.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seeds.integer(config.seed, "layers", iteration))
             student.network.train()
             for turn in range(self._steps_until(iteration) - self.updates if len(self.pool) else 0):
                 draw = seeds.generator(config.seed, "batch", iteration, turn)
-                images, answers = self.pool.draw(config.batch, draw)
+                chosen, way = self._choose(of_classes if self._progress()[1] else [], draw)
+                images, answers = self.pool.take(chosen)
                 if config.mirror and bool(torch.randint(2, (), generator=draw)):
                     images = images.flip(-1)
-                loss = student.groups.divergence(answers, student.logits(images), config.temperature)
-                weights = list(student.network.parameters())
-                for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-                    weight.grad = gradient
-                for group in self.optimiser.param_groups:
-                    group["lr"] = self._rate()
-                self.optimiser.step()
-                self.updates += 1
-                losses.append(loss.detach())
+                logits, embeddings = student.answer(images)
+                loss = student.groups.divergence(answers, logits, config.temperature)
+                told["distillation_loss"].append(loss.detach())
+                if way:
+                    outer = episode_loss(embeddings, way, config.episode_shot, config.episode_query)
+                    loss = loss + config.episodic * outer
+                    told["outer_loss"].append(outer.detach())
+                self._descend(loss)
             student.network.eval()
-        return {"distillation_loss": torch.stack(losses).mean().item()} if losses else {}
+        return {name: torch.stack(values).mean().item() for name, values in told.items() if values}
+
+    def _choose(self, of_classes: Sequence[Tensor], draw: torch.Generator) -> tuple[Tensor, int]:
+        """Indices of a batch: an episode's support and query images, class by class, then any; and the episode's way.
+
+        Without two classes to tell apart, the way is 0, and all are any images.
+        """
+        config = self.config
+        shot, query = config.episode_shot, config.episode_query
+        way = min(config.episode_way, len(of_classes), config.batch // (shot + query))
+        if way < 2:
+            return self.pool.choose(config.batch, draw), 0
+        sizes = torch.tensor([len(rows) for rows in of_classes])
+        classes, *parts = draw_indices(sizes, way, shot, query, draw)
+        rows = [of_classes[label] for label in classes.tolist()]
+        episode = [row[places.to(row.device)] for part in parts for row, places in zip(rows, part, strict=True)]
+        rest = self.pool.choose(config.batch - way * (shot + query), draw)
+        return torch.cat([*episode, rest]), way
+
+    def _descend(self, loss: Tensor) -> None:
+        weights = list(self.student.network.parameters())
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = gradient
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate()
+        self.optimiser.step()
+        self.updates += 1
 
     def _steps_until(self, iteration: int) -> int:
         """Steps of the student in all, so that every meta-iteration has more of them than the one before."""
         total = self.config.iterations * self.config.student_steps
         return round(total * (iteration / self.config.iterations) ** 2)
 
-    def _rate(self) -> float:
+    def _progress(self) -> tuple[float, bool]:
+        """How much of the distillation, or of the episodes on top of it, is done; and which of the two it is."""
+        share = self.config.episodic_share if self.config.episodic else 0.0
         done = self.updates / (self.config.iterations * self.config.student_steps)
+        return ((done - 1.0 + share) / share, True) if done > 1.0 - share else (done / (1.0 - share), False)
+
+    def _rate(self) -> float:
+        done, episodes = self._progress()
+        if episodes:
+            return self.config.lr * _AGAIN * 0.5 * (1.0 + math.cos(math.pi * done))
         if done < _RISE:
             return self.config.lr * max(done / _RISE, 0.01)
         return self.config.lr * 0.5 * (1.0 + math.cos(math.pi * (done - _RISE) / (1.0 - _RISE)))

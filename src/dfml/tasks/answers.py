@@ -62,9 +62,21 @@ class AnsweredImages:
     def draw(
         self, count: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "count 3 size size"], Float[Tensor, "count outputs"]]:
-        """A batch at random, with repetition: images in [0, 1] and their answers."""
-        chosen = self.choose(count, generator)
+        """A batch at random, with repetition; see `take`."""
+        return self.take(self.choose(count, generator))
+
+    def take(
+        self, chosen: Int64[Tensor, "count"]
+    ) -> tuple[Float[Tensor, "count 3 size size"], Float[Tensor, "count outputs"]]:
+        """The images at some indices, in [0, 1], and their answers."""
         return self.images[chosen].float() / 255.0, self.answers[chosen].float()
+
+    def of_classes(self, at_least: int) -> list[Int64[Tensor, "_images"]]:
+        """Indices of the images of each class that has so many, class by class."""
+        order = torch.argsort(self.classes, stable=True)
+        classes, counts = torch.unique_consecutive(self.classes[order], return_counts=True)
+        rows = torch.split(order, counts.tolist())
+        return [row for label, row in zip(classes.tolist(), rows, strict=True) if label >= 0 and len(row) >= at_least]
 
     def choose(self, count: int, generator: torch.Generator) -> Int64[Tensor, "count"]:
         """Indices of images at random, with repetition."""
