@@ -229,7 +229,7 @@ def test_what_is_no_learner_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LearnerError, match="expected a saved learner"):
         MetaLearner.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"kind": "unheard of"}')
-    with pytest.raises(LearnerError, match="does not describe a learner"):
+    with pytest.raises(LearnerError, match="kind 'unheard of', which is not dfml's own"):
         MetaLearner.from_pretrained(tmp_path)
     with pytest.raises(LearnerError, match="few-shot classifier"):
         FewShotClassifier.from_pretrained(tmp_path)
