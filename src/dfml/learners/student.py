@@ -93,7 +93,7 @@ class Student(EmbeddingLearner):
     def logits(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images outputs"]:
         """What it expects all members to answer, side by side; differentiable."""
         logits: Tensor = self.network(self._input(images))
-        return logits
+        return logits.to(images.dtype)
 
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
@@ -104,11 +104,13 @@ class Student(EmbeddingLearner):
         self, images: Float[Tensor, "images 3 size size"]
     ) -> tuple[Float[Tensor, "images outputs"], Float[Tensor, "images features"]]:
         """`logits` and what embeds the images, from one pass; differentiable."""
+        logits: Tensor
         if self.embedding == "answers":
             logits = self.logits(images)
             return logits, self.groups.log_softmax(logits).exp()
         features = head_inputs(self.network, self._input(images))
-        return self.network.get_classifier()(features), features  # type: ignore[operator]
+        logits = self.network.get_classifier()(features)  # type: ignore[operator]
+        return logits.to(images.dtype), features.to(images.dtype)
 
     def _input(self, images: Tensor) -> Tensor:
         return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)

@@ -36,6 +36,7 @@ from dfml.tasks.answers import AnsweredImages, to_bytes
 from dfml.tasks.episode import draw_indices
 from dfml.tasks.mixing import cut_and_mix
 from dfml.training.checkpoint import State
+from dfml.training.device import Precision, computing_in
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.zoo import Zoo
 
@@ -102,6 +103,8 @@ class ZooStudentConfig(TrainingConfig):
     episodes it begins again at a fifth."""
     temperature: PositiveFloat = 4.0
     """Of the distillation."""
+    precision: Precision = "auto"
+    """Of the student while it learns, and of members that are asked."""
     patience: PositiveInt = 5
     """Visits without progress after which a member recalls no more images (`dfml.inversion.health`)."""
 
@@ -191,7 +194,9 @@ class ZooStudentRun(TrainingRun):
         teachers = list(dict.fromkeys([*recalled, *others.tolist()]))[:count]
         for index in teachers:
             member = self.zoo[index]
-            answers[:, self.columns[index]] = member.logits(fit_images(shown, member.size)).log_softmax(dim=1)
+            with computing_in(self.config.precision, self.device):
+                logits = member.logits(fit_images(shown, member.size))
+            answers[:, self.columns[index]] = logits.to(answers.dtype).log_softmax(dim=1)
         labels = {index: self.source.labels(index, self.config.images_per_class) for index in recalled}
         classes = torch.cat([self.classes[index][labels[index]] for index in recalled])
         self.pool.add(to_bytes(shown), answers, functional.pad(classes, (0, len(shown) - len(classes)), value=-1))
@@ -222,7 +227,8 @@ class ZooStudentRun(TrainingRun):
                 images, answers = self.pool.take(chosen)
                 if config.mirror and bool(torch.randint(2, (), generator=draw)):
                     images = images.flip(-1)
-                logits, embeddings = student.answer(images)
+                with computing_in(config.precision, self.device):
+                    logits, embeddings = student.answer(images)
                 loss = student.groups.divergence(answers, logits, config.temperature)
                 told["distillation_loss"].append(loss.detach())
                 if way:

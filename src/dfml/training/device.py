@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from contextlib import AbstractContextManager
+from typing import Literal
 
 import torch
 
 from dfml.errors import UsageError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""What networks compute in; weights, statistics and losses stay float32. `auto`: bfloat16 where the processor or the
+GPU multiplies it natively, float32 elsewhere, where it would only be slower."""
 
 # <malloc.h>: parameters of mallopt.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -28,6 +34,20 @@ def select_device(name: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda") from error
     return device
+
+
+def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """A context in which networks compute in a precision (torch's autocast); it can be entered again and again."""
+    reduced = precision == "bfloat16" or (precision == "auto" and _multiplies_bfloat16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Older versions of torch do not tell.
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
 
 
 def keep_freed_memory() -> None:

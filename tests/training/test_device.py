@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dfml.training.device import computing_in
+
+
+@pytest.mark.parametrize(
+    ("precision", "able", "found"),
+    [
+        ("auto", {"avx512_bf16": True}, torch.bfloat16),
+        ("auto", {"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
+        ("auto", {"avx512_bf16": False, "avx2": True}, torch.float32),
+        ("auto", {}, torch.float32),
+        ("bfloat16", {}, torch.bfloat16),
+        ("float32", {"avx512_bf16": True}, torch.float32),
+    ],
+)
+def test_auto_takes_bfloat16_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, precision: str, able: dict[str, bool], found: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    values = torch.eye(3)
+    with computing_in(precision, torch.device("cpu")):  # type: ignore[arg-type]
+        assert (values @ values).dtype == found
+    assert (values @ values).dtype == torch.float32
+
+
+def test_a_torch_that_does_not_tell_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    values = torch.eye(3)
+    with computing_in("auto", torch.device("cpu")):
+        assert (values @ values).dtype == torch.float32
