@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from dfml.backbones import BACKBONES, create_backbone
-from dfml.backbones.conv4 import ConvBlock
+from dfml.backbones.conv4 import Conv4, ConvBlock
 from dfml.errors import UsageError
 
 
@@ -26,10 +27,17 @@ def parameters(network: nn.Module) -> int:
         ("conv4", 84, 32901),
         # Convolutions with bias, scale and shift of 64 channels, and a head over 2 x 2 pixels.
         ("conv4_64", 32, (3 * 9 + 1) * 64 + 3 * (64 * 9 + 1) * 64 + 4 * 2 * 64 + (4 * 64 + 1) * 5),
+        ("conv4_pyramid", 32, sum((a * 9 + 3) * b for a, b in pairwise([3, 32, 64, 128, 256])) + (4 * 256 + 1) * 5),
     ],
 )
-def test_conv4_has_the_papers_size(architecture: str, size: int, expected: int) -> None:
+def test_conv4_has_the_size_that_is_written(architecture: str, size: int, expected: int) -> None:
     assert parameters(create_backbone(architecture, 5, img_size=size)) == expected
+
+
+def test_conv4_takes_one_width_for_all_blocks_or_one_for_each() -> None:
+    assert Conv4(channels=[4, 6, 8, 10], img_size=16).blocks[3](torch.rand(1, 8, 2, 2)).shape == (1, 10, 1, 1)
+    with pytest.raises(ValueError, match=r"one number or four, one a block, but is \[8, 16\]"):
+        Conv4(channels=[8, 16])
 
 
 @pytest.mark.parametrize(("architecture", "blocks"), [("fewshot_resnet10", 1), ("fewshot_resnet18", 2)])
@@ -61,6 +69,7 @@ def test_the_stem_neither_rectifies_nor_pools(architecture: str) -> None:
         ("conv4", {"global_pool": "max"}),
         ("conv4", {"global_pool": "avg"}),
         ("conv4_64", {"global_pool": "max"}),
+        ("conv4_pyramid", {"global_pool": "avg"}),
         ("fewshot_resnet10", {}),
         ("fewshot_resnet10", {"global_pool": "max"}),
     ],
@@ -116,7 +125,7 @@ def test_a_seed_decides_the_weights_and_leaves_the_global_generator_alone(archit
 
 
 def test_the_names_are_timms_registry_and_timms_own_stay_what_they_are() -> None:
-    assert set(BACKBONES) == {"conv4", "conv4_64", "fewshot_resnet10", "fewshot_resnet18"}
+    assert set(BACKBONES) == {"conv4", "conv4_64", "conv4_pyramid", "fewshot_resnet10", "fewshot_resnet18"}
     assert all(timm.is_model(name) for name in BACKBONES)
     theirs = timm.create_model("resnet18", num_classes=5)
     assert type(theirs).__module__ == "timm.models.resnet"

@@ -1,10 +1,13 @@
 """Conv4, the field's small backbone: four blocks of convolution, batch-norm, ReLU and 2x2 max-pooling.
 
-Registered with timm as `conv4` (32 channels, PURER and FREE) and `conv4_64` (64 channels, prototypical networks).
+Registered with timm as `conv4` (32 channels, PURER and FREE), `conv4_64` (64 channels, prototypical networks) and
+`conv4_pyramid` (more channels where the map is smaller, as in R2D2, Bertinetto et al. 2019, though narrower: it costs
+less than `conv4_64` and has four times its features).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -41,7 +44,7 @@ class Conv4(FewShotBackbone):
 
     Args:
         num_classes: Outputs of the linear head; 0 leaves it out.
-        channels: Of every block.
+        channels: Of every block, or one number a block.
         img_size: Height and width that the flatten head is built for. Ignored with `global_pool`.
         in_chans: Channels of the images.
         global_pool: Empty: the head sees the flattened last map, so one image size only. `max` or `avg`: pooled to
@@ -51,7 +54,7 @@ class Conv4(FewShotBackbone):
     def __init__(
         self,
         num_classes: int = 5,
-        channels: int = 32,
+        channels: int | Sequence[int] = 32,
         img_size: int = 32,
         in_chans: int = 3,
         global_pool: str = "",
@@ -59,10 +62,12 @@ class Conv4(FewShotBackbone):
         super().__init__(global_pool=global_pool, input_size=(in_chans, img_size, img_size), first_conv="blocks.0.conv")
         if img_size < 16:
             raise ValueError(f"`img_size` must be at least 16 for four poolings, but is {img_size}")
-        widths = [in_chans, channels, channels, channels, channels]
-        self.blocks = nn.Sequential(*(ConvBlock(a, b) for a, b in pairwise(widths)))
+        widths = [channels] * 4 if isinstance(channels, int) else [*channels]
+        if len(widths) != 4:
+            raise ValueError(f"`channels` must be one number or four, one a block, but is {channels}")
+        self.blocks = nn.Sequential(*(ConvBlock(a, b) for a, b in pairwise([in_chans, *widths])))
         side = 1 if global_pool else img_size // 16
-        self.num_features = channels * side * side
+        self.num_features = widths[-1] * side * side
         initialise_convolutions(self)
         self.reset_classifier(num_classes)
 
@@ -84,3 +89,9 @@ def conv4(pretrained: bool = False, **kwargs: Any) -> Conv4:
 def conv4_64(pretrained: bool = False, **kwargs: Any) -> Conv4:
     """Conv4 with 64 channels."""
     return Conv4(channels=64, **refuse_pretrained("conv4_64", pretrained, kwargs))
+
+
+@register_model
+def conv4_pyramid(pretrained: bool = False, **kwargs: Any) -> Conv4:
+    """Conv4 with 32, 64, 128 and 256 channels."""
+    return Conv4(channels=(32, 64, 128, 256), **refuse_pretrained("conv4_pyramid", pretrained, kwargs))

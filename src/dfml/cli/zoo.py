@@ -36,7 +36,8 @@ def build(
         str,
         typer.Option(
             metavar="NAME[,NAME...]",
-            help="Members take turns: conv4, conv4_64, fewshot_resnet10, fewshot_resnet18, or any name in timm.",
+            help="Members take turns: conv4, conv4_64, conv4_pyramid, fewshot_resnet10, fewshot_resnet18, or any "
+            "name in timm.",
         ),
     ] = "conv4",
     recipe: Annotated[
