@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -104,17 +105,17 @@ def test_scores_do_not_depend_on_the_length_of_an_embedding(fit: HeadFit) -> Non
         torch.testing.assert_close(fit_head(0.2 * features, labels, 3, fit), head)
 
 
-def student(fit: HeadFit, embedding: StudentEmbedding = "answers") -> Student:
+def student(fit: HeadFit, embedding: StudentEmbedding = "leanings") -> Student:
     return Student.untrained("conv4", {}, (3, 2, 4), PREPROCESSING, embedding=embedding, fit=fit)
 
 
 def asked(folder: Path, fit: HeadFit, embedding: StudentEmbedding) -> ZooEmbeddingLearner:
-    opinion: Opinion = "softmax" if embedding == "answers" else "features"
+    opinion: Opinion = "softmax" if embedding == "answers" else embedding
     return ZooEmbeddingLearner(list(written_zoo(folder)), PREPROCESSING, opinion=opinion, fit=fit)
 
 
 @every_fit
-@pytest.mark.parametrize(("kind", "embedding"), list(product(("student", "zoo"), ("answers", "features"))))
+@pytest.mark.parametrize(("kind", "embedding"), list(product(("student", "zoo"), get_args(StudentEmbedding))))
 def test_a_saved_classifier_answers_with_the_same_bits(
     kind: str, embedding: StudentEmbedding, fit: HeadFit, tmp_path: Path
 ) -> None:

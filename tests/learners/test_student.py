@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional
 from dfml.learners.base import MetaLearner
 from dfml.learners.distillation import divergence
 from dfml.learners.embedding import EmbeddingClassifier
-from dfml.learners.student import OutputGroups, Student
+from dfml.learners.student import OutputGroups, Student, StudentEmbedding
 from dfml.zoo import Preprocessing
 from tests.factories import PREPROCESSING, images
 
@@ -22,7 +23,7 @@ OUTPUTS = [3, 2, 5, 2, 3]
 LABELS = torch.tensor([0, 1, 0, 2, 1])
 
 every_backbone = pytest.mark.parametrize("backbone", ["conv4", "fewshot_resnet10"])
-every_embedding = pytest.mark.parametrize("embedding", ["answers", "features"])
+every_embedding = pytest.mark.parametrize("embedding", get_args(StudentEmbedding))
 
 
 def student(backbone: str = "conv4", *, seed: int = 0, **settings: Any) -> Student:
@@ -74,12 +75,21 @@ def test_divergence_is_the_mean_of_a_loop_over_images_and_members_that_were_aske
     assert torch.all(gradient[teacher.isnan()] == 0)
 
 
-@given(zoos())
-def test_log_softmax_is_that_of_every_member_apart(case: tuple[list[int], Tensor, Tensor, Tensor]) -> None:
+@pytest.mark.parametrize(
+    ("name", "of_one"),
+    [
+        ("log_softmax", lambda own: functional.log_softmax(own, dim=1)),
+        ("leanings", lambda own: functional.softmax(own / 2, dim=1) - 1 / own.shape[1]),
+    ],
+)
+@given(case=zoos())
+def test_answers_are_those_of_every_member_apart(
+    name: str, of_one: Callable[[Tensor], Tensor], case: tuple[list[int], Tensor, Tensor, Tensor]
+) -> None:
     outputs, _, logits, _ = case
     logits.requires_grad_()
-    found = OutputGroups(outputs).log_softmax(logits)
-    expected = torch.cat([functional.log_softmax(own, dim=1) for own in torch.split(logits, outputs, dim=1)], dim=1)
+    found = getattr(OutputGroups(outputs), name)(logits)
+    expected = torch.cat([of_one(own) for own in torch.split(logits, outputs, dim=1)], dim=1)
     torch.testing.assert_close(found, expected)
     weights = draws(len(logits), sum(outputs), 1)
     gradients = [torch.autograd.grad((value * weights).sum(), logits)[0] for value in (found, expected)]
@@ -153,12 +163,12 @@ def test_an_answer_does_not_depend_on_the_rest_of_the_batch(backbone: str, embed
 
 
 @every_backbone
-def test_answers_are_probabilities_of_every_member_and_features_what_the_head_reads(backbone: str) -> None:
-    answers, features = (student(backbone, embedding=embedding) for embedding in ("answers", "features"))
-    logits, seen = answers.logits(images(4)), answers.embed(images(4))
-    expected = torch.cat([own.softmax(dim=1) for own in torch.split(logits, OUTPUTS, dim=1)], dim=1)
-    torch.testing.assert_close(seen, expected)
-    assert not seen.requires_grad
+def test_an_embedding_is_of_every_members_answers_or_what_the_head_reads(backbone: str) -> None:
+    leanings, answers, features = (student(backbone, embedding=embedding) for embedding in get_args(StudentEmbedding))
+    logits = answers.logits(images(4))
+    torch.testing.assert_close(answers.embed(images(4)), answers.groups.log_softmax(logits).exp())
+    torch.testing.assert_close(leanings.embed(images(4)), answers.groups.leanings(logits))
+    assert not any(each.embed(images(1)).requires_grad for each in (leanings, answers, features))
     head = features.network.get_classifier()  # type: ignore[operator]
     torch.testing.assert_close(head(features.embed(images(4))), logits)
 

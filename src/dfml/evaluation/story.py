@@ -50,6 +50,7 @@ class QuickstartSettings(BaseModel):
         iterations=15,
         snapshot_every=5,
         checkpoint_every=15,
+        backbone="conv4",
         embedding="features",
         fit="ridge",
         mixed=3,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from typing import Any, ClassVar, Literal
 
@@ -15,13 +15,13 @@ from torch.nn import functional
 from dfml import seeds
 from dfml.backbones import create_backbone, head_inputs
 from dfml.learners.classifier import read_preprocessing
-from dfml.learners.embedding import EmbeddingLearner, HeadFit
+from dfml.learners.embedding import EmbeddingLearner, HeadFit, leanings
 from dfml.learners.network import architecture_of
 from dfml.zoo.classifier import Preprocessing
 
-StudentEmbedding = Literal["answers", "features"]
-"""What embeds an image. `answers`: the probabilities that the student expects from every member. `features`: what its
-head reads them from."""
+StudentEmbedding = Literal["leanings", "answers", "features"]
+"""What embeds an image. `answers`: the probabilities that the student expects from every member. `leanings`: these,
+softer, less those of guessing (`dfml.learners.embedding.leanings`). `features`: what its head reads them from."""
 
 
 class Student(EmbeddingLearner):
@@ -49,7 +49,7 @@ class Student(EmbeddingLearner):
         outputs: Sequence[int],
         preprocessing: Preprocessing,
         *,
-        embedding: StudentEmbedding = "answers",
+        embedding: StudentEmbedding = "leanings",
         fit: HeadFit = "ridge",
         way: int = 5,
         name: str = "student",
@@ -105,12 +105,14 @@ class Student(EmbeddingLearner):
     ) -> tuple[Float[Tensor, "images outputs"], Float[Tensor, "images features"]]:
         """`logits` and what embeds the images, from one pass; differentiable."""
         logits: Tensor
-        if self.embedding == "answers":
-            logits = self.logits(images)
-            return logits, self.groups.log_softmax(logits).exp()
-        features = head_inputs(self.network, self._input(images))
-        logits = self.network.get_classifier()(features)  # type: ignore[operator]
-        return logits.to(images.dtype), features.to(images.dtype)
+        if self.embedding == "features":
+            features = head_inputs(self.network, self._input(images))
+            logits = self.network.get_classifier()(features)  # type: ignore[operator]
+            return logits.to(images.dtype), features.to(images.dtype)
+        logits = self.logits(images)
+        if self.embedding == "leanings":
+            return logits, self.groups.leanings(logits)
+        return logits, self.groups.log_softmax(logits).exp()
 
     def _input(self, images: Tensor) -> Tensor:
         return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
@@ -170,9 +172,16 @@ class OutputGroups:
 
     def log_softmax(self, logits: Float[Tensor, "images outputs"]) -> Float[Tensor, "images outputs"]:
         """Log-probabilities: over the outputs of each member apart."""
+        return self._apart(lambda own: functional.log_softmax(own, dim=-1), logits)
+
+    def leanings(self, logits: Float[Tensor, "images outputs"]) -> Float[Tensor, "images outputs"]:
+        """See `dfml.learners.embedding.leanings`: of each member apart."""
+        return self._apart(leanings, logits)
+
+    def _apart(self, function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
         found = torch.empty_like(logits)
         for columns in self._columns:
-            found[:, columns] = functional.log_softmax(logits[:, columns], dim=-1)
+            found[:, columns] = function(logits[:, columns])
         return found
 
     def divergence(

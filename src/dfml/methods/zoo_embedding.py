@@ -18,7 +18,7 @@ from dfml.errors import LearnerError, ZooMemberError
 from dfml.images import fit_images
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import read_preprocessing
-from dfml.learners.embedding import EmbeddingLearner, HeadFit
+from dfml.learners.embedding import EmbeddingLearner, HeadFit, leanings
 from dfml.methods.base import Method
 from dfml.methods.untrained import Finished
 from dfml.training.loop import TrainingConfig, TrainingRun
@@ -26,8 +26,9 @@ from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
 from dfml.zoo.readers import WEIGHTS, load_member, read_card, sha256
 from dfml.zoo.zoo import Zoo
 
-Opinion = Literal["softmax", "logits", "features"]
-"""What is asked of a member about an image: its probabilities, its logits, or its unit-norm features."""
+Opinion = Literal["softmax", "leanings", "logits", "features"]
+"""What is asked of a member about an image: its probabilities; these, softer, less those of guessing
+(`dfml.learners.embedding.leanings`); its logits; or its unit-norm features."""
 
 
 class ZooEmbeddingConfig(TrainingConfig):
@@ -35,7 +36,8 @@ class ZooEmbeddingConfig(TrainingConfig):
 
     iterations: int = 0
     opinion: Opinion = "softmax"
-    """What embeds an image: every member's `softmax` outputs, `logits`, or unit-norm `features`, side by side."""
+    """What embeds an image: every member's `softmax` outputs, `leanings` (softer outputs, less those of guessing),
+    `logits`, or unit-norm `features`, side by side."""
     fit: HeadFit = "mean"
     """How heads are fitted to a support set: `mean`, the nearest class mean by cosine, or `ridge` regression."""
 
@@ -95,7 +97,9 @@ class ZooEmbeddingLearner(EmbeddingLearner):
         if self.opinion == "features":
             return functional.normalize(member.features(images), dim=1)
         logits = member.logits(images)
-        return logits if self.opinion == "logits" else logits.softmax(dim=1)
+        if self.opinion == "logits":
+            return logits
+        return leanings(logits) if self.opinion == "leanings" else logits.softmax(dim=1)
 
     def to(self, device: torch.device) -> ZooEmbeddingLearner:
         """Move to a device; returns itself."""

@@ -47,17 +47,17 @@ _AGAIN = 0.2  # of the learning rate: where it begins again for the episodes
 class ZooStudentConfig(TrainingConfig):
     """Settings of `zoo_student`, chosen on the validation classes of CIFAR-FS (docs/results/zoo-student.md)."""
 
-    iterations: PositiveInt = 170
+    iterations: PositiveInt = 120
     snapshot_every: PositiveInt = 25
     checkpoint_every: PositiveInt = 25
-    backbone: str = "conv4"
+    backbone: str = "conv4_pyramid"
     """The student's: a name of `dfml.backbones.create_backbone`."""
     backbone_arguments: dict[str, Any] = Field(default_factory=dict)
     img_size: PositiveInt | None = None
     """Pixels a side of the student's input; None: the members' most common size."""
-    embedding: StudentEmbedding = "answers"
-    """What embeds an image in few-shot tasks: the probabilities that the student expects of every member, or its
-    features."""
+    embedding: StudentEmbedding = "leanings"
+    """What embeds an image in few-shot tasks: the probabilities that the student expects of every member (`answers`),
+    these at temperature 2 and less those of guessing (`leanings`), or its `features`."""
     fit: HeadFit = "ridge"
     """How heads are fitted to a support set: nearest class mean by cosine, or ridge regression."""
     inversion: InversionConfig = InversionConfig(
@@ -92,7 +92,7 @@ class ZooStudentConfig(TrainingConfig):
     recovered as some of the zoo's classes, told apart by nearest class means as in a few-shot task. 0: none."""
     episodic_share: float = Field(default=0.15, ge=0.0, lt=1.0)
     """Of the student's steps, at the end, when it has learned what members answer: earlier, episodes only hinder."""
-    episode_way: PositiveInt = 20
+    episode_way: PositiveInt = 32
     """Classes of such an episode, as far as there are so many and the batch has room for them."""
     episode_shot: PositiveInt = 3
     """Support images of each of its classes."""
