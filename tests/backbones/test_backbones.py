@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from dfml.backbones import BACKBONES, create_backbone
-from dfml.backbones.conv4 import Conv4, ConvBlock
+from dfml.backbones.conv4 import ConvBlock
 from dfml.errors import UsageError
 
 
@@ -35,9 +35,10 @@ def test_conv4_has_the_size_that_is_written(architecture: str, size: int, expect
 
 
 def test_conv4_takes_one_width_for_all_blocks_or_one_for_each() -> None:
-    assert Conv4(channels=[4, 6, 8, 10], img_size=16).blocks[3](torch.rand(1, 8, 2, 2)).shape == (1, 10, 1, 1)
-    with pytest.raises(ValueError, match=r"one number or four, one a block, but is \[8, 16\]"):
-        Conv4(channels=[8, 16])
+    wide = create_backbone("conv4_pyramid", 5, channels=[4, 6, 8, 10])
+    assert wide.forward_features(torch.rand(1, 3, 32, 32)).shape == (1, 10, 2, 2)
+    with pytest.raises(UsageError, match=r"one number or four, one a block, but is \[8, 16\]"):
+        create_backbone("conv4_pyramid", 5, channels=[8, 16])
 
 
 @pytest.mark.parametrize(("architecture", "blocks"), [("fewshot_resnet10", 1), ("fewshot_resnet18", 2)])

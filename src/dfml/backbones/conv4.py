@@ -93,5 +93,5 @@ def conv4_64(pretrained: bool = False, **kwargs: Any) -> Conv4:
 
 @register_model
 def conv4_pyramid(pretrained: bool = False, **kwargs: Any) -> Conv4:
-    """Conv4 with 32, 64, 128 and 256 channels."""
-    return Conv4(channels=(32, 64, 128, 256), **refuse_pretrained("conv4_pyramid", pretrained, kwargs))
+    """Conv4 with 32, 64, 128 and 256 channels, or four others of your choice."""
+    return Conv4(**{"channels": (32, 64, 128, 256), **refuse_pretrained("conv4_pyramid", pretrained, kwargs)})
