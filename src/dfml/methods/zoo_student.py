@@ -87,7 +87,7 @@ class ZooStudentConfig(TrainingConfig):
     """Images of a step."""
     mirror: bool = True
     """Show half of the batches in the mirror, with the same answers: true of photographs, not of letters."""
-    episodic: NonNegativeFloat = 0.5
+    episodic: NonNegativeFloat = 0.2
     """Weight of an episode's loss in the last steps of the student, where an episode is a part of every batch: images
     recovered as some of the zoo's classes, told apart by nearest class means as in a few-shot task. 0: none."""
     episodic_share: float = Field(default=0.15, ge=0.0, lt=1.0)
