@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +172,9 @@ def test_episodes_teach_to_tell_the_zoos_classes_apart() -> None:
     assert losses[1] < losses[0] - 0.1
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str) -> None:
-    settings = {**SMALL, "inversion": {**SMALL["inversion"], "engine": engine}}
+@pytest.mark.parametrize(("engine", "precision"), [*product(ENGINES, ["float32"]), ("ei", "bfloat16")])
+def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str, precision: str) -> None:
+    settings = {**SMALL, "precision": precision, "inversion": {**SMALL["inversion"], "engine": engine}}
     ZooStudent(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
     ZooStudent(**settings).fit(zoo(), out=tmp_path / "resumed", device="cpu")
     for path in sorted((tmp_path / "resumed" / "checkpoints" / "000004").iterdir()):

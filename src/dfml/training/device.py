@@ -37,7 +37,7 @@ def select_device(name: str = "auto") -> torch.device:
 
 
 def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """A context in which networks compute in a precision (torch's autocast); it can be entered again and again."""
+    """A context in which networks compute in a precision (torch's autocast)."""
     reduced = precision == "bfloat16" or (precision == "auto" and _multiplies_bfloat16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced)
 
