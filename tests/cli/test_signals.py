@@ -65,6 +65,6 @@ def test_an_interrupted_inversion_says_so(world: World, tmp_path: Path, number: 
             time.sleep(0.05)
         process.send_signal(number)
         _, errors = process.communicate(timeout=_PATIENCE)
-    assert process.returncode == code
+    assert process.returncode == code, errors
     assert errors.splitlines()[-1] == f"error: interrupted by {number.name}"
     assert "Traceback" not in errors
