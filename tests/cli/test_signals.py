@@ -10,10 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from dfml.cli.errors import Verbs
+from dfml.errors import RunError
 from tests.cli.conftest import FEW, World
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 _PATIENCE = 180.0
 
@@ -36,6 +40,7 @@ def _interrupt(arguments: list[str], run: Path, number: signal.Signals, more: in
     return process.returncode, errors
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_from_its_checkpoint(world: World, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train = ["train", str(world.zoo), "--out", str(run), *FEW, "--iterations", "100000", "--threads", "1"]
@@ -55,6 +60,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(world: World, tmp_p
     assert len(second) > len(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_inversion_says_so(world: World, tmp_path: Path, number: signal.Signals, code: int) -> None:
     out = tmp_path / "out"
@@ -68,3 +74,45 @@ def test_an_interrupted_inversion_says_so(world: World, tmp_path: Path, number: 
     assert process.returncode == code, errors
     assert errors.splitlines()[-1] == f"error: interrupted by {number.name}"
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("instead", [ValueError("no shape"), RunError("member is damaged"), OSError("no disk"), None])
+def test_an_interruption_is_one_whatever_became_of_it(instead: Exception | None, number: signal.Signals) -> None:
+    """Code in C (safetensors reading a tensor, say) answers KeyboardInterrupt with errors of its own."""
+    app = typer.Typer(cls=Verbs)
+
+    @app.command()
+    def read() -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            if instead is None:
+                raise
+            raise instead from None
+
+    @app.command()
+    def other() -> None: ...
+
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    outcome = CliRunner().invoke(app, ["read"])
+    assert (outcome.exit_code, outcome.stderr) == (128 + number, f"error: interrupted by {number.name}\n")
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    app = typer.Typer(cls=Verbs)
+
+    @app.command()
+    def work() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    @app.command()
+    def other() -> None: ...
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what it runs in the background
+    try:
+        outcome = CliRunner().invoke(app, ["work"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert outcome.exit_code == 0

@@ -28,7 +28,7 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that was asked for."""
-        with _termination_raises(), _errors_become_lines():
+        with _signals_raise() as came, _errors_become_lines(came):
             return super().invoke(ctx)
 
 
@@ -49,38 +49,44 @@ def show_warning(
     print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, in a form that lets everything on the way tidy up."""
-
-
 @contextmanager
-def _errors_become_lines() -> Iterator[None]:
+def _errors_become_lines(came: list[signal.Signals]) -> Iterator[None]:
     try:
         yield
-    except DfmlError as error:
-        show_error(str(error))
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        name, code = ("SIGTERM", 143) if isinstance(error, _Terminated) else ("SIGINT", 130)
-        show_error(f"interrupted by {name}")
+    except typer.Exit:
+        raise
+    except (KeyboardInterrupt, Exception) as error:
+        # Code in C may put an error of its own in the place of KeyboardInterrupt: what came before it, counts.
+        if came or isinstance(error, KeyboardInterrupt):
+            number = came[0] if came else signal.SIGINT
+            show_error(f"interrupted by {number.name}")
+            raise typer.Exit(128 + number) from error
+        if isinstance(error, BrokenPipeError):
+            raise  # whoever read the output has enough of it: typer ends quietly
+        if (code := _explained(error)) is None:
+            raise
         raise typer.Exit(code) from error
-    except BrokenPipeError:
-        raise  # whoever read the output has enough of it: typer ends quietly
-    except OSError as error:
+
+
+def _explained(error: BaseException) -> int | None:
+    """Says in a line what went wrong and returns the exit code; None for a bug."""
+    if isinstance(error, DfmlError):
+        show_error(str(error))
+        return error.exit_code
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         advice = "; make room and try again" if error.errno == errno.ENOSPC else ""
         show_error(f"{where}{error.strerror or error}{advice}")
-        raise typer.Exit(1) from error
-    except Exception as error:
-        if (stopped := _stopped_run(error)) is not None:
-            raise typer.Exit(stopped) from error
-        if _is_disk_error(error):
-            show_error(f"{error}; make room, or choose another place")
-            raise typer.Exit(1) from error
-        raise
+        return 1
+    if (stopped := _stopped_run(error)) is not None:
+        return stopped
+    if _is_disk_error(error):
+        show_error(f"{error}; make room, or choose another place")
+        return 1
+    return None
 
 
-def _stopped_run(error: Exception) -> int | None:
+def _stopped_run(error: BaseException) -> int | None:
     """Says how to go on after a signal that a run answered with a checkpoint, and returns the exit code."""
     loop = sys.modules.get("dfml.training.loop")  # without it, nothing has been trained
     if loop is None or not isinstance(error, loop.Interrupted):
@@ -90,7 +96,7 @@ def _stopped_run(error: Exception) -> int | None:
     return int(error.exit_code)
 
 
-def _is_disk_error(error: Exception) -> bool:
+def _is_disk_error(error: BaseException) -> bool:
     """Whether safetensors could not write (a full disk, say): it does not raise OSError."""
     safetensors = sys.modules.get("safetensors")
     if safetensors is None or not isinstance(error, safetensors.SafetensorError):
@@ -99,17 +105,26 @@ def _is_disk_error(error: Exception) -> bool:
 
 
 @contextmanager
-def _termination_raises() -> Iterator[None]:
-    """SIGTERM ends a verb like Ctrl-C does: child processes are ended, unfinished files removed."""
+def _signals_raise() -> Iterator[list[signal.Signals]]:
+    """SIGTERM ends a verb like Ctrl-C does: child processes are ended, unfinished files removed.
+
+    Yields:
+        The signals that came, in their order.
+    """
+    came: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
 
-    def terminate(number: int, frame: object) -> None:
-        raise _Terminated
+    def interrupt(number: int, frame: object) -> None:
+        came.append(signal.Signals(number))
+        raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job of a shell ignores Ctrl-C
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield
+        yield came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
