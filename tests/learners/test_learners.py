@@ -11,7 +11,9 @@ from torch.nn import functional
 from dfml.errors import LearnerError
 from dfml.learners import LearnerConfig, MetaLearner, create_learner
 from dfml.learners.classifier import FewShotClassifier
+from dfml.learners.embedding import EmbeddingClassifier
 from dfml.learners.gradient import EpisodeOutcome, GradientLearner
+from dfml.learners.maml import MAML
 from dfml.tasks.episode import Episode
 from tests.factories import PREPROCESSING, SIZE, images
 
@@ -246,3 +248,23 @@ def test_initial_weights_depend_on_the_seed_only() -> None:
     other = create_learner(LearnerConfig(), PREPROCESSING, seed=8).parameters
     assert not torch.equal(first["backbone.blocks.0.conv.weight"], other["backbone.blocks.0.conv.weight"])
     assert PREPROCESSING.size == SIZE
+
+
+def test_a_kind_belongs_to_one_class() -> None:
+    with pytest.raises(
+        TypeError, match=r"Thief: expected a `kind` of its own, found 'maml', which is dfml\.learners\.maml\.MAML"
+    ):
+        type("Thief", (MAML,), {"kind": "maml"})
+    assert MetaLearner._kinds["maml"] is MAML
+    with pytest.raises(TypeError, match="found 'embedding'"):
+        type("Thief", (EmbeddingClassifier,), {"kind": "embedding"})
+    type("Child", (EmbeddingClassifier,), {})  # without a kind of its own, it is saved as its parent
+    assert FewShotClassifier._kinds["embedding"] is EmbeddingClassifier
+
+    body = {"kind": "mine", "__module__": "__main__"}
+    type("Mine", (MAML,), body)
+    again = type("Mine", (MAML,), body)  # a notebook's cell, run again
+    try:
+        assert MetaLearner._kinds["mine"] is again
+    finally:
+        del MetaLearner._kinds["mine"]

@@ -20,6 +20,7 @@ from dfml.learners.classifier import (
     CONFIG,
     WEIGHTS,
     FewShotClassifier,
+    add_kind,
     find_kind,
     read_preprocessing,
     read_pretrained,
@@ -55,8 +56,7 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "kind" in cls.__dict__:
-            MetaLearner._kinds[cls.kind] = cls
+        add_kind(MetaLearner._kinds, cls)
 
     @abstractmethod
     def fit_support(

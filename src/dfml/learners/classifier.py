@@ -26,6 +26,37 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 Kind = TypeVar("Kind")
 
 
+def add_kind(kinds: dict[str, type[Kind]], kind: type[Kind]) -> None:
+    """Note under which name `config.json` speaks of a class, if it has a `kind` of its own.
+
+    Raises:
+        TypeError: If another class has that name: what one saved, the other would load.
+    """
+    name = vars(kind).get("kind")
+    if name is None:
+        return
+    known = kinds.get(name, kind)
+    # A class that is defined once more (a cell run again, a module loaded again) takes its own place.
+    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise TypeError(
+            f"{kind.__qualname__}: expected a `kind` of its own, found {name!r}, which is "
+            f"{known.__module__}.{known.__qualname__}; choose another"
+        )
+    kinds[name] = kind
+
+
+def find_kind(kinds: Mapping[str, Kind], name: str) -> Kind | None:
+    """A kind of learner or classifier by the name in its `config.json`.
+
+    A kind that no imported module has brought is looked up among the entry points of `dfml.learners`, where any package
+    may announce the module that defines it.
+    """
+    if name not in kinds:
+        for announced in entry_points(group="dfml.learners", name=name):
+            announced.load()
+    return kinds.get(name)
+
+
 class FewShotClassifier(ABC):
     """Predicts the classes of one support set.
 
@@ -44,7 +75,7 @@ class FewShotClassifier(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        FewShotClassifier._kinds[cls.kind] = cls
+        add_kind(FewShotClassifier._kinds, cls)
 
     @abstractmethod
     def scores(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images labels"]:
@@ -171,18 +202,6 @@ class NetworkClassifier(FewShotClassifier):
             labels,
             preprocessing,
         )
-
-
-def find_kind(kinds: Mapping[str, Kind], name: str) -> Kind | None:
-    """A kind of learner or classifier by the name in its `config.json`.
-
-    A kind that no imported module has brought is looked up among the entry points of `dfml.learners`, where any package
-    may announce the module that defines it.
-    """
-    if name not in kinds:
-        for announced in entry_points(group="dfml.learners", name=name):
-            announced.load()
-    return kinds.get(name)
 
 
 def strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
