@@ -36,6 +36,15 @@ def test_each_layer_overrides_the_one_before(tmp_path: Path) -> None:
     assert settings["shot"] == 4  # option over --set
 
 
+@pytest.mark.parametrize(
+    ("method", "preset"), [(name, each) for name, kind in METHODS.items() for each in kind.presets]
+)
+def test_every_preset_changes_what_it_names_and_nothing_else(method: str, preset: str) -> None:
+    changed = METHODS[method].presets[preset]
+    plain, settings = (shown("--method", method, *more)[method] for more in ((), ("--preset", preset)))
+    assert settings == merge(plain, changed) != plain
+
+
 def test_nested_settings_are_merged_not_replaced() -> None:
     settings = shown("--method", "average", "--set", "average.learner.kind=anil")["average"]
     assert settings["learner"]["kind"] == "anil"

@@ -75,6 +75,13 @@ def test_the_student_learns_what_all_members_answer() -> None:
     assert distance() < 0.7 * before
 
 
+def test_the_wide_preset_is_the_same_student_with_twice_the_channels() -> None:
+    usual, wide = (begin(**settings).student for settings in ({}, ZooStudent.presets["wide"]))
+    shapes, wider = ([value.shape for value in each.network.parameters() if value.ndim == 4] for each in (usual, wide))
+    assert wide.architecture["architecture"] == usual.architecture["architecture"]
+    assert [shape[0] for shape in wider] == [2 * shape[0] for shape in shapes]
+
+
 def test_every_image_is_kept_with_the_answers_of_those_that_were_asked() -> None:
     members = zoo(4)
     run = begin(members, teachers=3, mixed=0)
