@@ -31,7 +31,7 @@ from dfml.learners.classifier import strip
 from dfml.learners.embedding import HeadFit, episode_loss
 from dfml.learners.student import Student, StudentEmbedding
 from dfml.methods.base import Method
-from dfml.optimisers import optimiser_tensors, restore_optimiser
+from dfml.optimisers import MuonAndAdam
 from dfml.tasks.answers import AnsweredImages, to_bytes
 from dfml.tasks.episode import draw_indices
 from dfml.tasks.mixing import cut_and_mix
@@ -101,6 +101,8 @@ class ZooStudentConfig(TrainingConfig):
     lr: PositiveFloat = 0.01
     """Of Adam, at its highest: it rises for a tenth of the distillation, and falls to zero along a half cosine; for the
     episodes it begins again at a fifth."""
+    kernel_lr: NonNegativeFloat = 0.1
+    """Of Muon, which teaches the kernels of convolutions (`dfml.optimisers`), likewise. 0: Adam teaches them too."""
     temperature: PositiveFloat = 4.0
     """Of the distillation."""
     precision: Precision = "auto"
@@ -145,7 +147,7 @@ class ZooStudentRun(TrainingRun):
             seed=config.seed,
             name=ZooStudent.name,
         ).to(device)
-        self.optimiser = torch.optim.Adam(self.student.network.parameters(), lr=config.lr)
+        self.optimiser = MuonAndAdam(list(self.student.network.parameters()), config.lr, config.kernel_lr)
         self.updates = 0
         self.opinions = SecondOpinions(zoo)
         self._notes: list[str] = []
@@ -239,7 +241,8 @@ class ZooStudentRun(TrainingRun):
                     outer = episode_loss(embeddings, way, config.episode_shot, config.episode_query)
                     loss = loss + config.episodic * outer
                     told["outer_loss"].append(outer.detach())
-                self._descend(loss)
+                self.optimiser.descend(loss, self._rate())
+                self.updates += 1
             student.network.eval()
         return {name: torch.stack(values).mean().item() for name, values in told.items() if values}
 
@@ -260,15 +263,6 @@ class ZooStudentRun(TrainingRun):
         rest = self.pool.choose(config.batch - way * (shot + query), draw)
         return torch.cat([*episode, rest]), way
 
-    def _descend(self, loss: Tensor) -> None:
-        weights = list(self.student.network.parameters())
-        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-            weight.grad = gradient
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._rate()
-        self.optimiser.step()
-        self.updates += 1
-
     def _steps_until(self, iteration: int) -> int:
         """Steps of the student in all, so that every meta-iteration has more of them than the one before."""
         total = self.config.iterations * self.config.student_steps
@@ -281,12 +275,13 @@ class ZooStudentRun(TrainingRun):
         return ((done - 1.0 + share) / share, True) if done > 1.0 - share else (done / (1.0 - share), False)
 
     def _rate(self) -> float:
+        """The share of the learning rates that the next step has."""
         done, episodes = self._progress()
         if episodes:
-            return self.config.lr * _AGAIN * 0.5 * (1.0 + math.cos(math.pi * done))
+            return _AGAIN * 0.5 * (1.0 + math.cos(math.pi * done))
         if done < _RISE:
-            return self.config.lr * max(done / _RISE, 0.01)
-        return self.config.lr * 0.5 * (1.0 + math.cos(math.pi * (done - _RISE) / (1.0 - _RISE)))
+            return max(done / _RISE, 0.01)
+        return 0.5 * (1.0 + math.cos(math.pi * (done - _RISE) / (1.0 - _RISE)))
 
     def learner(self) -> Student:
         """See `TrainingRun.learner`."""
@@ -304,7 +299,7 @@ class ZooStudentRun(TrainingRun):
         tensors |= {f"pool.{name}": value for name, value in self.pool.tensors().items()}
         tensors |= {f"opinions.{name}": value for name, value in self.opinions.tensors().items()}
         tensors |= {f"student.{name}": value for name, value in self.student.network.state_dict().items()}
-        tensors |= {"updates": torch.tensor(self.updates), **optimiser_tensors("optimiser", self.optimiser)}
+        tensors |= {"updates": torch.tensor(self.updates), **self.optimiser.tensors("optimiser")}
         return State(tensors, values)
 
     @torch.no_grad()
@@ -315,4 +310,4 @@ class ZooStudentRun(TrainingRun):
         self.opinions.restore(strip(state.tensors, "opinions."))
         self.student.network.load_state_dict(strip(state.tensors, "student."))
         self.updates = int(state.tensors["updates"])
-        restore_optimiser("optimiser", self.optimiser, state.tensors)
+        self.optimiser.restore("optimiser", state.tensors)
