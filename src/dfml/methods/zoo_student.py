@@ -117,7 +117,7 @@ class ZooStudent(Method):
     name: ClassVar[str] = "zoo_student"
     config_type: ClassVar[type[TrainingConfig]] = ZooStudentConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        # Past its zoo by a hair, at twice the time a step and three times the weights (docs/results/zoo-student.md).
+        # Twice the time a step and three times the weights (docs/results/zoo-student.md).
         "wide": {"iterations": 100, "backbone_arguments": {"channels": [64, 128, 256, 512]}}
     }
     config: ZooStudentConfig
