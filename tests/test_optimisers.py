@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dfml.errors import RunError
 from dfml.optimisers import MuonAndAdam, optimiser_tensors, restore_optimiser
 
 
@@ -87,6 +88,15 @@ def test_muon_and_adam_go_on_as_if_nothing_had_happened(kernel_lr: float) -> Non
         other.descend(loss_of(second), 1.0)
     mine = values(second)
     assert all(torch.equal(value, mine[name]) for name, value in values(first).items())
+
+
+@pytest.mark.parametrize("rates", [(0.1, 0.0), (0.0, 0.1)])
+def test_a_state_of_other_weights_is_refused(rates: tuple[float, float]) -> None:
+    layers = network()
+    one, other = (MuonAndAdam(list(layers.parameters()), lr=0.01, kernel_lr=rate) for rate in rates)
+    one.descend(loss_of(layers), 1.0)
+    with pytest.raises(RunError, match="taught other weights"):
+        other.restore("teacher", one.tensors("teacher"))
 
 
 def test_a_kernel_of_another_layout_is_refused() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from dfml.errors import RunError
+
 
 class MuonAndAdam:
     """Muon for the kernels of convolutions, Adam for everything else.
@@ -51,7 +53,11 @@ class MuonAndAdam:
         return optimiser_tensors(name, self._adam) | kernels
 
     def restore(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
+        """The inverse of `tensors`.
+
+        Raises:
+            RunError: If kernels were taught by the other optimiser.
+        """
         restore_optimiser(name, self._adam, tensors)
         if self._muon:
             restore_optimiser(f"{name}_of_kernels", self._muon, tensors)
@@ -68,11 +74,22 @@ def optimiser_tensors(name: str, optimiser: torch.optim.Optimizer) -> dict[str, 
 
 
 def restore_optimiser(name: str, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimiser_tensors`."""
+    """The inverse of `optimiser_tensors`.
+
+    Raises:
+        RunError: If the state is that of other weights.
+    """
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith(f"{name}."):
-            index, part = key.removeprefix(f"{name}.").split(".", 1)
+            number, part = key.removeprefix(f"{name}.").split(".", 1)
+            index = int(number)
+            if index >= len(weights) or (part != "step" and value.shape != weights[index].shape):
+                raise RunError(
+                    f"the checkpoint's {name} taught other weights (expected those of this run's {name}, found "
+                    f"{key} of shape {tuple(value.shape)}); choose learning rates under which it teaches the same"
+                )
             # Adam counts its steps on the CPU; on a GPU every count would have to be waited for.
-            entries.setdefault(int(index), {})[part] = value.cpu() if part == "step" else value
+            entries.setdefault(index, {})[part] = value.cpu() if part == "step" else value
     optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
