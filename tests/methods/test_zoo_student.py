@@ -75,8 +75,9 @@ def test_the_student_learns_what_all_members_answer() -> None:
     assert distance() < 0.7 * before
 
 
-def test_the_wide_preset_is_the_same_student_with_twice_the_channels() -> None:
-    usual, wide = (begin(**settings).student for settings in ({}, ZooStudent.presets["wide"]))
+def test_a_wider_student_is_the_same_with_more_channels() -> None:
+    channels = {"backbone_arguments": {"channels": [64, 128, 256, 512]}}
+    usual, wide = (begin(backbone="conv4_pyramid", **more).student for more in ({}, channels))
     shapes, wider = ([value.shape for value in each.network.parameters() if value.ndim == 4] for each in (usual, wide))
     assert wide.architecture["architecture"] == usual.architecture["architecture"]
     assert [shape[0] for shape in wider] == [2 * shape[0] for shape in shapes]
