@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from dfml.errors import RunError
 
+_DECAY = 0.1
+
 
 class MuonAndAdam:
     """Muon for the kernels of convolutions, Adam for everything else.
 
     Muon (Jordan et al. 2024) moves a matrix by the orthogonal matrix nearest to its mean gradient: all directions by
     the same length, not only those that the gradient is full of. A kernel is one, with a row for each output channel.
+    Kernels decay by `_DECAY` of the learning rate at every step, which keeps their length where steps still turn them.
 
     Args:
         weights: What is taught. Kernels have to be `channels_last`; the object keeps views of their memory.
@@ -34,7 +37,7 @@ class MuonAndAdam:
         kernels = [each for each, is_kernel in zip(taught, self._is_kernel, strict=True) if is_kernel]
         others = [each for each, is_kernel in zip(taught, self._is_kernel, strict=True) if not is_kernel]
         self._adam = torch.optim.Adam(others, lr=lr)
-        self._muon = torch.optim.Muon(kernels, lr=kernel_lr) if kernels else None
+        self._muon = torch.optim.Muon(kernels, lr=kernel_lr, weight_decay=_DECAY) if kernels else None
 
     def descend(self, loss: Tensor, share: float) -> None:
         """One step down a loss, at a share of both learning rates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def test_every_preset_changes_what_it_names_and_nothing_else(method: str, preset
     assert settings == merge(plain, changed) != plain
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_is_shown_with_its_meaning(method: str) -> None:
+    result = dfml("train", "--show-config", "--method", method)
+    lines = result.stdout.splitlines()[2:]
+    bare = [line for before, line in pairwise(["#", *lines]) if "#" not in before and "#" not in line]
+    assert bare == []
+    assert not [line for line in lines if "  " in line.partition("#")[2].strip()]
+
+
 def test_nested_settings_are_merged_not_replaced() -> None:
     settings = shown("--method", "average", "--set", "average.learner.kind=anil")["average"]
     assert settings["learner"]["kind"] == "anil"
@@ -71,7 +81,7 @@ def test_what_is_shown_is_a_config_file_of_the_same_settings(method: str, tmp_pa
 def test_settings_are_shown_with_what_they_mean() -> None:
     printed = dfml("train", "--show-config", "--method", "purer").stdout
     assert "# Meta-iterations.\n  iterations: 60000\n" in printed
-    assert "  learner:\n    kind: maml\n" in printed
+    assert "(ProtoNet).\n    kind: maml\n" in printed
 
 
 @pytest.mark.parametrize(

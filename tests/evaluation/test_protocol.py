@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dfml.errors import DataError, LearnerError, ProtocolError
+from dfml.errors import DataError, LearnerError, ProtocolError, UsageError
 from dfml.evaluation import evaluate, evaluate_snapshots
-from dfml.evaluation.protocol import compare, draw_episode, load_episode
+from dfml.evaluation.protocol import compare, draw_episode, to_float
 from dfml.evaluation.snapshots import best_snapshot
 from dfml.learners import LearnerConfig, MetaLearner, create_learner
 from dfml.learners.classifier import FewShotClassifier
@@ -37,13 +37,18 @@ def test_accuracy_and_interval_are_those_of_the_episodes() -> None:
     found = evaluate(protonet(), DATA, **QUICK)  # type: ignore[arg-type]
     by_hand = []
     for index in range(12):
-        task = load_episode(DATA, 3, 2, 5, 0, index)
-        answer = protonet().adapt(task.support_images, task.support_labels).predict(task.query_images)
-        by_hand.append((answer == task.query_labels).double().mean().item())
+        support, query = (to_float(DATA.images[part]) for part in draw_episode(DATA, 3, 2, 5, 0, index))
+        answer = protonet().adapt(support, torch.arange(3).repeat_interleave(2)).predict(query)
+        by_hand.append((answer == torch.arange(3).repeat_interleave(5)).double().mean().item())
     assert found.accuracies == pytest.approx(by_hand)
     assert found.accuracy == pytest.approx(statistics.mean(by_hand))
     assert found.ci == pytest.approx(1.96 * statistics.stdev(by_hand) / math.sqrt(12))
     assert found.accuracy > 0.6  # colours are easy, even untrained
+
+
+def test_no_episode_is_no_evaluation() -> None:
+    with pytest.raises(UsageError, match="at least one episode, found episodes=0"):
+        evaluate(protonet(), DATA, **{**QUICK, "episodes": 0})  # type: ignore[arg-type]
 
 
 def test_an_episode_is_the_same_whatever_the_learner_and_the_number_of_episodes() -> None:

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dfml.errors import LearnerError
+from dfml.errors import DataError, LearnerError
 from dfml.learners import LearnerConfig, MetaLearner, create_learner
 from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.embedding import EmbeddingClassifier
 from dfml.learners.gradient import EpisodeOutcome, GradientLearner
 from dfml.learners.maml import MAML
+from dfml.methods.zoo_embedding import ZooEmbedding
 from dfml.tasks.episode import Episode
-from tests.factories import PREPROCESSING, SIZE, images
+from tests.factories import PREPROCESSING, SIZE, images, zoo
 
 from .reference import query_loss_and_gradient, strict_logits
 
@@ -225,6 +226,17 @@ def test_any_timm_network_can_be_a_backbone() -> None:
 def test_a_support_set_that_cannot_be_adapted_to_is_refused(count: int, labels: list[int], message: str) -> None:
     with pytest.raises(LearnerError, match=message):
         learner().adapt(images(count), torch.tensor(labels, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "zoo_embedding"])
+def test_bytes_are_refused_where_floats_are_meant(kind: str) -> None:
+    made = ZooEmbedding().fit(zoo(2), device="cpu") if kind == "zoo_embedding" else learner(kind=kind)
+    support, labels = images(4), torch.tensor([0, 0, 1, 1])
+    in_bytes = (255 * support).to(torch.uint8)
+    with pytest.raises(DataError, match="divide bytes by 255"):
+        made.adapt(in_bytes, labels)
+    with pytest.raises(DataError, match="divide bytes by 255"):
+        made.adapt(support, labels).predict(in_bytes)
 
 
 def test_what_is_no_learner_is_refused(tmp_path: Path) -> None:

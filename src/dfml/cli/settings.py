@@ -157,16 +157,23 @@ def explain(config: TrainingConfig, method: str, zoo: str | None) -> str:
 
 
 def _explain(config: BaseModel, indent: str) -> Iterator[str]:
-    for name, about in type(config).model_fields.items():
+    for name in type(config).model_fields:
         value = getattr(config, name)
         nested = isinstance(value, BaseModel)
-        text = about.description or (type(value).__doc__ if nested else None) or ""
-        yield from textwrap.wrap(text, _COMMENT_WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        text = _meaning(type(config), name) or (type(value).__doc__ if nested else None) or ""
+        one_line, mark = " ".join(text.split()), f"{indent}# "
+        yield from textwrap.wrap(one_line, _COMMENT_WIDTH, initial_indent=mark, subsequent_indent=mark)
         if isinstance(value, BaseModel):
             yield f"{indent}{name}:"
             yield from _explain(value, indent + "  ")
         else:
             yield f"{indent}{name}: {_inline(value)}"
+
+
+def _meaning(kind: type[BaseModel], name: str) -> str | None:
+    """What a setting means; a class that only changes the default leaves the words to the one it inherits from."""
+    fields = (base.model_fields.get(name) for base in kind.__mro__ if issubclass(base, BaseModel))
+    return next((about.description for about in fields if about and about.description), None)
 
 
 def _inline(value: Any) -> str:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.data.dataset import ImageDataset
-from dfml.errors import DataError, ProtocolError
+from dfml.errors import DataError, ProtocolError, UsageError
 from dfml.images import fit_images
 from dfml.learners.base import Calibration, MetaLearner, ProtocolName
 from dfml.learners.embedding import EmbeddingLearner, embedding_scores, fit_head
-from dfml.tasks.episode import Episode, draw_indices, episode_labels
+from dfml.tasks.episode import draw_indices, episode_labels
 
 # The normal quantile; at 600 episodes it differs from Student's by one in a thousand.
 _Z = 1.96
@@ -136,7 +136,10 @@ def evaluate(
         ProtocolError: If the learner was trained for the other protocol.
         DataError: If the data set has too few classes, or a class too few images.
         LearnerError: If the calibration is not for this kind of learner.
+        UsageError: If no episode is asked for.
     """
+    if episodes < 1:
+        raise UsageError(f"expected at least one episode, found episodes={episodes}")
     require_evaluable(learner, dataset, way, shot, query, protocol, allow_other_protocol=allow_other_protocol)
     if calibration:
         calibration.check(learner)
@@ -183,18 +186,6 @@ def draw_episode(
     return (
         torch.cat([row[place] for row, place in zip(chosen, support, strict=True)]),
         torch.cat([row[place] for row, place in zip(chosen, of_query, strict=True)]),
-    )
-
-
-def load_episode(dataset: ImageDataset, way: int, shot: int, query: int, seed: int, index: int) -> Episode:
-    """One episode with its images, as `evaluate` draws it."""
-    support, of_query = draw_episode(dataset, way, shot, query, seed, index)
-    cpu = torch.device("cpu")
-    return Episode(
-        to_float(dataset.images[support]),
-        episode_labels(way, shot, cpu),
-        to_float(dataset.images[of_query]),
-        episode_labels(way, query, cpu),
     )
 
 

@@ -61,7 +61,9 @@ class InversionWeights(BaseModel):
     student_gradient: bool = True
     """Let the disagreement reach the images through the student too, as is usual; the released FREE has False."""
     total_variation: NonNegativeFloat = 1e-4
+    """Of the differences between neighbouring pixels: an image prior (papers 1.2)."""
     l2: NonNegativeFloat = 1e-5
+    """Of the images' length: an image prior (papers 1.2)."""
     jitter: NonNegativeInt = 2
     """Largest shift in pixels, drawn anew at every step for the whole batch."""
     wrap: bool = True

@@ -99,6 +99,7 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         Raises:
             LearnerError: If the support set is empty, labels and images differ in number, a class has no image, or the
                 calibration is not for this kind of learner.
+            DataError: If the images are bytes instead of floats in [0, 1].
         """
         if len(images) == 0 or len(images) != len(labels):
             raise LearnerError(

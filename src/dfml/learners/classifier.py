@@ -101,6 +101,9 @@ class FewShotClassifier(ABC):
         Args:
             images: In [0, 1], any size.
             batch_size: Images at a time; it changes no answer, except under the transductive `paper` protocol.
+
+        Raises:
+            DataError: If the images are bytes instead of floats in [0, 1].
         """
         fitted = fit_images(images, self.preprocessing.size).to(self.device)
         return torch.cat([self.scores(part).softmax(dim=1) for part in torch.split(fitted, batch_size)])

@@ -32,9 +32,11 @@ class LearnerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["maml", "anil", "protonet"] = "maml"
+    """What adapts: all weights (MAML), the head (ANIL), or nothing but class means (ProtoNet)."""
     backbone: str = "conv4"
     """A name of `dfml.backbones.create_backbone`."""
     backbone_arguments: dict[str, Any] = Field(default_factory=dict)
+    """Of the backbone, such as `{channels: 64}`."""
     head_start: Literal["random", "zero"] = "zero"
     """The head before training. From zero, the first inner step alone makes a nearest-mean classifier of the
     features."""
@@ -44,6 +46,7 @@ class LearnerConfig(BaseModel):
     """The same in `adapt` (papers 1.8: 1 in PURER's scripts, 10 by default). None: under `paper` as many as in
     training; under `strict` ten, which win back what inductive batch-norm costs (docs/results/first-light.md)."""
     inner_lr: PositiveFloat = 0.01
+    """Of the inner loop."""
     second_order: bool = True
     """Differentiate through the inner loop; False: first-order MAML."""
     statistics_shrinkage: float = Field(default=0.0, ge=0.0, le=1.0)

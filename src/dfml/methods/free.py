@@ -63,6 +63,7 @@ class FreeConfig(TrainingConfig):
     alignment_optimiser: InnerOptimiser = "adam"
     """Of the sequential updates: `adam` as released, `sgd` as the theory has it."""
     alignment_lr: PositiveFloat = 0.001
+    """Of the updates by one member after the other, or by all together."""
     distillation_head: HeadRule = "classes"
     """Whose head row stands for which output of a member; `positions` is as released (`dfml.learners.distillation`).
     Either way the head is used for distillation only: the head that episodes start from is left to the replay."""
@@ -78,7 +79,9 @@ class FreeConfig(TrainingConfig):
     """Replay until its accuracy has not improved `replay_patience` times in a row (as released; takes as long as it
     takes), or `replay_steps` times, or not at all."""
     replay_patience: PositiveInt = 10
+    """Replays without improvement that mean stagnation."""
     replay_steps: PositiveInt = 20
+    """Of a `fixed` replay."""
     replay_tasks: PositiveInt = 10
     """Tasks of a replay step; their losses are summed."""
     patience: PositiveInt = 5

@@ -45,9 +45,11 @@ class PurerConfig(TrainingConfig):
     episodes: PositiveInt = 4
     """Episodes a meta-iteration; their losses are summed."""
     outer_lr: PositiveFloat = 0.001
+    """Of the learner, from one meta-iteration to the next."""
     images_per_class: PositiveInt | None = None
     """In the dynamic dataset; None: shot + query."""
     pixel_lr: PositiveFloat = 0.25
+    """Of the dynamic dataset's pixels."""
     inversion: InversionWeights = InversionWeights()
     members_per_step: PositiveInt = 13
     """Members in a step of the dynamic dataset; drawn at random from a larger zoo."""

@@ -27,6 +27,7 @@ from dfml.inversion.objectives import InversionWeights
 from dfml.inversion.opinions import SecondOpinions
 from dfml.inversion.pixels import PixelInversionConfig
 from dfml.inversion.source import ImageSource
+from dfml.learners.base import ProtocolName
 from dfml.learners.classifier import strip
 from dfml.learners.embedding import HeadFit, episode_loss
 from dfml.learners.student import Student, StudentEmbedding
@@ -47,6 +48,12 @@ _AGAIN = 0.2  # of the learning rate: where it begins again for the episodes
 class ZooStudentConfig(TrainingConfig):
     """Settings of `zoo_student`, chosen on the validation classes of CIFAR-FS (docs/results/zoo-student.md)."""
 
+    shot: PositiveInt = 1
+    """Not used: one student serves any number of shots. Its own episodes have `episode_shot`."""
+    query: PositiveInt = 15
+    """Not used; see `episode_query`."""
+    protocol: ProtocolName = "strict"
+    """Not used: an answer of the student depends on no other image by either protocol."""
     iterations: PositiveInt = 120
     snapshot_every: PositiveInt = 25
     checkpoint_every: PositiveInt = 25

@@ -28,16 +28,21 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     way: PositiveInt = 5
+    """Classes an episode."""
     shot: PositiveInt = 1
+    """Support images a class."""
     query: PositiveInt = 15
     """Query images a class."""
     protocol: ProtocolName = "strict"
+    """`strict`: no answer depends on other query images. `paper`: batch-norm normalises them by each other."""
     seed: NonNegativeInt = 0
+    """Of all random draws."""
     iterations: NonNegativeInt = 60_000
     """Meta-iterations."""
     snapshot_every: PositiveInt = 500
     """Meta-iterations between saved learners (for learning curves, and the `paper` protocol)."""
     checkpoint_every: PositiveInt = 500
+    """Meta-iterations between checkpoints, from which `--resume` and `--from` go on."""
 
 
 class TrainingRun(ABC):
