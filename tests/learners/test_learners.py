@@ -3,6 +3,7 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -229,7 +230,8 @@ def test_a_support_set_that_cannot_be_adapted_to_is_refused(count: int, labels: 
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "zoo_embedding"])
-def test_bytes_are_refused_where_floats_are_meant(kind: str) -> None:
+def test_bytes_are_refused_where_floats_are_meant(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no annotations checked
     made = ZooEmbedding().fit(zoo(2), device="cpu") if kind == "zoo_embedding" else learner(kind=kind)
     support, labels = images(4), torch.tensor([0, 0, 1, 1])
     in_bytes = (255 * support).to(torch.uint8)
