@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,44 @@ def test_a_run_begins_with_a_checkpoint_of_another(world: World, tmp_path: Path)
     assert dfml("train", world.zoo, "--out", tmp_path / "run", *other, "--from", start).exit_code == 0
     rows = [json.loads(line)["iteration"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows == [3, 4]
+
+
+def test_a_run_that_began_with_a_checkpoint_goes_on_from_it_when_it_has_none_of_its_own(
+    world: World, tmp_path: Path
+) -> None:
+    start, run = world.purer / "checkpoints" / "000002", tmp_path / "run"
+    assert dfml("train", world.zoo, "--out", run, *SHORT, "--from", start).exit_code == 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["start_from"] == str(start)
+    straight = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").unlink()
+    shutil.rmtree(run / "checkpoints")
+    assert dfml("train", world.zoo, "--out", run, *SHORT, "--resume").exit_code == 0
+    assert (run / "model.safetensors").read_bytes() == straight
+    rows = [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [3, 4]
+    other = dfml("train", world.zoo, "--out", run, *SHORT, "--resume", "--from", world.purer / "checkpoints" / "000004")
+    assert "start_from" in error(other, 1)
+
+
+def test_a_written_config_repeats_how_classes_were_told_apart(world: World, tmp_path: Path) -> None:
+    mapping = tmp_path / "same.yaml"
+    mapping.write_text(yaml.safe_dump({"member-000": {"old_0": "red"}, "member-001": {"old_2": "red"}}))
+    first, again = tmp_path / "first", tmp_path / "again"
+    assert dfml("train", world.zoo, "--out", first, *SHORT, "--class-identity", mapping).exit_code == 0
+    mapping.unlink()
+    assert dfml("train", "--config", first / "config.yaml", "--out", again).exit_code == 0
+    assert (again / "config.yaml").read_bytes() == (first / "config.yaml").read_bytes()
+    assert (again / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    assert yaml.safe_load((again / "config.yaml").read_text())["classes"].startswith("3 ")
+
+
+def test_a_run_is_not_resumed_on_members_with_other_weights(world: World, tmp_path: Path) -> None:
+    zoo, run = tmp_path / "zoo", tmp_path / "run"
+    shutil.copytree(world.zoo, zoo)
+    assert dfml("train", zoo, "--out", run, *SHORT).exit_code == 0
+    first, second = (zoo / name / "model.safetensors" for name in ("member-000", "member-001"))
+    shutil.copy(second, first)
+    assert "members '2 (" in error(dfml("train", zoo, "--out", run, *SHORT, "--resume"), 1)
 
 
 def test_learners_are_compared_in_pairs_on_the_same_episodes(world: World) -> None:

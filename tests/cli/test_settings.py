@@ -91,6 +91,7 @@ def test_settings_are_shown_with_what_they_mean() -> None:
         ("magic: {}", "unknown entry 'magic'"),
         ("purer: 3", "expected settings below 'purer'"),
         ("method: 3", "expected text for 'method'"),
+        ("class_identity: 3", "must map member names"),
         ("method: [", "cannot be read as YAML"),
         ("zoo_student: {magic: 1}", "'magic': unknown setting"),
         ("method: magic", "unknown method 'magic'"),

@@ -41,10 +41,6 @@ def values(of: Tensor) -> list[int]:
     return (of[:, 0, 0, 0] * 255).round().int().tolist()
 
 
-def drawn_from(pool: AnsweredImages, count: int, *purpose: str | int) -> tuple[Tensor, Tensor]:
-    return pool.take(pool.choose(count, seeds.generator(0, *purpose)))
-
-
 @given(st.integers(1, 5), st.lists(st.tuples(st.lists(st.integers(0, 255), max_size=12), st.booleans()), max_size=6))
 def test_holds_what_a_plain_ring_buffer_holds_however_images_come(
     capacity: int, calls: list[tuple[list[int], bool]]
@@ -65,7 +61,7 @@ def test_holds_what_a_plain_ring_buffer_holds_however_images_come(
 
 def test_every_image_is_drawn_with_its_own_answer_and_nothing_else_is() -> None:
     for count, kept in ((5, range(5)), (13, range(5, 13))):
-        drawn, answers = drawn_from(filled(count), 300)
+        drawn, answers = filled(count).draw(300, seeds.generator(0, "batch"))
         assert drawn.shape == (300, 3, SIZE, SIZE)
         assert drawn.dtype == answers.dtype == torch.float32
         assert set(values(drawn)) == set(kept)
@@ -73,7 +69,7 @@ def test_every_image_is_drawn_with_its_own_answer_and_nothing_else_is() -> None:
 
 
 def test_all_are_drawn_equally_often_and_independently() -> None:
-    drawn = values(drawn_from(filled(8), 4000)[0])
+    drawn = values(filled(8).draw(4000, seeds.generator(0, "batch"))[0])
     counts = torch.bincount(torch.tensor(drawn), minlength=8)
     assert torch.all((counts - 500).abs() < 110)  # 5 standard deviations
     repeated = sum(one == other for one, other in pairwise(drawn))
@@ -85,7 +81,7 @@ def test_answers_are_kept_to_half_precision_and_those_not_given_stay_unknown() -
     answers = (4.0 * torch.randn(4, 6, generator=seeds.generator(0, "answers"))).log_softmax(dim=1)
     answers[1, 2:4] = math.nan
     pool.add(shown([1, 2, 3, 4]), answers.requires_grad_())
-    drawn, kept = drawn_from(pool, 50)
+    drawn, kept = pool.draw(50, seeds.generator(0))
     torch.testing.assert_close(
         kept, answers.detach()[[v - 1 for v in values(drawn)]], rtol=1e-3, atol=0, equal_nan=True
     )
@@ -101,7 +97,7 @@ def test_a_checkpoint_brings_back_the_same_draws_and_what_is_overwritten_next(tm
         each.add(shown([250, 251]), answered([250, 251]))
     assert resumed.classes.tolist() == [8, 9, 10, -1, -1, 5, 6, 7]
     assert (resumed.written, len(resumed)) == (13, 8)
-    expected, found = (drawn_from(each, 40, "batch", 7) for each in (pool, resumed))
+    expected, found = (each.draw(40, seeds.generator(3, "batch", 7)) for each in (pool, resumed))
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
     assert {250, 251} < set(values(found[0]))
     assert not {3, 4} & set(values(found[0]))

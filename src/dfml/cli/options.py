@@ -37,11 +37,12 @@ SplitsOption = Annotated[
     typer.Option("--splits", help="Divide a plain class/image folder by the official class split of this benchmark."),
 ]
 IdentityOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--class-identity",
         metavar="names|distinct|FILE",
-        help="Which classes of different members are the same: those of one name, none, or as a YAML file says.",
+        help="Which classes of different members are the same: those of one name (default), none, or as a YAML file "
+        "says.",
     ),
 ]
 CalibrationOption = Annotated[

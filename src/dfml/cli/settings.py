@@ -16,6 +16,7 @@ from dfml.methods import find_method, method_names
 from dfml.methods.base import Method, Settings, build_config, merge
 from dfml.methods.elsewhere import RUN_ENTRIES
 from dfml.training.loop import TrainingConfig
+from dfml.zoo.classes import ClassIdentity, check_identity
 
 DEFAULT_METHOD = "zoo_student"
 _COMMENT_WIDTH = 100
@@ -28,11 +29,13 @@ class RunFile:
     Attributes:
         method: That it is for.
         zoo: Path of the zoo.
+        class_identity: How the zoo's classes are told apart.
         settings: Of each method that it speaks of.
     """
 
     method: type[Method] | None = None
     zoo: str | None = None
+    class_identity: ClassIdentity = "names"
     settings: Mapping[str, Settings] = field(default_factory=dict)
 
 
@@ -65,7 +68,9 @@ def read_run_file(path: Path, asked: str | None = None) -> RunFile:
             raise ConfigError(f"--config {path}: unknown entry {name!r}; known are method, zoo, {', '.join(known)}")
         if not isinstance(section, dict):
             raise ConfigError(f"--config {path}: expected settings below {name!r}, found {section!r}")
-    return RunFile(method, content.get("zoo"), sections)
+    identity = content.get("class_identity", "names")
+    where = f"--config {path}"
+    return RunFile(method, content.get("zoo"), check_identity(identity, where), sections)
 
 
 def _method_of_file(path: Path, named: str | None, asked: str | None) -> type[Method] | None:

@@ -56,7 +56,7 @@ def train(
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print every setting, its value and what it means; train nothing.")
     ] = False,
-    class_identity: IdentityOption = "names",
+    class_identity: IdentityOption = None,
     way: Annotated[int | None, typer.Option(rich_help_panel=_OVERRIDES, help="Classes an episode.")] = None,
     shot: Annotated[int | None, typer.Option(rich_help_panel=_OVERRIDES, help="Support images a class.")] = None,
     query: Annotated[int | None, typer.Option(rich_help_panel=_OVERRIDES, help="Query images a class.")] = None,
@@ -98,7 +98,8 @@ def train(
 
     prepare_torch(threads)
     # An absolute path, so that the run's config.yaml means the same zoo from wherever it is used.
-    members = Zoo.open(place.resolve(), class_identity=read_identity(class_identity))
+    identity = read_identity(class_identity) if class_identity else file.class_identity
+    members = Zoo.open(place.resolve(), class_identity=identity)
     output.say(f"{kind.name} on {len(members)} classifiers of {len(members.classes)} classes")
     began = time.perf_counter()
     done = _iterations_before(RunFolder(out) if resume else None, start_from)
@@ -129,7 +130,10 @@ def _iterations_before(resumed: RunFolder | None, start_from: Path | None) -> in
     """
     from dfml.training.checkpoint import list_checkpoints
 
-    if start_from and start_from not in list_checkpoints(start_from.parent):
-        raise RunError(f"expected a checkpoint (RUN/checkpoints/N) at --from {start_from}, found none; check the path")
-    checkpoint = (resumed.newest_checkpoint() if resumed else None) or start_from
-    return int(checkpoint.name) if checkpoint else 0
+    newest = resumed.newest_checkpoint() if resumed else None
+    if newest:
+        return int(newest.name)
+    start = start_from or (resumed.started_from() if resumed else None)
+    if start and start not in list_checkpoints(start.parent):
+        raise RunError(f"expected a checkpoint (RUN/checkpoints/N) at --from {start}, found none; check the path")
+    return int(start.name) if start else 0

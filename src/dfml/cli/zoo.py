@@ -97,7 +97,7 @@ def build(
 @app.command()
 def inspect(
     zoo: Annotated[Path, typer.Argument(metavar="ZOO", help="Folder of classifiers.")],
-    class_identity: IdentityOption = "names",
+    class_identity: IdentityOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Look at every member of a zoo; exit code 1 if any cannot be used."""
@@ -106,7 +106,7 @@ def inspect(
     from dfml.zoo.classes import read_identity
     from dfml.zoo.inspection import inspect_zoo
 
-    report = inspect_zoo(zoo, class_identity=read_identity(class_identity))
+    report = inspect_zoo(zoo, class_identity=read_identity(class_identity or "names"))
     output.show(inspection_table(report))
     for member in report.members:
         for remark in ([f"BAD: {member.problem}"] if member.problem else []) + list(member.warnings):

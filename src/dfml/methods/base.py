@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from dfml.errors import ConfigError
 from dfml.learners.base import MetaLearner
 from dfml.training.device import select_device
-from dfml.training.folder import RunFolder, describe
+from dfml.training.folder import CONFIG, RunFolder, describe
 from dfml.training.loop import TrainingConfig, TrainingRun, restore, train
 from dfml.training.progress import Progress
 from dfml.zoo.zoo import Zoo
@@ -79,11 +79,13 @@ class Method(ABC):
         place = select_device(device)
         zoo.vet()
         run = self.begin(zoo.to(place), place)
-        done = restore(run, Path(start_from), place) if start_from else 0
         folder = RunFolder(Path(out)) if out is not None else None
+        start = Path(start_from).resolve() if start_from else folder.started_from() if folder and resume else None
+        going_on = resume and folder is not None and folder.newest_checkpoint() is not None
+        done = restore(run, start, place) if start and not going_on else 0
         if folder:
-            about = describe(self.name, self.config, zoo)
-            held = (folder.path / "config.yaml").exists()
+            about = describe(self.name, self.config, zoo, start)
+            held = (folder.path / CONFIG).exists()
             folder.check(about) if resume and held else folder.create(about)
         return train(
             run,

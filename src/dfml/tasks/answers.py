@@ -59,6 +59,12 @@ class AnsweredImages:
         self.classes[slots] = classes[-capacity:].to(self.classes.device)
         self.written += len(images)
 
+    def draw(
+        self, count: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "count 3 size size"], Float[Tensor, "count outputs"]]:
+        """A batch at random, with repetition; see `take`."""
+        return self.take(self.choose(count, generator))
+
     def take(
         self, chosen: Int64[Tensor, "count"]
     ) -> tuple[Float[Tensor, "count 3 size size"], Float[Tensor, "count outputs"]]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from dfml.errors import RunError
 from dfml.training.checkpoint import list_checkpoints
+from dfml.zoo.classes import ClassIdentity
 from dfml.zoo.zoo import Zoo
 
 CONFIG, METRICS, CHECKPOINTS, SNAPSHOTS = "config.yaml", "metrics.jsonl", "checkpoints", "snapshots"
@@ -68,6 +69,14 @@ class RunFolder:
                 f"{'; ...' if len(differences) > 3 else ''}); resume with the same ones, or choose another --out"
             )
 
+    def started_from(self) -> Path | None:
+        """The checkpoint of another run that the one here began with, if it did."""
+        try:
+            held = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            return None
+        return Path(held["start_from"]) if isinstance(held, dict) and held.get("start_from") else None
+
     def newest_checkpoint(self) -> Path | None:
         """Where to go on."""
         found = list_checkpoints(self.checkpoints)
@@ -98,15 +107,32 @@ class RunFolder:
         return rows
 
 
-def describe(method: str, config: BaseModel, zoo: Zoo) -> dict[str, Any]:
-    """What a run's `config.yaml` holds; a zoo whose members or classes have changed shows."""
+def describe(method: str, config: BaseModel, zoo: Zoo, start_from: Path | None = None) -> dict[str, Any]:
+    """What a run's `config.yaml` holds; a zoo whose members or classes have changed shows.
+
+    Args:
+        method: Its name.
+        config: All its settings.
+        zoo: What it learns from.
+        start_from: A checkpoint of another run that it began with.
+
+    Raises:
+        ZooMemberError: If a member's weights cannot be used.
+    """
     return {
         "method": method,
         "zoo": str(zoo.path) if zoo.path else "memory",
-        "members": len(zoo),
+        "class_identity": to_plain(zoo.class_identity),
+        "members": f"{len(zoo)} ({zoo.digest()})",
         "classes": f"{len(zoo.classes)} ({zoo.classes.digest()})",
+        **({"start_from": str(start_from)} if start_from else {}),
         method: config.model_dump(mode="json"),
     }
+
+
+def to_plain(identity: ClassIdentity) -> str | dict[str, dict[str, str]]:
+    """A class identity as YAML can hold it."""
+    return identity if isinstance(identity, str) else {member: dict(labels) for member, labels in identity.items()}
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -86,7 +86,7 @@ def restore(run: TrainingRun, checkpoint: Path, device: torch.device) -> int:
     """Bring a run to the state of a checkpoint; returns the meta-iterations that it has behind it.
 
     Raises:
-        RunError: If the checkpoint is damaged, or is of another zoo, method, way or backbone.
+        RunError: If the checkpoint is damaged, or holds what another method, way, backbone or number of members has.
     """
     iteration, state = load_checkpoint(checkpoint, device)
     wrong = misfit(state.tensors, run.state().tensors)

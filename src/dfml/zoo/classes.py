@@ -19,6 +19,10 @@ from dfml.errors import ConfigError
 _PLACEHOLDER = re.compile(r"(class|label|cls|category)?[\s_-]*\d+", re.IGNORECASE)
 
 
+ClassIdentity = str | Mapping[str, Mapping[str, str]]
+"""Which outputs of different members are the same class; see `build_class_space`."""
+
+
 @dataclass(frozen=True)
 class ClassSpace:
     """The classes of a whole zoo.
@@ -48,9 +52,7 @@ class ClassSpace:
         return {self.names[index]: members for index, members in sorted(knowing.items()) if len(members) > 1}
 
 
-def build_class_space(
-    members: Sequence[tuple[str, tuple[str, ...]]], identity: str | Mapping[str, Mapping[str, str]] = "names"
-) -> ClassSpace:
+def build_class_space(members: Sequence[tuple[str, tuple[str, ...]]], identity: ClassIdentity = "names") -> ClassSpace:
     """Decide which outputs are the same class.
 
     Args:
@@ -92,6 +94,19 @@ def read_identity(argument: str) -> str | dict[str, dict[str, str]]:
         raise ConfigError(
             f"class identity: expected 'names', 'distinct' or a YAML file, found {argument!r} ({error})"
         ) from error
-    if not isinstance(mapping, dict) or not all(isinstance(labels, dict) for labels in mapping.values()):
+    if isinstance(mapping, str):
         raise ConfigError(f"class identity: {argument} must map member names to mappings from label to class name")
-    return {str(m): {str(label): str(name) for label, name in labels.items()} for m, labels in mapping.items()}
+    return check_identity(mapping, argument)
+
+
+def check_identity(found: object, where: str) -> str | dict[str, dict[str, str]]:
+    """`names`, `distinct`, or a mapping member name -> label -> class name, as it was read from somewhere.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    if isinstance(found, str) and found in ("names", "distinct"):
+        return found
+    if not isinstance(found, dict) or not all(isinstance(labels, dict) for labels in found.values()):
+        raise ConfigError(f"class identity: {where} must map member names to mappings from label to class name")
+    return {str(m): {str(label): str(name) for label, name in labels.items()} for m, labels in found.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dfml.errors import ZooMemberError
 from dfml.seeds import generator
-from dfml.zoo.classes import build_class_space
+from dfml.zoo.classes import ClassIdentity, build_class_space
 from dfml.zoo.classifier import PretrainedClassifier
 from dfml.zoo.readers import WEIGHTS, MemberCard, load_member, read_card, sha256
 from dfml.zoo.statistics import batch_norm_layers
@@ -75,7 +75,7 @@ class ZooReport:
         return {**asdict(self), "usable": self.usable}
 
 
-def inspect_zoo(path: str | Path, *, class_identity: str | Mapping[str, Mapping[str, str]] = "names") -> ZooReport:
+def inspect_zoo(path: str | Path, *, class_identity: ClassIdentity = "names") -> ZooReport:
     """Examine every member of a zoo: read its configuration, load its weights, let it classify noise.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dfml.errors import ConfigError, ZooError, ZooMemberError
-from dfml.zoo.classes import ClassSpace, build_class_space
+from dfml.zoo.classes import ClassIdentity, ClassSpace, build_class_space
 from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
 from dfml.zoo.readers import CONFIG, WEIGHTS, MemberCard, load_member, read_card
 from dfml.zoo.stack import stack_key
@@ -20,6 +21,7 @@ class Zoo:
 
     Attributes:
         classes: The label space across members.
+        class_identity: What decided which of their classes are the same.
         cards: What every member says of itself; None for a member that was given in memory.
     """
 
@@ -29,6 +31,7 @@ class Zoo:
         classes: ClassSpace,
         *,
         given: Mapping[int, PretrainedClassifier] | None = None,
+        class_identity: ClassIdentity = "names",
         max_resident: int = 1024,
         path: Path | None = None,
     ) -> None:
@@ -36,6 +39,7 @@ class Zoo:
             raise ConfigError(f"max_resident must be at least 1, but is {max_resident}")
         self.cards = tuple(cards)
         self.classes = classes
+        self.class_identity = class_identity
         self.path = path
         self.device = torch.device("cpu")
         self._given = dict(given or {})
@@ -47,7 +51,7 @@ class Zoo:
         cls,
         path: str | Path,
         *,
-        class_identity: str | Mapping[str, Mapping[str, str]] = "names",
+        class_identity: ClassIdentity = "names",
         max_resident: int = 1024,
     ) -> Zoo:
         """Open a folder of members. Configurations are read and checked now, weights when a member is first used.
@@ -64,14 +68,14 @@ class Zoo:
         path = Path(path)
         cards = [read_card(folder) for folder in member_folders(path)]
         classes = build_class_space([(card.name, card.labels) for card in cards], class_identity)
-        return cls(cards, classes, max_resident=max_resident, path=path)
+        return cls(cards, classes, class_identity=class_identity, max_resident=max_resident, path=path)
 
     @classmethod
     def of(
         cls,
         classifiers: Sequence[PretrainedClassifier],
         *,
-        class_identity: str | Mapping[str, Mapping[str, str]] = "names",
+        class_identity: ClassIdentity = "names",
     ) -> Zoo:
         """A zoo of classifiers that are in memory already.
 
@@ -82,7 +86,8 @@ class Zoo:
             raise ZooError("a zoo needs at least one classifier, but none was given")
         named = [(f"member-{index:03d}", classifier.labels) for index, classifier in enumerate(classifiers)]
         given = dict(enumerate(classifiers))
-        return cls([None] * len(classifiers), build_class_space(named, class_identity), given=given)
+        classes = build_class_space(named, class_identity)
+        return cls([None] * len(classifiers), classes, given=given, class_identity=class_identity)
 
     def __len__(self) -> int:
         """Number of members."""
@@ -110,6 +115,19 @@ class Zoo:
             self._resident[index] = load_member(card).to(self.device)
         self._resident.move_to_end(index)
         return self._resident[index]
+
+    def digest(self) -> str:
+        """Eight hex digits that differ when a member has other weights or another preprocessing.
+
+        Raises:
+            ZooMemberError: If a member's weights cannot be used.
+        """
+        seen = 0
+        for member in self:
+            seen = zlib.crc32(repr(member.preprocessing).encode(), seen)
+            for name, value in member.network.state_dict().items():
+                seen = zlib.crc32(value.cpu().numpy().tobytes(), zlib.crc32(name.encode(), seen))
+        return f"{seen:08x}"
 
     def to(self, device: torch.device) -> Zoo:
         """Move the members, resident and to come; returns itself."""
