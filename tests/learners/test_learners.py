@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dfml.errors import DataError, LearnerError
+from dfml.errors import DataError, LearnerError, UsageError
 from dfml.learners import LearnerConfig, MetaLearner, create_learner
 from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.embedding import EmbeddingClassifier
 from dfml.learners.gradient import EpisodeOutcome, GradientLearner
 from dfml.learners.maml import MAML
+from dfml.methods.base import Method
+from dfml.methods.purer import PURER
 from dfml.methods.zoo_embedding import ZooEmbedding
+from dfml.methods.zoo_student import ZooStudent
 from dfml.tasks.episode import Episode
 from tests.factories import PREPROCESSING, SIZE, images, zoo
 
@@ -213,6 +216,23 @@ def test_any_timm_network_can_be_a_backbone() -> None:
     assert torch.isfinite(outcome.loss)
     assert sum(value.abs().sum() for name, value in gradient.items() if name.startswith("backbone.")) > 0
     assert made.adapt(task.support_images, task.support_labels).predict(task.query_images).shape == (9,)
+
+
+@pytest.mark.parametrize("method", [PURER, ZooStudent])
+def test_a_backbone_of_one_size_is_built_for_the_images_that_there_are(method: type[Method]) -> None:
+    section = {"purer": "learner", "zoo_student": None}[method.name]
+    chosen = {"backbone": "vit_tiny_patch16_224"}
+    run = method(way=2, iterations=1, **({section: chosen} if section else chosen)).begin(zoo(2), torch.device("cpu"))
+    support = images(4), torch.tensor([0, 0, 1, 1])
+    assert run.learner().adapt(*support).predict_proba(images(3)).shape == (3, 2)
+
+
+@pytest.mark.parametrize("method", [PURER, ZooStudent])
+def test_a_backbone_that_cannot_take_the_images_is_refused_before_anything_is_computed(method: type[Method]) -> None:
+    section = {"purer": "learner", "zoo_student": None}[method.name]
+    chosen = {"backbone": "convnext_atto"}
+    with pytest.raises(UsageError, match="'convnext_atto' cannot learn from images of 16 x 16 pixels"):
+        method(way=2, **({section: chosen} if section else chosen)).begin(zoo(2), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

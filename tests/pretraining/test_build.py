@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
+from dfml.backbones import size_arguments
 from dfml.data import ImageDataset, open_images
 from dfml.errors import DataError, RunError, UsageError, ZooMemberError
 from dfml.pretraining import PAPER, STRONG, BuiltMember, build_zoo
-from dfml.pretraining.cost import architecture_arguments, best_workers, seconds_per_image
+from dfml.pretraining.cost import best_workers, seconds_per_image
 from dfml.pretraining.normalisation import pixel_statistics
 from dfml.pretraining.train import split_images
 from dfml.zoo import Preprocessing, Zoo
@@ -314,7 +315,7 @@ def test_the_settings_are_noted(tmp_path: Path) -> None:
     ("architecture", "size"), [("conv4", 48), ("fewshot_resnet10", 40), ("test_vit", 64), ("test_resnet", 48)]
 )
 def test_architectures_are_built_for_the_size_of_the_images(architecture: str, size: int) -> None:
-    assert seconds_per_image(architecture, architecture_arguments(architecture, size), 3, size) > 0
+    assert seconds_per_image(architecture, size_arguments(architecture, size), 3, size) > 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -46,6 +48,29 @@ def create_backbone(architecture: str, num_classes: int, *, seed: int | None = N
             reason = " ".join(str(error).split())
             raise UsageError(f"architecture {architecture!r} cannot be built with {arguments}: {reason}") from error
     return network
+
+
+def size_arguments(architecture: str, size: int) -> dict[str, Any]:
+    """The arguments that make an architecture take images of `size` x `size` pixels."""
+    known = timm.models.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
+    fixed = architecture in BACKBONES or bool(known and known.fixed_input_size)
+    return {"img_size": size} if fixed else {}
+
+
+@contextmanager
+def sized(architecture: str, size: int) -> Iterator[None]:
+    """Within the context, a network is shown its first images.
+
+    Raises:
+        UsageError: In the place of whatever a network raises that is not made for images of this size.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"architecture {architecture!r} cannot learn from images of {size} x {size} pixels: {reason}"
+        ) from error
 
 
 def head_inputs(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dfml.backbones import create_backbone
+from dfml.backbones import create_backbone, size_arguments, sized
 
 Parameters = dict[str, Tensor]
 """Named weights; `backbone.*`, `head.weight` (way x features) and `head.bias` (way)."""
@@ -66,8 +66,7 @@ class EpisodeBatchNorm2d(nn.Module):
 
 def architecture_of(backbone: str, arguments: dict[str, Any], size: int) -> dict[str, Any]:
     """What is saved of a backbone to rebuild it: its name and arguments for images of `size` pixels a side."""
-    own = {"img_size": size} if backbone.startswith("conv4") else {}
-    return {"architecture": backbone, "arguments": {**own, **arguments}}
+    return {"architecture": backbone, "arguments": {**size_arguments(backbone, size), **arguments}}
 
 
 class EpisodeNetwork:
@@ -80,6 +79,7 @@ class EpisodeNetwork:
     """
 
     def __init__(self, architecture: str, arguments: dict[str, Any], seed: int) -> None:
+        self._architecture = architecture
         module = _with_episode_norms(create_backbone(architecture, 0, seed=seed, **arguments))
         self._module = module.requires_grad_(False)
         names = {name for name, layer in module.named_modules() if isinstance(layer, EpisodeBatchNorm2d)}
@@ -97,8 +97,13 @@ class EpisodeNetwork:
 
     @torch.no_grad()
     def width(self, size: int) -> int:
-        """Features of an image of `size` pixels a side."""
-        return self.features(self.initial(), torch.zeros(2, 3, size, size))[0].shape[1]
+        """Features of an image of `size` pixels a side.
+
+        Raises:
+            UsageError: If the network is not made for this size.
+        """
+        with sized(self._architecture, size):
+            return self.features(self.initial(), torch.zeros(2, 3, size, size))[0].shape[1]
 
     def features(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfml import seeds
-from dfml.backbones import create_backbone, head_inputs
+from dfml.backbones import create_backbone, head_inputs, sized
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, leanings
 from dfml.learners.network import architecture_of
@@ -83,11 +83,17 @@ class Student(EmbeddingLearner):
             preprocessing: Of its input.
             seed: Of the weights.
             **settings: As in the constructor.
+
+        Raises:
+            UsageError: If the network cannot be built, or is not made for images of this size.
         """
-        architecture = architecture_of(backbone, arguments, preprocessing.size)
+        size = preprocessing.size
+        architecture = architecture_of(backbone, arguments, size)
         network = create_backbone(
             backbone, sum(outputs), seed=seeds.integer(seed, "backbone"), **architecture["arguments"]
         )
+        with sized(backbone, size), torch.no_grad():
+            head_inputs(network.eval(), torch.zeros(2, 3, size, size))
         return cls(network, architecture, outputs, preprocessing, **settings)
 
     def logits(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images outputs"]:

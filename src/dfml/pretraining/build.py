@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 
+from dfml.backbones import size_arguments
 from dfml.data.dataset import ImageDataset
 from dfml.errors import RunError, UsageError
-from dfml.pretraining.cost import architecture_arguments, best_workers, seconds_per_image
+from dfml.pretraining.cost import best_workers, seconds_per_image
 from dfml.pretraining.normalisation import pixel_statistics
 from dfml.pretraining.plan import MemberPlan, plan_members
 from dfml.pretraining.recipes import PAPER, Recipe
@@ -163,7 +164,7 @@ def _expected_seconds(pending: Sequence[MemberPlan], datasets: Sequence[ImageDat
         size = dataset.images.shape[-1]
         kind = plan.architecture, size
         if kind not in measured:
-            arguments = architecture_arguments(plan.architecture, size)
+            arguments = size_arguments(plan.architecture, size)
             measured[kind] = seconds_per_image(plan.architecture, arguments, len(plan.classes), size)
         images = len(dataset) * len(plan.classes) / len(dataset.classes)
         expected += measured[kind] * images * recipe.epochs
@@ -211,7 +212,7 @@ def _results(jobs: Iterator[_Job], workers: int) -> Generator[BuiltMember]:
 def _train_and_write(job: _Job) -> BuiltMember:
     start = time.perf_counter()
     plan, preprocessing = job.plan, job.preprocessing
-    arguments = architecture_arguments(plan.architecture, preprocessing.size)
+    arguments = size_arguments(plan.architecture, preprocessing.size)
     trained = train_classifier(
         ImageDataset(torch.from_numpy(job.images), torch.from_numpy(job.image_labels), plan.classes, job.source),
         plan.architecture,

@@ -5,27 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import timm
 import torch
 from torch.nn import functional
 
-from dfml.backbones import BACKBONES, create_backbone
-from dfml.errors import UsageError
+from dfml.backbones import create_backbone, sized
 from dfml.pretraining.train import one_thread
 
 _IMAGES = 16
 _START = 5.0  # seconds until a process has imported torch and timm
-
-
-def architecture_arguments(architecture: str, size: int) -> dict[str, Any]:
-    """The arguments that make an architecture take images of `size` x `size` pixels."""
-    fixed = architecture in BACKBONES or _has_fixed_size(architecture)
-    return {"img_size": size} if fixed else {}
-
-
-def _has_fixed_size(architecture: str) -> bool:
-    known = timm.models.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
-    return bool(known and known.fixed_input_size)
 
 
 def seconds_per_image(architecture: str, arguments: dict[str, Any], classes: int, size: int) -> float:
@@ -41,13 +28,8 @@ def seconds_per_image(architecture: str, arguments: dict[str, Any], classes: int
     with one_thread(), torch.random.fork_rng(devices=[]):
         for _ in range(2):
             start = time.perf_counter()
-            try:
+            with sized(architecture, size):
                 torch.autograd.backward(functional.cross_entropy(network(images), labels))
-            except (RuntimeError, ValueError, AssertionError) as error:
-                reason = " ".join(str(error).split())
-                raise UsageError(
-                    f"architecture {architecture!r} cannot learn from images of {size} x {size} pixels: {reason}"
-                ) from error
             seconds.append(time.perf_counter() - start)
     return min(seconds) / _IMAGES
 
