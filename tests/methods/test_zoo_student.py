@@ -190,12 +190,25 @@ def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str, precision:
     ZooStudent(**settings).fit(zoo(), out=tmp_path / "resumed", resume=True, device="cpu")
     ends = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "resumed")]
     assert ends[0] == ends[1]
+    states = [tmp_path / name / "checkpoints" / "000004" / "state.safetensors" for name in ("straight", "resumed")]
+    assert states[0].read_bytes() == states[1].read_bytes()
     rows = [
         [{k: v for k, v in row.items() if "seconds" not in k} for row in RunFolder(tmp_path / name).read_metrics()]
         for name in ("straight", "resumed")
     ]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 4
+
+
+@pytest.mark.parametrize("changed", [{"iterations": 8}, {"iterations": 3}, {"mixed": 0}, {"memory": 7}])
+def test_a_checkpoint_is_gone_on_from_with_other_settings_of_the_images(
+    tmp_path: Path, changed: dict[str, int]
+) -> None:
+    ZooStudent(**SMALL).fit(zoo(), out=tmp_path / "first", device="cpu")
+    start = tmp_path / "first" / "checkpoints" / "000002"
+    ZooStudent(**{**SMALL, **changed}).fit(zoo(), out=tmp_path / "second", start_from=start, device="cpu")
+    rows = RunFolder(tmp_path / "second").read_metrics()
+    assert [row["iteration"] for row in rows] == list(range(3, {**SMALL, **changed}["iterations"] + 1))
 
 
 def test_a_backbone_that_draws_while_training_is_resumed_with_the_same_bits(tmp_path: Path) -> None:

@@ -103,6 +103,20 @@ def test_a_checkpoint_brings_back_the_same_draws_and_what_is_overwritten_next(tm
     assert not {3, 4} & set(values(found[0]))
 
 
+@given(st.integers(0, 30), st.integers(1, 9), st.integers(1, 9))
+def test_a_buffer_of_another_capacity_takes_the_newest_of_what_was_kept(count: int, held: int, capacity: int) -> None:
+    other = AnsweredImages(capacity, SIZE, 2, CPU)
+    other.restore(filled(count, held).tensors())
+    newest = list(range(count))[-min(held, capacity) :]
+    assert len(other) == len(newest)
+    other_values = values(other.images[: len(other)].float() / 255)
+    assert sorted(other_values) == newest
+    assert torch.equal(other.answers[: len(other)].float(), answered(other_values))
+    assert other.classes[: len(other)].tolist() == other_values
+    other.add(shown([200]), answered([200]))
+    assert sorted(values(other.images[: len(other)].float() / 255)) == [*newest, 200][-capacity:]
+
+
 def test_bytes_are_the_nearest_of_256_values_and_come_back_as_they_were() -> None:
     every = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
     assert torch.equal(to_bytes(every.float() / 255), every)

@@ -130,7 +130,8 @@ class BestMemberRun(TrainingRun):
         """See `TrainingRun.state`."""
         engine, values = self.source.state()
         tensors = {f"engine.{name}": value for name, value in engine.items()}
-        return State({**tensors, **{f"pool.{name}": value for name, value in self.pool.tensors().items()}}, values)
+        tensors |= {f"pool.{name}": value for name, value in self.pool.tensors().items()}
+        return State(tensors, values, frozenset(f"pool.{name}" for name in AnsweredImages.ROWS))
 
     def restore(self, state: State) -> None:
         """See `TrainingRun.restore`."""

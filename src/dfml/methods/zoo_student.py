@@ -304,7 +304,7 @@ class ZooStudentRun(TrainingRun):
         tensors |= {f"opinions.{name}": value for name, value in self.opinions.tensors().items()}
         tensors |= {f"student.{name}": value for name, value in self.student.network.state_dict().items()}
         tensors |= {"updates": torch.tensor(self.updates), **self.optimiser.tensors("optimiser")}
-        return State(tensors, values)
+        return State(tensors, values, frozenset(f"pool.{name}" for name in AnsweredImages.ROWS))
 
     @torch.no_grad()
     def restore(self, state: State) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Float16, Int64, UInt8
@@ -82,6 +83,9 @@ class AnsweredImages:
         """Indices of images at random, with repetition."""
         return torch.randint(len(self), (count,), generator=generator).to(self.images.device)
 
+    ROWS: ClassVar[tuple[str, ...]] = ("images", "answers", "classes")
+    """Those of `tensors` of which there is a row for each slot."""
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything as named tensors, not copied, for a checkpoint."""
         return {
@@ -92,11 +96,17 @@ class AnsweredImages:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`, into a buffer of the same shape."""
-        self.images.copy_(tensors["images"])
-        self.answers.copy_(tensors["answers"])
-        self.classes.copy_(tensors["classes"])
-        self.written = int(tensors["written"])
+        """The inverse of `tensors`; into a buffer of another capacity, as many of the newest images as it takes."""
+        held, written = len(tensors["images"]), int(tensors["written"])
+        capacity = len(self.images)
+        if held == capacity:
+            kept, self.written = torch.arange(capacity), written
+        else:
+            kept = torch.arange(max(0, written - min(held, capacity)), written) % held
+            self.written = len(kept)
+        for name in self.ROWS:
+            rows = tensors[name]
+            getattr(self, name)[: len(kept)] = rows[kept.to(rows.device)]
 
 
 def to_bytes(images: Float[Tensor, "images 3 size size"]) -> UInt8[Tensor, "images 3 size size"]:

@@ -29,10 +29,15 @@ _UNFINISHED = ".unfinished"
 
 @dataclass
 class State:
-    """All that a run needs to go on: tensors, and plain values that JSON can hold exactly."""
+    """All that a run needs to go on: tensors, and plain values that JSON can hold exactly.
+
+    Attributes:
+        any_length: Names of the tensors of which a checkpoint may hold more or fewer rows than the run that reads it.
+    """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    any_length: frozenset[str] = frozenset()
 
 
 def save_checkpoint(folder: Path, iteration: int, state: State, *, keep: int = 2) -> Path:
@@ -87,11 +92,14 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[int, State]:
     return values.pop("iteration"), State(tensors, values)
 
 
-def misfit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+def misfit(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], any_length: frozenset[str] = frozenset()
+) -> str | None:
     """What the first tensor is that is missing or of another shape, in words; None if all fit. Others may be there."""
     for name, value in expected.items():
         held = found.get(name)
-        if held is None or held.shape != value.shape:
+        rows = int(name in any_length)
+        if held is None or held.ndim != value.ndim or held.shape[rows:] != value.shape[rows:]:
             is_held = "is missing" if held is None else f"has shape {tuple(held.shape)}"
             return f"{name} {is_held}, expected {tuple(value.shape)}"
     return None

@@ -89,7 +89,8 @@ def restore(run: TrainingRun, checkpoint: Path, device: torch.device) -> int:
         RunError: If the checkpoint is damaged, or holds what another method, way, backbone or number of members has.
     """
     iteration, state = load_checkpoint(checkpoint, device)
-    wrong = misfit(state.tensors, run.state().tensors)
+    expected = run.state()
+    wrong = misfit(state.tensors, expected.tensors, expected.any_length)
     if wrong:
         raise RunError(
             f"checkpoint {checkpoint} does not fit this run: {wrong}; "
