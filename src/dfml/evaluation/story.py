@@ -30,7 +30,7 @@ class QuickstartSettings(BaseModel):
 
     The letters are small, two-coloured and alike: other settings than the papers' suit them. They were chosen on Latin
     letters that were kept from the zoo for that purpose, not on the Greek and Cyrillic ones that it is judged on; the
-    numbers of meta-iterations and episodes are what fits the time.
+    numbers of meta-iterations (with and without curriculum) and episodes are what fits the time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -122,7 +122,7 @@ def describe(method: str, config: BaseModel, zoo: Zoo, start_from: Path | None =
     return {
         "method": method,
         "zoo": str(zoo.path) if zoo.path else "memory",
-        "class_identity": to_plain(zoo.class_identity),
+        "class_identity": _plain(zoo.class_identity),
         "members": f"{len(zoo)} ({zoo.digest()})",
         "classes": f"{len(zoo.classes)} ({zoo.classes.digest()})",
         **({"start_from": str(start_from)} if start_from else {}),
@@ -130,7 +130,7 @@ def describe(method: str, config: BaseModel, zoo: Zoo, start_from: Path | None =
     }
 
 
-def to_plain(identity: ClassIdentity) -> str | dict[str, dict[str, str]]:
+def _plain(identity: ClassIdentity) -> str | dict[str, dict[str, str]]:
     """A class identity as YAML can hold it."""
     return identity if isinstance(identity, str) else {member: dict(labels) for member, labels in identity.items()}
 
