@@ -33,6 +33,16 @@ def test_whoever_answers_nothing_has_no_opinion() -> None:
     assert opinions.asked.sum() == 0
 
 
+def test_images_that_not_even_who_recalled_them_recognises_are_no_evidence() -> None:
+    opinions = SecondOpinions(zoo())
+    labels, wrong = torch.tensor([1, 2]).repeat(50), says([0, 0], 3).repeat(50, 1)
+    opinions.add(0, labels, {0: wrong, 1: says([3, 3], 4).repeat(50, 1)})
+    assert opinions.asked.sum() == 0
+    assert opinions.doubts() == []
+    opinions.add(0, labels, {0: says([1, 0], 3).repeat(50, 1), 1: says([3, 3], 4).repeat(50, 1)})
+    assert opinions.asked.tolist() == [0, 0, 0, 50, 0, 0, 0, 0, 0]
+
+
 def test_sound_members_raise_no_doubt_and_few_images_are_no_evidence() -> None:
     opinions = SecondOpinions(zoo())
     assert opinions.doubts() == []

@@ -42,11 +42,15 @@ class SecondOpinions:
         Args:
             recalled_by: The member.
             labels: Which of its outputs each image is of.
-            answers: Scores of other members' outputs, by member; its own are not counted, nor those of
-                members that answer nothing.
+            answers: Scores of members' outputs, by member. Those of members that answer nothing are not counted. Where
+                its own are among them, only images that it recognises itself count: others are no image of anything,
+                and say nothing of those that do not recognise them either.
         """
-        classes = self._classes[recalled_by][labels.cpu()]
-        for member, scores in answers.items():
+        own = answers.get(recalled_by)
+        meant = slice(None) if own is None else own.argmax(dim=1) == labels
+        classes = self._classes[recalled_by][labels[meant].cpu()]
+        for member, every in answers.items():
+            scores = every[meant]
             if member == recalled_by or bool(scores.isnan().any()):
                 continue
             known = classes[:, None] == self._classes[member]
