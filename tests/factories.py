@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from dfml.backbones import create_backbone
 from dfml.data.dataset import ImageDataset
+from dfml.evaluation.protocol import draw_episode, to_float
+from dfml.tasks.episode import Episode, episode_labels
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.writer import write_member
 
@@ -66,3 +68,10 @@ def coloured_dataset(classes: int = 6, per_class: int = 20, size: int = SIZE, se
     pixels = (colours + 0.25 * noise).clamp(0, 1).mul(255).to(torch.uint8).flatten(0, 1)
     labels = torch.arange(classes).repeat_interleave(per_class)
     return ImageDataset(pixels, labels, tuple(f"colour {index}" for index in range(classes)), "colours")
+
+
+def load_episode(dataset: ImageDataset, way: int, shot: int, query: int, seed: int, index: int) -> Episode:
+    """One episode with its images, as `evaluate` draws it."""
+    support, of_query = draw_episode(dataset, way, shot, query, seed, index)
+    labels = (episode_labels(way, each, torch.device("cpu")) for each in (shot, query))
+    return Episode(to_float(dataset.images[support]), next(labels), to_float(dataset.images[of_query]), next(labels))

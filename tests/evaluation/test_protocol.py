@@ -9,12 +9,12 @@ import torch
 
 from dfml.errors import DataError, LearnerError, ProtocolError, UsageError
 from dfml.evaluation import evaluate, evaluate_snapshots
-from dfml.evaluation.protocol import compare, draw_episode, to_float
+from dfml.evaluation.protocol import compare, draw_episode
 from dfml.evaluation.snapshots import best_snapshot
 from dfml.learners import LearnerConfig, MetaLearner, create_learner
 from dfml.learners.classifier import FewShotClassifier
 from dfml.methods import METHODS
-from tests.factories import PREPROCESSING, coloured_dataset, images, zoo
+from tests.factories import PREPROCESSING, coloured_dataset, images, load_episode, zoo
 
 DATA = coloured_dataset(classes=6, per_class=20)
 QUICK = {"way": 3, "shot": 2, "query": 5, "episodes": 12}
@@ -37,9 +37,9 @@ def test_accuracy_and_interval_are_those_of_the_episodes() -> None:
     found = evaluate(protonet(), DATA, **QUICK)  # type: ignore[arg-type]
     by_hand = []
     for index in range(12):
-        support, query = (to_float(DATA.images[part]) for part in draw_episode(DATA, 3, 2, 5, 0, index))
-        answer = protonet().adapt(support, torch.arange(3).repeat_interleave(2)).predict(query)
-        by_hand.append((answer == torch.arange(3).repeat_interleave(5)).double().mean().item())
+        task = load_episode(DATA, 3, 2, 5, 0, index)
+        answer = protonet().adapt(task.support_images, task.support_labels).predict(task.query_images)
+        by_hand.append((answer == task.query_labels).double().mean().item())
     assert found.accuracies == pytest.approx(by_hand)
     assert found.accuracy == pytest.approx(statistics.mean(by_hand))
     assert found.ci == pytest.approx(1.96 * statistics.stdev(by_hand) / math.sqrt(12))

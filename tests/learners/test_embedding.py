@@ -14,12 +14,11 @@ from torch.nn import functional
 
 from dfml.errors import LearnerError
 from dfml.evaluation import evaluate
-from dfml.evaluation.protocol import load_episode
 from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.embedding import EmbeddingClassifier, HeadFit, embedding_scores, episode_loss, fit_head
 from dfml.learners.student import Student, StudentEmbedding
 from dfml.methods.zoo_embedding import Opinion, ZooEmbeddingLearner
-from tests.factories import PREPROCESSING, coloured_dataset, images, written_zoo
+from tests.factories import PREPROCESSING, coloured_dataset, images, load_episode, written_zoo
 
 FITS: tuple[HeadFit, ...] = ("mean", "ridge")
 LABELS = torch.tensor([0, 1, 0, 2, 1])
