@@ -71,11 +71,25 @@ def test_images_come_in_the_order_of_labels_as_many_of_every_class() -> None:
     assert {index: tuple(images.shape) for index, images in found.items()} == {1: (8, 3, 16, 16), 0: (12, 3, 16, 16)}
     for index, images in found.items():
         assert 0 <= images.min() < images.max() <= 1
-        labels = each.labels(index, 4)
+        labels = each.labels(index, 4, 7)
         assert labels.tolist() == [label for label in range(len(members[index].labels)) for _ in range(4)]
         assert torch.equal(members[index].logits(images).argmax(dim=1), labels)
     assert set(each.last) == {"inversion_loss", "batch_norm_distance", "disagreement"}
     assert 0.0 < each.last["inversion_loss"] < 0.5
+
+
+def test_of_many_classes_a_visit_recovers_some_and_visits_come_to_all() -> None:
+    members = Zoo.of([member(0, tuple("abcdefgh")), member(1)])
+    config = small_config("ei", steps=3).model_copy(update={"classes_per_visit": 3})
+    each, again = (ImageSource(config, members, PREPROCESSING, patience=2) for _ in range(2))
+    labels = [each.labels(0, 2, visit) for visit in range(30)]
+    assert all(found[::2].tolist() == found[1::2].tolist() == sorted(set(found.tolist())) for found in labels)
+    assert {len(found) for found in labels} == {6} == {each.most_images(2)}
+    assert set(torch.cat(labels).tolist()) == set(range(8))
+    assert all(torch.equal(again.labels(0, 2, visit), labels[visit]) for visit in (7, 3))
+    assert each.labels(1, 2, 7).tolist() == [0, 0, 1, 1, 2, 2]
+    target = Target(members.name(0), members[0], labels[7])
+    assert torch.equal(each.visit([0], 2, 7)[0], *recover(create_engine(config, PREPROCESSING), [target], 7))
 
 
 @pytest.mark.parametrize("engine", ["ei", "five"])

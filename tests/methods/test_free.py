@@ -283,6 +283,8 @@ def test_what_cannot_work_is_refused_before_it_starts() -> None:
         begin(iterations=2)
     with pytest.raises(UsageError, match=r"memory 2 holds fewer images of a class than a task needs"):
         begin(memory=2)
+    with pytest.raises(UsageError, match=r"memory 1000000000 of each of 7 classes, at 16 pixels a side"):
+        begin(memory=10**9)
 
 
 def test_settings_within_a_section_keep_the_defaults_of_the_rest() -> None:

@@ -209,6 +209,8 @@ def test_defaults_are_the_papers_with_a_random_start() -> None:
 def test_what_cannot_work_is_refused_before_it_starts() -> None:
     with pytest.raises(UsageError, match=r"way 9 asks for more classes than the zoo knows \(7\)"):
         begin(way=9)
+    with pytest.raises(UsageError, match=r"a dataset of 1000000000 images \(images_per_class\) of each of 7 classes"):
+        begin(images_per_class=10**9)
     with pytest.raises(ConfigError, match=r"'curriculum_wieght': unknown setting"):
         PURER(curriculum_wieght=1.0)
     with pytest.raises(ConfigError, match=r"'learner.inner': unknown setting; known are kind, backbone"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dfml.errors import RunError
+from dfml.errors import RunError, UsageError
 from dfml.evaluation.protocol import evaluate
 from dfml.inversion.engines import ENGINES
 from dfml.learners import MetaLearner
@@ -73,6 +73,25 @@ def test_the_student_learns_what_all_members_answer() -> None:
     assert losses[-1] < 0.5 * losses[0]
     assert run.updates == 40 * 5
     assert distance() < 0.7 * before
+
+
+def test_a_memory_that_no_machine_has_is_refused_before_it_starts() -> None:
+    with pytest.raises(UsageError, match=r"a memory of 1000000000 images \(memory\), at 16 pixels a side"):
+        begin(memory=10**9, iterations=10**9)
+
+
+def test_a_member_of_many_classes_is_visited_for_some_of_them_at_a_time() -> None:
+    members = Zoo.of([member(0, tuple("abcdefgh")), member(1, tuple("cdefghij"))])
+    run = begin(members, mixed=0, memory=1000, inversion={**SMALL["inversion"], "engine": "ei", "classes_per_visit": 3})
+    assert len(run.pool.images) == 4 * 2 * 3 * 3  # iterations, members, classes, images of each
+    for iteration in (1, 2, 3, 4):
+        run.step(iteration)
+    assert len(run.pool) == 4 * 2 * 3 * 3
+    assert len(run.pool.of_classes(3)) > 6
+    for index in (0, 1):
+        labels = run.source.labels(index, 3, 1)
+        place = 9 * run.source.in_turn(1, 2).index(index)
+        assert torch.equal(run.pool.classes[place : place + 9], run.classes[index][labels])
 
 
 def test_a_wider_student_is_the_same_with_more_channels() -> None:

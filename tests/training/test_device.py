@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import psutil
 import pytest
 import torch
 
-from dfml.training.device import computing_in
+from dfml.errors import UsageError
+from dfml.training.device import computing_in, require_memory
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,10 @@ def test_a_torch_that_does_not_tell_computes_in_float32(monkeypatch: pytest.Monk
     values = torch.eye(3)
     with computing_in("auto", torch.device("cpu")):
         assert (values @ values).dtype == torch.float32
+
+
+def test_what_does_not_fit_the_memory_is_refused_with_both_figures() -> None:
+    there, cpu = psutil.virtual_memory().total, torch.device("cpu")
+    require_memory(2**20, cpu, "a test")
+    with pytest.raises(UsageError, match=rf"a test takes {2 * there / 2**30:.1f} GiB, \d+\.\d are free; choose a sm"):
+        require_memory(2 * there, cpu, "a test")

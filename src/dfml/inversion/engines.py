@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from dfml.inversion.contrastive import ContrastiveConfig, ContrastiveInversion
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
@@ -25,6 +25,9 @@ class InversionConfig(BaseModel):
     engine: EngineName = "five"
     """`five`: a generator that is meta-learned over members (FREE). `fast_dfkd`: the same, as in FastDFKD. `cmi`: a
     generator from scratch for every member, with a contrastive term. `ei`: pixels, as in PURER and DeepInversion."""
+    classes_per_visit: PositiveInt = 20
+    """Of a member with more, a visit recovers images of so many, drawn at random: those of a thousand classes at once
+    would not fit any memory."""
     five: FiveConfig = FiveConfig()
     fast_dfkd: FastDfkdConfig = FastDfkdConfig()
     cmi: ContrastiveConfig = ContrastiveConfig()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from dfml import seeds
@@ -33,6 +34,7 @@ class ImageSource:
 
     Attributes:
         engine: What recovers; it learns from visit to visit.
+        classes_per_visit: The most classes of a member that a visit recovers images of.
         health: The record of the members.
         last: Means of the last visit's losses over the members that it went well with.
     """
@@ -51,6 +53,7 @@ class ImageSource:
         self.engine = create_engine(config, preprocessing, seed=seed, device=device)
         self.health = Health(patience)
         self.last: dict[str, float] = {}
+        self.classes_per_visit = config.classes_per_visit
         self._name, self._zoo, self._size, self._rows = config.engine, zoo, preprocessing.size, rows
         self._seed, self._device = seed, device or torch.device("cpu")
         self._notes: list[str] = []
@@ -74,9 +77,18 @@ class ImageSource:
         fit = [index for index in chosen if self._zoo.name(index) not in self.health.set_aside]
         return fit or self.draw(visit, count)
 
-    def labels(self, member: int, per_class: int) -> Tensor:
-        """`per_class` images of every output of a member."""
-        return balanced_labels(len(self._zoo.classes.of_member[member]), per_class, self._device)
+    def labels(self, member: int, per_class: int, visit: int) -> Int64[Tensor, " images"]:
+        """`per_class` images of every output of a member, or of as many of its outputs as a visit has room for."""
+        outputs = len(self._zoo.classes.of_member[member])
+        if outputs <= self.classes_per_visit:
+            return balanced_labels(outputs, per_class, self._device)
+        draw = seeds.generator(self._seed, "outputs", visit, self._zoo.name(member))
+        chosen = torch.randperm(outputs, generator=draw)[: self.classes_per_visit].sort().values
+        return chosen.repeat_interleave(per_class).to(self._device)
+
+    def most_images(self, per_class: int) -> int:
+        """Of one member that a visit recovers."""
+        return per_class * min(max(map(len, self._zoo.classes.of_member)), self.classes_per_visit)
 
     def visit(
         self,
@@ -91,7 +103,7 @@ class ImageSource:
 
         Args:
             members: Their indices.
-            per_class: Images of every output.
+            per_class: Images of every output that `labels` names.
             visit: Its number: draws differ from visit to visit, and are the same when one is repeated.
             student: Whom the images should be hard for.
             own: The student's weights: when they are not finite, a failure is no member's fault.
@@ -104,7 +116,7 @@ class ImageSource:
         """
         names, rows = [self._zoo.name(index) for index in members], self._rows
         targets = [
-            Target(name, self._zoo[index], self.labels(index, per_class), rows[index] if rows else None)
+            Target(name, self._zoo[index], self.labels(index, per_class, visit), rows[index] if rows else None)
             for name, index in zip(names, members, strict=True)
         ]
         recovery = self.engine.start(targets, visit, student=student)

@@ -36,7 +36,7 @@ class BestMemberConfig(TrainingConfig):
     iterations: PositiveInt = 20
     """Visits to members, one a meta-iteration, whose images the choice is made on."""
     images_per_class: PositiveInt = 10
-    """Recovered at a visit, for each of a member's classes."""
+    """Recovered at a visit, for each of a member's classes (`inversion.classes_per_visit`)."""
     inversion: InversionConfig = InversionConfig(engine="ei", ei=PixelInversionConfig(steps=100))
     patience: PositiveInt = 5
     """Visits without progress after which a member is set aside (`dfml.inversion.health`)."""
@@ -70,7 +70,7 @@ class BestMemberRun(TrainingRun):
         self._groups = OutputGroups(outputs)
         self._notes: list[str] = []
         self._chosen: tuple[int, int, float] | None = None  # images it was chosen by, member, agreement
-        room = config.iterations * config.images_per_class * max(outputs)
+        room = config.iterations * self.source.most_images(config.images_per_class)
         self.pool = AnsweredImages(room, self.preprocessing.size, sum(outputs), device)
 
     @torch.no_grad()

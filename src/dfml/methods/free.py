@@ -35,6 +35,7 @@ from dfml.optimisers import optimiser_tensors, restore_optimiser
 from dfml.tasks.memory import TaskMemory
 from dfml.training.alignment import InnerOptimiser, MemberLoss, joint, mean_cosine, member_gradients, sequential
 from dfml.training.checkpoint import State
+from dfml.training.device import require_memory
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.training.outer_loop import OuterLoop
 from dfml.zoo.zoo import Zoo
@@ -54,7 +55,7 @@ class FreeConfig(TrainingConfig):
     members_per_step: PositiveInt = 4
     """Members that are visited in a meta-iteration, drawn at random."""
     images_per_class: PositiveInt = 20
-    """Recovered at a visit, for each of a member's classes."""
+    """Recovered at a visit, for each of a member's classes (`inversion.classes_per_visit`)."""
     warm_up: NonNegativeInt = 19
     """Meta-iterations that train the engine only."""
     alignment: Literal["sequential", "joint", "none"] = "sequential"
@@ -132,6 +133,12 @@ class FREE(Method):
                 f"memory {config.memory} holds fewer images of a class than a task needs "
                 f"({config.shot} shot + {config.query} query); choose a larger one"
             )
+        size = zoo.preprocessing(config.img_size).size
+        require_memory(
+            len(zoo.classes) * config.memory * 3 * size * size,
+            device,
+            f"memory {config.memory} of each of {len(zoo.classes)} classes, at {size} pixels a side (img_size),",
+        )
         return FreeRun(config, zoo, device)
 
 
@@ -181,7 +188,7 @@ class FreeRun(TrainingRun):
         if iteration <= self.config.warm_up:
             return metrics
         for member, images in recovered.items():
-            labels = self.source.labels(member, self.config.images_per_class)
+            labels = self.source.labels(member, self.config.images_per_class, iteration)
             self.memory.add(images, self.classes[member][labels])
         if recovered and self.config.alignment != "none":
             metrics |= self._align(recovered, iteration)

@@ -29,6 +29,7 @@ from dfml.tasks.curriculum import GradientSwitch
 from dfml.tasks.dynamic_dataset import DynamicDataset
 from dfml.tasks.episode import Episode
 from dfml.training.checkpoint import State
+from dfml.training.device import require_memory
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.training.outer_loop import OuterLoop
 from dfml.zoo.zoo import Zoo
@@ -106,7 +107,13 @@ class PurerRun(TrainingRun):
             lr=config.outer_lr,
             statistics_momentum=config.statistics_momentum,
         )
-        per_class = config.images_per_class or config.shot + config.query
+        per_class, size = config.images_per_class or config.shot + config.query, preprocessing.size
+        require_memory(
+            4 * 4 * len(zoo.classes) * per_class * 3 * size * size,  # pixels, their gradient, two moments of Adam
+            device,
+            f"a dataset of {per_class} images (images_per_class) of each of {len(zoo.classes)} classes, "
+            f"at {size} pixels a side (img_size),",
+        )
         self.dataset = DynamicDataset(len(zoo.classes), per_class, preprocessing, config.seed, device)
         self.pixel_optimiser = torch.optim.Adam([self.dataset.pixels], lr=config.pixel_lr)
         self.switch = GradientSwitch(config.warm_up, config.patience, enabled=config.curriculum_weight > 0)

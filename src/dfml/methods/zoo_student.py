@@ -37,7 +37,7 @@ from dfml.tasks.answers import AnsweredImages, to_bytes
 from dfml.tasks.episode import draw_indices
 from dfml.tasks.mixing import cut_and_mix
 from dfml.training.checkpoint import State
-from dfml.training.device import Precision, computing_in
+from dfml.training.device import Precision, computing_in, require_memory
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.zoo import Zoo
 
@@ -80,7 +80,7 @@ class ZooStudentConfig(TrainingConfig):
     members_per_step: PositiveInt = 1
     """Members that recall images in a meta-iteration; all take turns."""
     images_per_class: PositiveInt = 20
-    """Recovered at a visit, for each of a member's classes."""
+    """Recovered at a visit, for each of a member's classes (`inversion.classes_per_visit`)."""
     mixed: NonNegativeInt = 1
     """Further images for every recovered one: parts of it and of an earlier one, cut and put together."""
     teachers: PositiveInt | None = None
@@ -155,9 +155,6 @@ class ZooStudentRun(TrainingRun):
         self.updates = 0
         self.opinions = SecondOpinions(zoo)
         self._notes: list[str] = []
-        size = self.student.preprocessing.size
-        visit = config.members_per_step * config.images_per_class * max(outputs) * (1 + config.mixed)
-        self.pool = AnsweredImages(min(config.memory, config.iterations * visit), size, sum(outputs), device)
         self.source = ImageSource(
             config.inversion,
             zoo,
@@ -167,6 +164,14 @@ class ZooStudentRun(TrainingRun):
             seed=config.seed,
             device=device,
         )
+        visit = config.members_per_step * self.source.most_images(config.images_per_class) * (1 + config.mixed)
+        capacity, size = min(config.memory, config.iterations * visit), self.student.preprocessing.size
+        require_memory(
+            capacity * AnsweredImages.bytes_each(size, sum(outputs)),
+            device,
+            f"a memory of {capacity} images (memory), at {size} pixels a side (img_size),",
+        )
+        self.pool = AnsweredImages(capacity, size, sum(outputs), device)
 
     def step(self, iteration: int) -> Mapping[str, float]:
         """Recover images, ask members about them, and teach the student all answers that are kept."""
@@ -205,9 +210,9 @@ class ZooStudentRun(TrainingRun):
         for index in teachers:
             member = self.zoo[index]
             with computing_in(self.config.precision, self.device):
-                logits = member.logits(fit_images(shown, member.size))
+                logits = member.answers(shown)
             answers[:, self.columns[index]] = logits.to(answers.dtype).log_softmax(dim=1)
-        labels = {index: self.source.labels(index, self.config.images_per_class) for index in recalled}
+        labels = {index: self.source.labels(index, self.config.images_per_class, iteration) for index in recalled}
         classes = torch.cat([self.classes[index][labels[index]] for index in recalled])
         self.pool.add(to_bytes(shown), answers, functional.pad(classes, (0, len(shown) - len(classes)), value=-1))
         parts = torch.split(answers[: len(images)], [len(part) for part in recalled.values()])

@@ -33,6 +33,11 @@ class AnsweredImages:
         self.classes = torch.full((capacity,), -1, device=device)
         self.written = 0
 
+    @staticmethod
+    def bytes_each(size: int, outputs: int) -> int:
+        """What an image takes, with its answers and its class."""
+        return 3 * size * size + 2 * outputs + 8
+
     def __len__(self) -> int:
         """Images that can be drawn."""
         return min(self.written, len(self.images))

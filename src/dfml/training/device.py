@@ -7,6 +7,7 @@ import sys
 from contextlib import AbstractContextManager
 from typing import Literal
 
+import psutil
 import torch
 
 from dfml.errors import UsageError
@@ -34,6 +35,22 @@ def select_device(name: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda") from error
     return device
+
+
+def require_memory(size: int, device: torch.device, what: str) -> None:
+    """Refuse what would end in a killed process, hours later: memory is taken when it is first written to.
+
+    Args:
+        size: Bytes.
+        device: Where they are needed.
+        what: Takes them, and goes by which settings; for the message.
+
+    Raises:
+        UsageError: If fewer are free.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if size > free:
+        raise UsageError(f"{what} takes {size / 2**30:.1f} GiB, {free / 2**30:.1f} are free; choose a smaller one")
 
 
 def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

@@ -13,6 +13,8 @@ from dfml.backbones import head_inputs
 from dfml.images import fit_images
 from dfml.zoo.statistics import LayerStatistics, batch_norm_layers, record_means, record_statistics
 
+_AT_ONCE = 2**21  # pixels that are put to a network: 2048 images of 32 x 32, 41 of 224 x 224
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -80,6 +82,11 @@ class PretrainedClassifier(nn.Module):
         logits: Tensor = self.network(self._input(images))
         return logits
 
+    def answers(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images labels"]:
+        """The logits of any number of images of any size, of so many at a time as fit the memory."""
+        parts = torch.split(images, max(1, _AT_ONCE // self.size**2))
+        return torch.cat([self.logits(fit_images(part, self.size)) for part in parts])
+
     def features(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images features"]:
         """What the network's head sees, for networks in timm's manner."""
         return head_inputs(self.network, self._input(images))
@@ -109,4 +116,4 @@ def ask(
     members: Iterable[PretrainedClassifier], images: Float[Tensor, "images 3 _height _width"]
 ) -> Float[Tensor, "images outputs"]:
     """All members' logits side by side; each sees the images at its own size."""
-    return torch.cat([member.logits(fit_images(images, member.size)) for member in members], dim=1)
+    return torch.cat([member.answers(images) for member in members], dim=1)
