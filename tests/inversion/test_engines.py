@@ -36,7 +36,7 @@ def lopsided(size: int) -> PretrainedClassifier:
 
 def test_all_engines_have_a_section_of_settings() -> None:
     assert set(ENGINES) == {"five", "fast_dfkd", "cmi", "ei"}
-    assert set(InversionConfig.model_fields) == {"engine", *ENGINES}
+    assert set(InversionConfig.model_fields) == {"engine", "classes_per_visit", *ENGINES}
     for name in ENGINES:
         config = InversionConfig(engine=name)
         assert create_engine(config, PREPROCESSING).steps == getattr(config, name).steps

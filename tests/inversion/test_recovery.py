@@ -2,15 +2,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfml import seeds
+from dfml.backbones import create_backbone
 from dfml.inversion.fidelity import measure
 from dfml.inversion.objectives import InversionWeights
-from dfml.inversion.pixels import PixelInversion, PixelInversionConfig, invert_member
-from dfml.inversion.procedural import dead_leaves
+from dfml.inversion.pixels import (
+    FirstPixels,
+    PixelInversion,
+    PixelInversionConfig,
+    dark_strokes,
+    invert_member,
+    most_familiar,
+)
+from dfml.inversion.procedural import coloured_noise, dead_leaves, pen_strokes
 from dfml.inversion.recovery import Target, recover
-from dfml.zoo import Zoo
+from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from tests.factories import PREPROCESSING, images, member
 
 QUICK = PixelInversionConfig(steps=60, weights=InversionWeights(batch_norm=0.1))
@@ -69,6 +77,47 @@ def test_leaves_are_where_the_search_begins_and_not_where_it_ends() -> None:
     barely = PixelInversionConfig(start="leaves", steps=1, lr=1e-6)
     begun = invert_member(classifier, LABELS, barely)
     torch.testing.assert_close(begun, first_pixels("leaves", name="member"), atol=1e-4, rtol=0)
+
+
+def acquainted(make: FirstPixels, space: Preprocessing = PREPROCESSING) -> PretrainedClassifier:
+    """Random weights, and the batch-norm statistics of some images of nothing."""
+    network = create_backbone("conv4", 3, seed=1, img_size=space.size)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # a plain average
+    shown = space.restore(make(64, space.size, seeds.generator(8, "shown"))).clamp(0, 1)
+    with torch.no_grad():
+        network.train()(space.normalise(shown))
+    return PretrainedClassifier(network, ("a", "b", "c"), space)
+
+
+INK = Preprocessing(16, (0.1, 0.1, 0.1), (0.25, 0.25, 0.25))
+PAPER = Preprocessing(16, (0.9, 0.9, 0.9), (0.25, 0.25, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("make", "space"),
+    [(dead_leaves, PREPROCESSING), (dead_leaves, INK), (pen_strokes, INK), (dark_strokes, PAPER)],
+)
+def test_a_member_is_most_familiar_with_what_its_statistics_are_of(make: FirstPixels, space: Preprocessing) -> None:
+    classifier = acquainted(make, space)
+    assert all(most_familiar(classifier, seed) is make for seed in (0, 1, 2))
+    engine = PixelInversion(PixelInversionConfig(steps=0, start="familiar"))
+    for visit in (3, 2):
+        (found,) = recover(engine, [Target("m", classifier, LABELS)], visit)
+        first = make(6, 16, seeds.generator(0, "leaves", visit, "m"))
+        torch.testing.assert_close(found, space.restore(first).clamp(0, 1))
+
+
+def test_without_a_clear_winner_it_is_leaves() -> None:
+    assert most_familiar(acquainted(coloured_noise)) is dead_leaves
+    silent = PretrainedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), ("a", "b", "c"), INK)
+    assert most_familiar(silent) is dead_leaves
+    broken = acquainted(pen_strokes, INK)
+    for name, value in broken.network.named_buffers():
+        if name.endswith("running_mean"):
+            value.fill_(torch.nan)
+    assert most_familiar(broken) is dead_leaves
 
 
 def test_images_that_please_one_member_only_are_called_noise() -> None:

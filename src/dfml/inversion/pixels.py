@@ -6,7 +6,7 @@ With a student and `weights.divergence` js this is what DeepInversion does, up t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -15,8 +15,14 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from dfml import seeds
-from dfml.inversion.objectives import InversionLoss, InversionWeights, draw_view, inversion_loss
-from dfml.inversion.procedural import dead_leaves
+from dfml.inversion.objectives import (
+    InversionLoss,
+    InversionWeights,
+    batch_norm_distance,
+    draw_view,
+    inversion_loss,
+)
+from dfml.inversion.procedural import dead_leaves, pen_strokes
 from dfml.inversion.recovery import (
     Engine,
     Recovery,
@@ -28,6 +34,20 @@ from dfml.inversion.recovery import (
 )
 from dfml.zoo.classifier import PretrainedClassifier
 
+FirstPixels = Callable[[int, int, torch.Generator], Float[Tensor, "count 3 size size"]]
+"""(count, size, generator) -> images of nothing, in normalised space."""
+
+_COMPARED = 64  # images of each kind, to find the kind that a member knows best
+_CLEARLY = 0.85  # of leaves' distance: members of one data set differ by a tenth for no reason
+
+
+def dark_strokes(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count 3 size size"]:
+    """`pen_strokes`, dark on light."""
+    return -pen_strokes(count, size, generator)
+
+
+_STROKES = (pen_strokes, dark_strokes)
+
 
 class PixelInversionConfig(BaseModel):
     """Settings of pixel inversion.
@@ -38,9 +58,10 @@ class PixelInversionConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    start: Literal["noise", "leaves"] = "noise"
-    """The first pixels: N(0, 1), or dead leaves (`dfml.inversion.procedural`), which look more like photographs before
-    the first step than noise does after hundreds."""
+    start: Literal["noise", "leaves", "familiar"] = "noise"
+    """The first pixels: N(0, 1); dead leaves (`dfml.inversion.procedural`), which look more like photographs before the
+    first step than noise does after hundreds; or, for every member, what is familiar to it: dead leaves, or light or
+    dark strokes of a pen where these are clearly nearer to its batch-norm statistics."""
     steps: NonNegativeInt = 400
     """0: the first pixels as they are."""
     lr: PositiveFloat = 0.1
@@ -61,10 +82,29 @@ class PixelInversion(Engine):
         self.seed = seed
         self.steps = config.steps
         self._statistics = StatisticsMemory()
+        self._starts: dict[str, FirstPixels] = {}
 
     def start(self, targets: Sequence[Target], visit: int = 0, *, student: TargetStudent | None = None) -> Recovery:
         """See `Engine.start`."""
-        return _PixelRecovery(self.config, self.seed, targets, visit, student, self._statistics.of(targets))
+        first = [self._first_pixels(target, visit).requires_grad_() for target in targets]
+        return _PixelRecovery(self.config, self.seed, targets, visit, first, student, self._statistics.of(targets))
+
+    def _first_pixels(self, target: Target, visit: int) -> Tensor:
+        size = target.classifier.preprocessing.size
+        if self.config.start == "noise":
+            # One draw an image: asking for more images does not change the first ones' start.
+            draws = [
+                torch.randn(3, size, size, generator=seeds.generator(self.seed, "pixels", visit, target.name, i))
+                for i in range(len(target.labels))
+            ]
+            return torch.stack(draws).to(target.labels.device)
+        make: FirstPixels = dead_leaves
+        if self.config.start == "familiar":
+            if target.name not in self._starts:
+                self._starts[target.name] = most_familiar(target.classifier, self.seed)
+            make = self._starts[target.name]
+        drawn = make(len(target.labels), size, seeds.generator(self.seed, "leaves", visit, target.name))
+        return drawn.to(target.labels.device)
 
     def learn(self, recovery: Recovery, kept: Sequence[int] | None = None) -> None:
         """Keep the statistics of the images, for the momentum; see `Engine.learn`."""
@@ -86,25 +126,14 @@ class _PixelRecovery(Recovery):
         seed: int,
         targets: Sequence[Target],
         visit: int,
+        first_pixels: Sequence[Tensor],
         student: TargetStudent | None,
         earlier: Sequence[SeenStatistics],
     ) -> None:
         super().__init__(targets, student, earlier)
         self._config, self._seed, self._visit = config, seed, visit
-        self._pixels = [self._first_pixels(target) for target in targets]
+        self._pixels = list(first_pixels)
         self._optimiser = torch.optim.Adam(self._pixels, lr=config.lr)
-
-    def _first_pixels(self, target: Target) -> Tensor:
-        size = target.classifier.preprocessing.size
-        if self._config.start == "leaves":
-            generator = seeds.generator(self._seed, "leaves", self._visit, target.name)
-            return dead_leaves(len(target.labels), size, generator).to(target.labels.device).requires_grad_()
-        # One draw an image: asking for more images does not change the first ones' start.
-        draws = [
-            torch.randn(3, size, size, generator=seeds.generator(self._seed, "pixels", self._visit, target.name, i))
-            for i in range(len(target.labels))
-        ]
-        return torch.stack(draws).to(target.labels.device).requires_grad_()
 
     def step(self) -> list[InversionLoss]:
         weights, losses = self._config.weights, []
@@ -135,6 +164,32 @@ class _PixelRecovery(Recovery):
             target.classifier.preprocessing.restore(pixels.detach()).clamp(0.0, 1.0)
             for target, pixels in zip(self.targets, self._pixels, strict=True)
         ]
+
+
+@torch.no_grad()
+def most_familiar(classifier: PretrainedClassifier, seed: int = 0) -> FirstPixels:
+    """Which images of nothing look most like what a classifier was trained on, by its batch-norm statistics.
+
+    Args:
+        classifier: The member.
+        seed: Of the images that it is shown.
+
+    Returns:
+        `pen_strokes` or `dark_strokes`, whichever is nearer, if clearly nearer than `dead_leaves`; these if not, or
+        if there is no batch-norm layer.
+    """
+    if not classifier.num_batch_norms:
+        return dead_leaves
+    space = classifier.preprocessing
+    device = next(classifier.parameters()).device
+
+    def distance(make: FirstPixels) -> float:
+        drawn = make(_COMPARED, space.size, seeds.generator(seed, "familiar")).to(device)
+        _, statistics = classifier.logits_and_statistics(space.restore(drawn).clamp(0.0, 1.0))
+        return batch_norm_distance(statistics).item()
+
+    nearest, strokes = min((distance(make), index) for index, make in enumerate(_STROKES))
+    return _STROKES[strokes] if nearest < _CLEARLY * distance(dead_leaves) else dead_leaves
 
 
 def invert_member(

@@ -71,7 +71,7 @@ class ZooStudentConfig(TrainingConfig):
     inversion: InversionConfig = InversionConfig(
         engine="ei",
         ei=PixelInversionConfig(
-            start="leaves",
+            start="familiar",
             steps=30,
             lr=0.05,
             weights=InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001),
