@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -44,9 +45,6 @@ _CLEARLY = 0.75  # of leaves' distance: printed letters in colours, at 0.79 to 1
 def dark_strokes(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count 3 size size"]:
     """`pen_strokes`, dark on light."""
     return -pen_strokes(count, size, generator)
-
-
-_STROKES = (pen_strokes, dark_strokes)
 
 
 class PixelInversionConfig(BaseModel):
@@ -183,13 +181,22 @@ def most_familiar(classifier: PretrainedClassifier, seed: int = 0) -> FirstPixel
     space = classifier.preprocessing
     device = next(classifier.parameters()).device
 
-    def distance(make: FirstPixels) -> float:
-        drawn = make(_COMPARED, space.size, seeds.generator(seed, "familiar")).to(device)
-        _, statistics = classifier.logits_and_statistics(space.restore(drawn).clamp(0.0, 1.0))
+    def distance(drawn: Tensor) -> float:
+        _, statistics = classifier.logits_and_statistics(space.restore(drawn.to(device)).clamp(0.0, 1.0))
         return batch_norm_distance(statistics).item()
 
-    nearest, strokes = min((distance(make), index) for index, make in enumerate(_STROKES))
-    return _STROKES[strokes] if nearest < _CLEARLY * distance(dead_leaves) else dead_leaves
+    leaves, strokes = _to_compare(space.size, seed)
+    light, dark = distance(strokes), distance(-strokes)
+    if min(light, dark) < _CLEARLY * distance(leaves):
+        return pen_strokes if light <= dark else dark_strokes
+    return dead_leaves
+
+
+@lru_cache(maxsize=1)
+def _to_compare(size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Leaves and light strokes that all members of one size are shown: to draw large ones takes seconds."""
+    leaves, strokes = (make(_COMPARED, size, seeds.generator(seed, "familiar")) for make in (dead_leaves, pen_strokes))
+    return leaves, strokes
 
 
 def invert_member(
