@@ -30,6 +30,9 @@ from dfml.zoo.classifier import ask
 from dfml.zoo.zoo import Zoo
 
 
+_AT_ONCE = 128  # images that are put to a member
+
+
 class BestMemberConfig(TrainingConfig):
     """Settings of `best_member`."""
 
@@ -96,13 +99,14 @@ class BestMemberRun(TrainingRun):
             raise RunError("no image could be recovered to compare the members on; ask for more --iterations")
         if self._chosen and self._chosen[0] == self.pool.written:
             return self._chosen[1:]
-        images = self.pool.images[: len(self.pool)].float() / 255.0
+        parts = torch.split(self.pool.images[: len(self.pool)], _AT_ONCE)
         # A member whose answers are not finite has no say, and one whose features are not cannot be the best.
         opinion = self.pool.answers[: len(self.pool)].float().exp().nan_to_num()
         agreement = []
         for member in self.zoo:
             one = ZooEmbeddingLearner([member], self.preprocessing, opinion="features")
-            agreement.append(linear_cka(one.embed(images), opinion))
+            features = torch.cat([one.embed(part.float() / 255.0) for part in parts])
+            agreement.append(linear_cka(features, opinion))
         highest = torch.stack(agreement).nan_to_num(nan=-1.0).max(dim=0)
         self._chosen = (self.pool.written, int(highest.indices), float(highest.values))
         return self._chosen[1:]
