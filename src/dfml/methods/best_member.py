@@ -29,7 +29,6 @@ from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.classifier import ask
 from dfml.zoo.zoo import Zoo
 
-
 _AT_ONCE = 128  # images that are put to a member
 
 
