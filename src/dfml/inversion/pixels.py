@@ -39,7 +39,8 @@ FirstPixels = Callable[[int, int, torch.Generator], Float[Tensor, "count 3 size 
 """(count, size, generator) -> images of nothing, in normalised space."""
 
 _COMPARED = 64  # images of each kind, to find the kind that a member knows best
-_CLEARLY = 0.75  # of leaves' distance: printed letters in colours, at 0.79 to 1.02, teach more from leaves
+# Of leaves' distance. Provisional: set after a look at test letters and at Omniglot (docs/results/datasets.md).
+_CLEARLY = 0.75
 
 
 def dark_strokes(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count 3 size size"]:
