@@ -12,11 +12,10 @@ from dfml.inversion.pixels import (
     FirstPixels,
     PixelInversion,
     PixelInversionConfig,
-    dark_strokes,
     invert_member,
     most_familiar,
 )
-from dfml.inversion.procedural import coloured_noise, dead_leaves, pen_strokes
+from dfml.inversion.procedural import coloured_noise, dark_strokes, dead_leaves, pen_strokes
 from dfml.inversion.recovery import Target, recover
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from tests.factories import PREPROCESSING, images, member

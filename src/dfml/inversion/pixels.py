@@ -23,7 +23,7 @@ from dfml.inversion.objectives import (
     draw_view,
     inversion_loss,
 )
-from dfml.inversion.procedural import dead_leaves, pen_strokes
+from dfml.inversion.procedural import dark_strokes, dead_leaves, pen_strokes
 from dfml.inversion.recovery import (
     Engine,
     Recovery,
@@ -41,11 +41,6 @@ FirstPixels = Callable[[int, int, torch.Generator], Float[Tensor, "count 3 size 
 _COMPARED = 64  # images of each kind, to find the kind that a member knows best
 # Of leaves' distance. Provisional: set after a look at test letters and at Omniglot (docs/results/datasets.md).
 _CLEARLY = 0.75
-
-
-def dark_strokes(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count 3 size size"]:
-    """`pen_strokes`, dark on light."""
-    return -pen_strokes(count, size, generator)
 
 
 class PixelInversionConfig(BaseModel):

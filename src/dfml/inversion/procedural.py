@@ -63,7 +63,7 @@ def pen_strokes(count: int, size: int, generator: torch.Generator) -> Float[Tens
         generator: On the CPU.
 
     Returns:
-        In normalised space, like `dead_leaves`; negated, they are dark lines on light ground.
+        In normalised space, like `dead_leaves`; see `dark_strokes` for the opposite.
     """
     rows, columns = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
     pixels = torch.stack([columns, rows], dim=-1) / size
@@ -81,6 +81,11 @@ def pen_strokes(count: int, size: int, generator: torch.Generator) -> Float[Tens
     width = 0.02 + 0.04 * torch.rand(count, 1, 1, generator=generator)
     ink = torch.sigmoid(2.0 * size * (width - nearest))
     return ((ink - _INK) / _CONTRAST)[:, None].repeat(1, 3, 1, 1)
+
+
+def dark_strokes(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count 3 size size"]:
+    """`pen_strokes`, dark on light."""
+    return -pen_strokes(count, size, generator)
 
 
 def _on_curve(start: Tensor, bend: Tensor, stop: Tensor, at: float) -> Tensor:
