@@ -11,14 +11,19 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
+from dfml.data import read_image
 from dfml.inversion.engines import InversionConfig
+from dfml.inversion.fidelity import measure
 from dfml.inversion.meta_generator import FiveConfig, MetaGenerator
 from dfml.inversion.objectives import InversionWeights
 from dfml.inversion.recovery import Target, balanced_labels
 from dfml.training.checkpoint import State, save_checkpoint
-from dfml.zoo import Preprocessing, Zoo
+from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
+from dfml.zoo.statistics import LayerStatistics
 from tests.cli.conftest import SIZE, World, dfml, error, results
+from tests.zoo.members import ZooMaker
 
 SMALL = FiveConfig(width=8, latent=16, steps=2, weights=InversionWeights(batch_norm=0.1, momentum=0.9))
 PICTURES = 12  # pixels a side of what the run's generator draws
@@ -79,6 +84,43 @@ def test_images_that_are_only_noise_get_a_warning(world: World, tmp_path: Path) 
     assert shown.exit_code == 0
     for member in ("member-000", "member-001"):
         assert f"\n{member}: " in shown.stdout
+
+
+def test_a_member_of_many_classes_is_recovered_some_classes_after_the_others(tmp_path: Path) -> None:
+    labels = tuple(f"class {number:02d}" for number in range(45))
+    ZooMaker(tmp_path / "zoo").member(labels=labels)
+    out = tmp_path / "out"
+    found = results("invert", tmp_path / "zoo", "--out", out, "--per-class", "2", "--steps", "2")["members"]
+    made = pictures(out)
+    assert sorted(made) == [f"member-000/class_{label:02d}/{image:04d}.png" for label in range(45) for image in (0, 1)]
+    assert len(set(made.values())) == len(made)
+    zoo = Zoo.open(tmp_path / "zoo")
+    paths = sorted(out.glob("member-*/*/*.png"))
+    images = torch.stack([read_image(path, SIZE) for path in paths])
+    whole = measure(zoo, 0, images, balanced_labels(45, 2))
+    # Written as bytes, and of all classes at once.
+    assert found["member-000"]["agreement"] == pytest.approx(whole.agreement, abs=0.05)
+    assert found["member-000"]["batch_norm_distance"] == pytest.approx(whole.batch_norm_distance, rel=0.2)
+    with Image.open(out / "contact_sheet.png") as sheet:
+        assert 20 * 64 < sheet.height < 25 * 64  # the first twenty classes
+
+
+def test_large_or_many_images_are_recovered_class_by_class(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    logits_and_statistics = PretrainedClassifier.logits_and_statistics
+
+    def watched(self: PretrainedClassifier, images: Tensor) -> tuple[Tensor, list[LayerStatistics]]:
+        seen.append(len(images))
+        return logits_and_statistics(self, images)
+
+    monkeypatch.setattr(PretrainedClassifier, "logits_and_statistics", watched)
+    monkeypatch.setattr("dfml.cli.recovery._AT_ONCE", 5 * SIZE**2)
+    asked = ("--members", "1", "--per-class", "3", "--steps", "2")
+    assert dfml("invert", world.zoo, "--out", tmp_path / "out", *asked).exit_code == 0
+    assert len(pictures(tmp_path / "out")) == 6
+    assert set(seen) == {3}
 
 
 def test_a_generator_from_scratch(world: World, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dfml import seeds
 from dfml.backbones import create_backbone
-from dfml.inversion.fidelity import measure
+from dfml.inversion.fidelity import FidelityMeter, measure
 from dfml.inversion.objectives import InversionWeights
 from dfml.inversion.pixels import (
     FirstPixels,
@@ -156,3 +156,18 @@ def test_images_that_the_member_itself_does_not_recognise_are_reported() -> None
     warning = measure(zoo, 0, images(6), wrong).warning
     assert warning is not None
     assert "recognises only 0%" in warning
+
+
+def test_images_may_be_judged_in_parts() -> None:
+    zoo = Zoo.of([member(0, ("a", "b", "c")), member(1, ("a", "b", "c")), member(2, ("c", "d", "e"))])
+    found, meter = invert_member(zoo[0], LABELS, QUICK), FidelityMeter(zoo, 0)
+    whole = measure(zoo, 0, found, LABELS)
+    for part in (slice(0, 1), slice(1, 6)):
+        meter.add(found[part], LABELS[part])
+    parts = meter.read()
+    assert (parts.agreement, parts.other_agreement) == (whole.agreement, whole.other_agreement)
+    assert parts.chance == pytest.approx(whole.chance)
+    one, five = (measure(zoo, 0, found[part], LABELS[part]) for part in (slice(0, 1), slice(1, 6)))
+    assert parts.batch_norm_distance == pytest.approx((one.batch_norm_distance + 5 * five.batch_norm_distance) / 6)
+    with pytest.raises(ValueError, match="found none"):
+        FidelityMeter(zoo, 0).read()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from PIL import Image
 from rich.table import Table
 from torch import Tensor
@@ -20,15 +20,16 @@ from dfml.cli.trained import Trained
 from dfml.errors import UsageError
 from dfml.evaluation.protocol import versions
 from dfml.inversion.engines import InversionConfig, create_engine
-from dfml.inversion.fidelity import Fidelity, measure
-from dfml.inversion.recovery import Engine, Target, balanced_labels
+from dfml.inversion.fidelity import Fidelity, FidelityMeter
+from dfml.inversion.recovery import Engine, Target
 from dfml.methods.base import build_config, merge
 from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
 from dfml.training.progress import show_progress
 from dfml.zoo.classifier import Preprocessing
 from dfml.zoo.zoo import Zoo
 
-_SHOWN = 12  # images a class on the contact sheet
+_SHOWN, _ROWS = 12, 20  # images a class and classes a member on the contact sheet
+_AT_ONCE = 2**22  # pixels that are recovered together, with all that gradients need: 83 images of 224 x 224
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,15 @@ class Recovered:
     Attributes:
         name: The member's.
         labels: Its classes.
-        targets: The class that each image was made for.
-        images: In [0, 1].
-        fidelity: How faithful they are.
+        images: How many there are.
+        shown: The first images, in [0, 1], of the first classes: those for the contact sheet.
+        fidelity: How faithful all of them are.
     """
 
     name: str
     labels: tuple[str, ...]
-    targets: Int64[Tensor, " images"]
-    images: Float[Tensor, "images 3 size size"]
+    images: int
+    shown: tuple[Float[Tensor, "_images 3 _size _size"], ...]
     fidelity: Fidelity
 
 
@@ -118,24 +119,40 @@ class Workshop:
         (out / "config.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
 
     def recover(self, zoo: Zoo, index: int, per_class: int, out: Path) -> Recovered:
-        """Invert one member and write its images as `out/member/label/0000.png`."""
+        """Invert one member, some classes after the others where it has many; write `out/member/label/0000.png`."""
         classifier, name = zoo[index], zoo.name(index)
-        targets = balanced_labels(len(classifier.labels), per_class, zoo.device)
         # Images are of the size that the run's generator draws, or else of the member's input.
         engine = self._of_run or self._engine(classifier.preprocessing)
-        recovery = engine.start([Target(name, classifier, targets)])
-        with show_progress(name, engine.steps) as progress:
-            while recovery.done < engine.steps:
-                (loss,) = recovery.step()
-                progress.update(recovery.done, {"label_loss": loss.label.item(), "batch_norm": loss.batch_norm.item()})
-        (images,) = recovery.images()
-        fidelity = measure(zoo, index, images, targets)
-        for label, folder in enumerate(folder_names(classifier.labels)):
-            place = out / name / folder
-            place.mkdir(parents=True)
-            for number, image in enumerate(images[targets == label]):
-                to_picture(image).save(place / f"{number:04d}.png")
-        return Recovered(name, classifier.labels, targets.cpu(), images.cpu(), fidelity)
+        meter = FidelityMeter(zoo, index)
+        shown: list[Tensor] = []
+        folders = folder_names(classifier.labels)
+        groups = self._groups(len(folders), per_class, classifier.preprocessing.size)
+        with show_progress(name, len(groups) * engine.steps) as progress:
+            for visit, group in enumerate(groups):
+                targets = torch.tensor(group, device=zoo.device).repeat_interleave(per_class)
+                recovery = engine.start([Target(name, classifier, targets)], visit)
+                while recovery.done < engine.steps:
+                    (loss,) = recovery.step()
+                    losses = {"label_loss": loss.label.item(), "batch_norm": loss.batch_norm.item()}
+                    progress.update(visit * engine.steps + recovery.done, losses)
+                (images,) = recovery.images()
+                meter.add(images, targets)
+                for label, of_class in zip(group, torch.split(images.cpu(), per_class), strict=True):
+                    _write(out / name / folders[label], of_class)
+                    if len(shown) < _ROWS:
+                        shown.append(of_class[:_SHOWN].clone())
+        return Recovered(name, classifier.labels, len(folders) * per_class, tuple(shown), meter.read())
+
+    def _groups(self, outputs: int, per_class: int, size: int) -> list[list[int]]:
+        """Outputs that are recovered together: as many as a visit takes, fewer where their images are large or many."""
+        together = max(1, min(self._config.classes_per_visit, _AT_ONCE // (per_class * size**2)))
+        return [list(range(first, min(first + together, outputs))) for first in range(0, outputs, together)]
+
+
+def _write(folder: Path, images: Tensor) -> None:
+    folder.mkdir(parents=True)
+    for number, image in enumerate(images):
+        to_picture(image).save(folder / f"{number:04d}.png")
 
 
 def folder_names(labels: Sequence[str]) -> list[str]:
@@ -149,24 +166,24 @@ def folder_names(labels: Sequence[str]) -> list[str]:
 
 
 def draw(recovered: Sequence[Recovered]) -> Image.Image:
-    """All members and classes on one sheet, with the first images of each."""
+    """All members on one sheet, with the first images of each class; of members with many classes, the first ones."""
     return draw_contact_sheet(
         [
             Block(
                 title=each.name,
-                note=_note(each.fidelity),
-                rows=[
-                    Row(label, each.images[each.targets == index][:_SHOWN]) for index, label in enumerate(each.labels)
-                ],
+                note=_note(each),
+                rows=[Row(label, images) for label, images in zip(each.labels, each.shown, strict=False)],
             )
             for each in recovered
         ]
     )
 
 
-def _note(fidelity: Fidelity) -> str:
-    others = f"; other members, {fidelity.other_agreement:.0%}" if fidelity.other_agreement is not None else ""
-    return f"recognises {fidelity.agreement:.0%} of them{others}"
+def _note(recovered: Recovered) -> str:
+    found, classes = recovered.fidelity, len(recovered.labels)
+    others = f"; other members, {found.other_agreement:.0%}" if found.other_agreement is not None else ""
+    rest = f"; {len(recovered.shown)} of {classes} classes" if classes > len(recovered.shown) else ""
+    return f"recognises {found.agreement:.0%} of them{others}{rest}"
 
 
 def fidelity_table(recovered: Sequence[Recovered]) -> Table:
@@ -179,7 +196,7 @@ def fidelity_table(recovered: Sequence[Recovered]) -> Table:
         found = each.fidelity
         table.add_row(
             each.name,
-            str(len(each.images)),
+            str(each.images),
             f"{100 * found.agreement:.1f}",
             "-" if found.other_agreement is None else f"{100 * found.other_agreement:.1f}",
             f"{100 * found.chance:.1f}",

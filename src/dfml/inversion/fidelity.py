@@ -45,45 +45,77 @@ class Fidelity:
         return asdict(self)
 
 
-@torch.no_grad()
-def measure(
-    zoo: Zoo, member: int, images: Float[Tensor, "images 3 height width"], labels: Int64[Tensor, "images"]
-) -> Fidelity:
-    """Judge recovered images.
+class FidelityMeter:
+    """Judges images of one member as they are recovered: all at once, or some classes after the others.
+
+    Distances of batch-norm statistics are means over the parts, weighted by their images.
 
     Args:
         zoo: Where the member is from.
         member: Its index.
-        images: In [0, 1].
-        labels: Outputs of the member that the images were recovered for.
     """
-    classifier = zoo[member]
-    logits, statistics = classifier.logits_and_statistics(fit_images(images, classifier.preprocessing.size))
-    agreement = (logits.argmax(dim=1) == labels).float().mean().item()
-    distance = batch_norm_distance(statistics).item() if statistics else 0.0
-    noise = torch.rand(images.shape, generator=seeds.generator(0, "noise")).to(images.device)
-    _, of_noise = classifier.logits_and_statistics(fit_images(noise, classifier.preprocessing.size))
-    yardstick = batch_norm_distance(of_noise).item() if of_noise else 0.0
-    other, chance = _other_agreement(zoo, member, images, labels)
-    warning = _warning(agreement, distance, yardstick, other, chance)
-    return Fidelity(agreement, distance, yardstick, other, chance, warning)
+
+    def __init__(self, zoo: Zoo, member: int) -> None:
+        self._zoo, self._member = zoo, member
+        self._images = self._agreed = self._asked = self._others_agreed = 0
+        self._distance = self._noise_distance = self._expected = 0.0
+
+    @torch.no_grad()
+    def add(self, images: Float[Tensor, "images 3 _height _width"], labels: Int64[Tensor, " images"]) -> None:
+        """Judge some more.
+
+        Args:
+            images: In [0, 1].
+            labels: Outputs of the member that the images were recovered for.
+        """
+        classifier, count = self._zoo[self._member], len(images)
+        logits, statistics = classifier.logits_and_statistics(fit_images(images, classifier.preprocessing.size))
+        noise = torch.rand(images.shape, generator=seeds.generator(0, "noise")).to(images.device)
+        _, of_noise = classifier.logits_and_statistics(fit_images(noise, classifier.preprocessing.size))
+        self._images += count
+        self._agreed += int((logits.argmax(dim=1) == labels).sum())
+        if statistics:
+            self._distance += count * batch_norm_distance(statistics).item()
+            self._noise_distance += count * batch_norm_distance(of_noise).item()
+        self._ask_others(images, labels)
+
+    def _ask_others(self, images: Tensor, labels: Tensor) -> None:
+        """Count (image, other member that knows its class) pairs, those that agree, and those that guessing would."""
+        classes_of = self._zoo.classes.of_member
+        wanted = torch.tensor(classes_of[self._member], device=labels.device)[labels]
+        for index, classes in enumerate(classes_of):
+            known = torch.isin(wanted, torch.tensor(classes, device=labels.device))
+            if index == self._member or not bool(known.any()):
+                continue
+            answer = self._zoo[index].answers(images[known]).argmax(dim=1)
+            right = torch.tensor(classes, device=labels.device)[answer] == wanted[known]
+            self._others_agreed += int(right.sum())
+            self._expected += len(right) / len(classes)
+            self._asked += len(right)
+
+    def read(self) -> Fidelity:
+        """Of all that was added.
+
+        Raises:
+            ValueError: If nothing was.
+        """
+        if not self._images:
+            raise ValueError("expected images to judge, found none; call `add` first")
+        agreement = self._agreed / self._images
+        distance, yardstick = self._distance / self._images, self._noise_distance / self._images
+        other = self._others_agreed / self._asked if self._asked else None
+        chance = self._expected / self._asked if self._asked else 1.0 / len(self._zoo.classes.of_member[self._member])
+        warning = _warning(agreement, distance, yardstick, other, chance)
+        return Fidelity(agreement, distance, yardstick, other, chance, warning)
 
 
-def _other_agreement(zoo: Zoo, member: int, images: Tensor, labels: Tensor) -> tuple[float | None, float]:
-    """Share of (image, other member that knows its class) pairs that agree, and the share that guessing would give."""
-    wanted = torch.tensor(zoo.classes.of_member[member], device=labels.device)[labels]
-    agreed = expected = 0.0
-    asked = 0
-    for index, classes in enumerate(zoo.classes.of_member):
-        known = torch.isin(wanted, torch.tensor(classes, device=labels.device))
-        if index == member or not bool(known.any()):
-            continue
-        other = zoo[index]
-        answer = other.logits(fit_images(images[known], other.preprocessing.size)).argmax(dim=1)
-        agreed += (torch.tensor(classes, device=labels.device)[answer] == wanted[known]).sum().item()
-        expected += int(known.sum()) / len(classes)
-        asked += int(known.sum())
-    return (agreed / asked, expected / asked) if asked else (None, 1.0 / len(zoo[member].labels))
+def measure(
+    zoo: Zoo, member: int, images: Float[Tensor, "images 3 height width"], labels: Int64[Tensor, "images"]
+) -> Fidelity:
+    """Judge all images of a member at once; see `FidelityMeter`."""
+    meter = FidelityMeter(zoo, member)
+    meter.add(images, labels)
+    return meter.read()
 
 
 def _warning(agreement: float, distance: float, yardstick: float, other: float | None, chance: float) -> str | None:
