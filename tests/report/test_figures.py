@@ -95,6 +95,23 @@ def test_a_run_that_only_distils_has_its_loss_alone() -> None:
     assert {"distillation loss", "meta-iterations"} <= set(texts(figure))
 
 
+def test_episodes_without_accuracy_have_no_empty_panel() -> None:
+    distilled = [{"iteration": step, "distillation_loss": 1.5 / step} for step in (1, 2, 3)]
+    figure = training_losses([*distilled, {"iteration": 4, "distillation_loss": 0.3, "outer_loss": 2.5}])
+    (axes,) = figure.axes
+    assert {"outer loss", "distillation loss", "meta-iterations"} <= set(texts(figure))
+    assert [list(line.get_xdata()) for line in axes.lines] == [[4], [4], [1, 2, 3, 4], [1, 2, 3, 4]]
+
+
+def test_losses_of_any_method_are_drawn() -> None:
+    metrics = [
+        {"iteration": step, "robust_loss": 0.5, "reconstruction_loss": 1 / step, "seconds": 1.0} for step in (1, 2)
+    ]
+    figure = training_losses(metrics)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["robust loss", "reconstruction loss"]
+    assert list(figure.axes[1].lines[0].get_ydata()) == [1.0, 0.5]
+
+
 def test_no_two_lines_of_a_learning_curve_look_alike() -> None:
     curves = {name: {0: evaluation(name), 1: evaluation(name)} for name in ("zoo_student", "purer", "free")}
     neighbours = [evaluation(name) for name in ("init", "embedding", "average", "member", "zoo")]

@@ -37,6 +37,7 @@ _VARIABLES = {
 }
 _CURVES: tuple[tuple[str, str], ...] = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"))  # and their markers
 _OTHERS = (ORANGE, PURPLE, INK)
+_LOSSES = (VERMILION, BLUE, PURPLE)
 _DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (8, 3)))
 _SIZE = (5.6, 3.5)  # inches: narrow, so that a page may show it on a phone and the words stay readable
 _STYLE: Any = {
@@ -122,18 +123,20 @@ def _learning(axes: Axes, curve: Curve, colour: str, marker: str) -> float:
 def training_losses(metrics: Sequence[Row]) -> Figure:
     """Outer loss and accuracy on pseudo-queries, and what else a method does to its learner.
 
-    That is PURER's Gradient Switch, of which each firing is drawn with the loss before and after it, and FREE's
-    distillation (BELL). Of a run that only distils, such as the zoo student's, its loss is all that there is.
+    That is PURER's Gradient Switch, of which each firing is drawn with the loss before and after it, and the
+    distillation of FREE (BELL) and of the zoo student, whose episodes have no accuracy. Of a run without episodes each
+    loss is drawn by itself.
 
     Args:
-        metrics: A run's; rows without an outer loss, such as those of a warm-up, are left out.
+        metrics: A run's; rows without a loss, such as those of a warm-up, are left out.
     """
-    steps, distillation = _values(metrics, "distillation_loss", least=_LEAST)
-    if distillation and not any("outer_loss" in row for row in metrics):
-        return _distillation_alone(steps, distillation)
-    figure, (above, below) = _new_figure(2)
+    names = dict.fromkeys(name for row in metrics for name in row)
+    if "outer_loss" not in names:
+        return _losses_alone(metrics, [name for name in names if name.endswith("_loss") and name != "inversion_loss"])
+    figure, axes = _new_figure(2 if "accuracy" in names else 1)
+    above = axes[0]
     _curve(above, *_values(metrics, "outer_loss", least=_LEAST), BLUE)
-    _curve(below, *_values(metrics, "accuracy", factor=100.0), GREEN)
+    steps, distillation = _values(metrics, "distillation_loss", least=_LEAST)
     if distillation:
         _curve(above, steps, distillation, VERMILION)
         above.set_title("distillation loss", color=VERMILION, fontsize=9, loc="right")
@@ -142,22 +145,28 @@ def training_losses(metrics: Sequence[Row]) -> Figure:
     if fired:
         above.vlines(fired, before, after, color=VERMILION, linewidth=1.2, zorder=4)
         above.plot(fired, after, "^", color=VERMILION, markersize=4.5, zorder=4)
-        below.vlines(fired, 0, 0.05, transform=below.get_xaxis_transform(), color=VERMILION, linewidth=1.2)
         times = "once" if len(fired) == 1 else f"{len(fired)} times"
         above.set_title(f"switch fired {times}: loss before and after", color=VERMILION, fontsize=9, loc="right")
     _logarithmic(above)
     above.set_ylabel("outer loss", color=BLUE)
-    below.set(xlabel="meta-iterations", ylabel="accuracy (%)")
-    below.set_ylim(0, 102)
+    for below in axes[1:]:
+        _curve(below, *_values(metrics, "accuracy", factor=100.0), GREEN)
+        below.vlines(fired, 0, 0.05, transform=below.get_xaxis_transform(), color=VERMILION, linewidth=1.2)
+        below.set_ylabel("accuracy (%)")
+        below.set_ylim(0, 102)
+    axes[-1].set_xlabel("meta-iterations")
     return figure
 
 
-def _distillation_alone(steps: Sequence[int | float], losses: Sequence[float]) -> Figure:
-    figure, (axes,) = _new_figure(1)
-    _curve(axes, steps, losses, VERMILION)
-    _logarithmic(axes)
-    axes.set_ylabel("distillation loss", color=VERMILION)
-    axes.set_xlabel("meta-iterations")
+def _losses_alone(metrics: Sequence[Row], names: Sequence[str]) -> Figure:
+    """A panel a loss; an empty one where a run had no time for any."""
+    figure, panels = _new_figure(max(1, len(names)))
+    for index, (axes, name) in enumerate(zip(panels, names, strict=False)):
+        colour = _LOSSES[index % len(_LOSSES)]
+        _curve(axes, *_values(metrics, name, least=_LEAST), colour)
+        _logarithmic(axes)
+        axes.set_ylabel(name.replace("_", " "), color=colour)
+    panels[-1].set_xlabel("meta-iterations")
     return figure
 
 
