@@ -58,6 +58,9 @@ def test_a_runs_folder_says_how_it_was_made(world: World) -> None:
     assert (noted["protocol"], noted["way"], noted["members"]) == ("strict", 3, 2)
     assert "torch" in noted["versions"]
     assert len((world.purer / "metrics.jsonl").read_text().splitlines()) == 4
+    page = (world.purer / "report.html").read_text(encoding="utf-8")
+    assert "purer: a few-shot learner from 2 classifiers" in page
+    assert "Training of purer" in page
 
 
 def test_a_written_config_repeats_its_run(world: World, tmp_path: Path) -> None:

@@ -124,6 +124,12 @@ def test_parts_that_are_not_there_leave_no_headings() -> None:
         assert heading not in text
 
 
+def test_without_evaluations_there_is_no_table() -> None:
+    text = Reader(render_page(Page(title="t", summary="s", command="c", notes=["one went wrong"]))).text
+    assert "Results" not in text
+    assert "one went wrong" in text
+
+
 def test_wrong_answers_are_marked_with_the_truth() -> None:
     made = page("alpha")
     assert made.task is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,6 +93,7 @@ def train(
         raise UsageError("expected a folder for the learner: --out LEARNER")
 
     from dfml.evaluation.protocol import versions
+    from dfml.report.training import PAGE, write_training
     from dfml.training.folder import RunFolder
     from dfml.training.progress import show_progress
     from dfml.zoo.classes import read_identity
@@ -104,9 +107,10 @@ def train(
     began = time.perf_counter()
     done = _iterations_before(RunFolder(out) if resume else None, start_from)
     progress = show_progress(kind.name, config.iterations, done) if config.iterations else None
-    kind(config).fit(members, out=out, resume=resume, start_from=start_from, device=device, progress=progress)
+    learner = kind(config).fit(members, out=out, resume=resume, start_from=start_from, device=device, progress=progress)
 
-    rows = RunFolder(out).read_metrics()
+    run = RunFolder(out)
+    rows = run.read_metrics()
     seconds = sum(row["seconds"] for row in rows) if rows else time.perf_counter() - began
     about: dict[str, Any] = {"seconds": round(seconds, 3), "iterations": config.iterations}
     results = {
@@ -117,8 +121,9 @@ def train(
         "versions": versions(),
     }
     (out / "results.json").write_text(to_json(results), encoding="utf-8")
+    write_training(run, members, learner, config, seconds=seconds, command=shlex.join(["dfml", *sys.argv[1:]]))
     output.results(results)
-    output.say(f"learner: {out} ({seconds:.1f} s)")
+    output.say(f"learner: {out} ({seconds:.1f} s); report: {out / PAGE}")
     output.say(f"next: dfml evaluate {out} DATA --way {config.way} --shot {config.shot} --protocol {config.protocol}")
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dfml.data.dataset import ImageDataset
 from dfml.data.glyphs import glyphs
 from dfml.evaluation.protocol import Evaluation, draw_episode, evaluate, to_float
+from dfml.evaluation.recalled import recalled_images
 from dfml.evaluation.snapshots import evaluate_snapshots
 from dfml.evaluation.story import NewTask, QuickstartSettings, RecoveredClass, Story, Training
 from dfml.learners import FewShotClassifier, MetaLearner
@@ -29,7 +29,6 @@ from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
 from dfml.methods.zoo_student import ZooStudent
 from dfml.pretraining import BuiltMember, build_zoo
-from dfml.training.checkpoint import load_checkpoint
 from dfml.training.folder import RunFolder
 from dfml.training.progress import Progress, SilentProgress
 from dfml.zoo.readers import WEIGHTS
@@ -225,45 +224,17 @@ def _new_task(
 def _recovered(
     out: Path, zoo: Zoo, train: ImageDataset, learner: MetaLearner, settings: QuickstartSettings
 ) -> tuple[tuple[RecoveredClass, ...], ...]:
-    """The images that a method had recovered at the end."""
-    newest = RunFolder(out / FOLDERS[learner.name]).newest_checkpoint()
-    assert newest is not None  # the run has ended, which writes one
-    _, state = load_checkpoint(newest, torch.device("cpu"))
-    images_of = _IMAGES[learner.name]
+    """The images that a method had recovered at the end, beside real ones."""
     numbers = {name: number for number, name in enumerate(train.classes)}
+    run = RunFolder(out / FOLDERS[learner.name])
+    recovered = recalled_images(run, learner, range(len(zoo.classes)), settings.shown)
 
     def of(index: int) -> RecoveredClass:
         name = zoo.classes.names[index]
         real = train.images[train.of_class(numbers[name])[: settings.shown]]
-        return RecoveredClass(name, images_of(state.tensors, index, settings.shown, learner), to_float(real))
+        return RecoveredClass(name, recovered[index], to_float(real))
 
     return tuple(tuple(of(index) for index in classes) for classes in zoo.classes.of_member)
-
-
-def _from_dynamic_dataset(tensors: dict[str, Tensor], index: int, images: int, learner: MetaLearner) -> Tensor:
-    """PURER's images of one class."""
-    return learner.preprocessing.restore(tensors["pixels"][index, :images]).clamp(0.0, 1.0)
-
-
-def _from_memory(tensors: dict[str, Tensor], index: int, images: int, learner: MetaLearner) -> Tensor:
-    """FREE's newest images of one class; fewer if the method has not recovered as many."""
-    ring = tensors["memory.images"][index]
-    return to_float(ring[_newest_first(len(ring), int(tensors["memory.written"][index]))[:images]])
-
-
-def _from_pool(tensors: dict[str, Tensor], index: int, images: int, learner: MetaLearner) -> Tensor:
-    """The zoo student's newest images of one class; none if its member was not drawn."""
-    ring = tensors["pool.images"]
-    slots = _newest_first(len(ring), int(tensors["pool.written"]))
-    return to_float(ring[slots[tensors["pool.classes"][slots] == index][:images]])
-
-
-def _newest_first(capacity: int, written: int) -> Tensor:
-    """The slots of a ring buffer that are in use."""
-    return (written - torch.arange(1, min(written, capacity) + 1)) % capacity
-
-
-_IMAGES = {ZooStudent.name: _from_pool, PURER.name: _from_dynamic_dataset, FREE.name: _from_memory}
 
 
 def _stored_bytes(out: Path, evaluations: tuple[Evaluation, ...]) -> dict[str, int]:

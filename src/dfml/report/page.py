@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dfml.evaluation.protocol import Difference, Evaluation
 from dfml.report.table import differences_table, results_table
 from dfml.training.folder import flatten
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _TEMPLATE = "page.html"
 
@@ -41,6 +45,13 @@ class PagePicture:
 
     png: bytes
     alt: str
+
+    @classmethod
+    def of(cls, image: Image.Image, alt: str) -> PagePicture:
+        """An image as a file."""
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        return cls(buffer.getvalue(), alt)
 
     @property
     def uri(self) -> str:
@@ -96,7 +107,8 @@ class Page:
     Attributes:
         title: The heading.
         summary: What was done, in one sentence.
-        evaluations: Of the same episodes; the first ones are what the page is about.
+        command: What to type to get the same again.
+        evaluations: Of the same episodes; the first ones are what the page is about. None: there is no table.
         meaning: Paragraphs: what the table says, in plain words.
         differences: Pairs worth showing.
         training_seconds: By the learner's name.
@@ -106,14 +118,14 @@ class Page:
         stages: What was done one after the other -> seconds.
         settings: Nested plain values.
         versions: Of what computed it.
-        command: What to type to get the same again.
+        notes: What went otherwise than one would expect.
         subjects: How many evaluations the page is about.
     """
 
     title: str
     summary: str
-    evaluations: Sequence[Evaluation]
     command: str
+    evaluations: Sequence[Evaluation] = ()
     meaning: Sequence[str] = ()
     differences: Sequence[Difference] = ()
     training_seconds: Mapping[str, float] | None = None
@@ -123,6 +135,7 @@ class Page:
     stages: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     subjects: int = 1
 
 
@@ -137,14 +150,12 @@ def render_page(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    first = page.evaluations[0]
     return environment.get_template(_TEMPLATE).render(
         page=page,
-        protocol=f"{first.dataset}: {len(first.accuracies)} episodes, {first.way}-way {first.shot}-shot, "
-        f"{first.query} query images a class, protocol {first.protocol}, seed {first.seed}",
+        protocol=" ".join(map(_protocol, page.evaluations[:1])),
         results=results_table(page.evaluations, page.training_seconds),
         bars=[_bar(each) for each in page.evaluations],
-        chance=100 / first.way,
+        chance=100 / page.evaluations[0].way if page.evaluations else None,
         differences=differences_table(page.differences),
         settings={name: _plain(value) for name, value in flatten(dict(page.settings)).items()},
         total=sum(page.stages.values()),
@@ -158,6 +169,13 @@ def write_page(page: Page, path: Path) -> None:
         OSError: If the file cannot be written.
     """
     path.write_text(render_page(page), encoding="utf-8")
+
+
+def _protocol(evaluation: Evaluation) -> str:
+    return (
+        f"{evaluation.dataset}: {len(evaluation.accuracies)} episodes, {evaluation.way}-way {evaluation.shot}-shot, "
+        f"{evaluation.query} query images a class, protocol {evaluation.protocol}, seed {evaluation.seed}"
+    )
 
 
 def _bar(evaluation: Evaluation) -> dict[str, float]:

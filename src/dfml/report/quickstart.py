@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from dfml.evaluation.protocol import Difference, Evaluation, compare
 from dfml.evaluation.story import NewTask, QuickstartSettings, RecoveredClass, Story, Training
-from dfml.inversion.engines import ENGINES
 from dfml.methods.average import Average
 from dfml.methods.best_member import BestMember
 from dfml.methods.free import FREE
@@ -25,10 +23,11 @@ from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
 from dfml.methods.zoo_student import ZooStudent
 from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
-from dfml.report.figures import inversion_fidelity, learning_curve, to_svg, training_losses
+from dfml.report.figures import learning_curve, to_svg
 from dfml.report.page import Page, PageFigure, PagePicture, PagePrediction, PageSheet, PageTask, write_page
 from dfml.report.results import curve_values, results_values
 from dfml.report.table import Table
+from dfml.report.training import chosen_settings, training_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,19 +35,6 @@ if TYPE_CHECKING:
 PAGE, SHEET, CURVE, TASK = "report.html", "contact_sheet_{}.png", "learning_curve.svg", "task"
 _REAL_SHOWN = 3  # images of the members' training set, beside the recovered ones
 _PAPERS = (PURER.name, FREE.name)
-_PSEUDO_TASKS = "The learner's loss and accuracy on pseudo-tasks of recovered images."
-_ABOUT_TRAINING = {
-    ZooStudent.name: "How far the student still is from the classifiers' answers; lower is better.",
-    PURER.name: f"{_PSEUDO_TASKS} When it stops to improve, the Gradient Switch makes an episode's images harder for "
-    "it: each arrow runs from the loss before to after.",
-    FREE.name: f"{_PSEUDO_TASKS} The other line above is how far it still is from the classifiers that it is distilled "
-    "from (BELL).",
-}
-_ABOUT_INVERSION = {
-    ZooStudent.name: "What members recall, starting from dead leaves",
-    PURER.name: "The images on their way from noise",
-    FREE.name: "What the generator draws for classifiers after its few steps on each of them",
-}
 
 
 def write_story(story: Story, out: Path, command: str) -> None:
@@ -205,16 +191,9 @@ def story_page(story: Story, sheets: Mapping[str, Image.Image], command: str) ->
 
 
 def _settings(settings: QuickstartSettings) -> dict[str, Any]:
-    """Without those that do not count: the seeds, which are the story's, and the engines that are not chosen."""
-    chosen = {
-        ZooStudent.name: settings.zoo_student.inversion.engine,
-        FREE.name: settings.free.inversion.engine,
-        BestMember.name: settings.best_member.inversion.engine,
-    }
-    unused: dict[str, Any] = {
-        name: {"seed": True, "inversion": {*ENGINES} - {engine}} for name, engine in chosen.items()
-    }
-    return settings.model_dump(mode="json", exclude={PURER.name: {"seed"}, **unused})
+    """Those that count: the methods' seeds are the story's."""
+    seeds = {name: {"seed"} for name in (*settings.trained, BestMember.name)}
+    return chosen_settings(settings.model_dump(mode="json", exclude=seeds))
 
 
 def _sheet(title: str, sheet: Image.Image, training: Training) -> PageSheet:
@@ -225,7 +204,7 @@ def _sheet(title: str, sheet: Image.Image, training: Training) -> PageSheet:
         f"{title} recovered from the classifier's weights alone and learned from, as they were at the end; after the "
         f"gap, {_REAL_SHOWN} of the images that the classifier had been trained on, which {title} never saw."
         + (" Where nothing stands on the left, none were kept." if bare else ""),
-        PagePicture(_png(sheet), f"Letters that {title} recovered beside real ones, by classifier and class."),
+        PagePicture.of(sheet, f"Letters that {title} recovered beside real ones, by classifier and class."),
     )
 
 
@@ -245,19 +224,7 @@ def _figures(story: Story) -> list[PageFigure]:
         )
     ]
     for name, training in story.trainings.items():
-        drawn += [
-            (
-                f"Training of {_title(name)}",
-                training_losses(training.metrics),
-                _ABOUT_TRAINING[name],
-            ),
-            (
-                f"Inversion of {_title(name)}",
-                inversion_fidelity(training.metrics),
-                f"{_ABOUT_INVERSION[name]}: how unsure the classifiers are of them, and how far their batch-norm "
-                "statistics are from those that the classifiers remember. Means over classifiers; lower is better.",
-            ),
-        ]
+        drawn += training_figures(name, _title(name), training.metrics)
     return [
         PageFigure(title, caption, to_svg(figure, f"figure-{number}", themed=True))
         for number, (title, figure, caption) in enumerate(drawn)
@@ -318,13 +285,7 @@ def _task(task: NewTask, learner: str) -> PageTask:
 
 
 def _picture(image: Float[Tensor, "3 size size"], alt: str) -> PagePicture:
-    return PagePicture(_png(to_picture(image)), alt)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return PagePicture.of(to_picture(image), alt)
 
 
 def predictions_table(task: NewTask, images: int) -> Table:
