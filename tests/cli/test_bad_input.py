@@ -167,6 +167,12 @@ def test_a_results_file_in_no_folder_is_refused_before_the_work(world: World, tm
     assert not (tmp_path / "run").exists()
 
 
+def test_a_report_of_no_known_kind_is_refused_before_the_work(world: World, tmp_path: Path) -> None:
+    asked = ("evaluate", world.untrained, world.images, "--way", "3", "--query", "2", "--episodes", "100000000")
+    assert ".html, .md, .csv" in error(dfml(*asked, "--report", tmp_path / "report.pdf"), 2)
+    assert "folder that exists" in error(dfml(*asked, "--report", tmp_path / "missing" / "report.md"), 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

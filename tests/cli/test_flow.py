@@ -143,6 +143,19 @@ def test_learners_are_compared_in_pairs_on_the_same_episodes(world: World) -> No
     assert all(0 <= method["accuracy"] <= 1 for method in found["methods"].values())
 
 
+@pytest.mark.parametrize("name", ["page.html", "table.MD", "table.csv"])
+def test_an_evaluation_can_be_written_for_others_to_read(world: World, tmp_path: Path, name: str) -> None:
+    asked = (world.purer, world.untrained, world.images, *EPISODES, "--report", tmp_path / name)
+    found = results("evaluate", *asked)
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    assert f"{100 * found['methods']['purer']['accuracy']:.2f}" in text
+    assert ("purer - random_init" in text) == (name != "table.csv")
+    assert ("Learning curves" in text) is False
+    if name == "table.MD":
+        assert "| random_init |" in text
+        assert "6 episodes, 3-way" in text
+
+
 def test_learners_of_one_name_are_told_apart(world: World) -> None:
     snapshot = world.purer / "snapshots" / "000004"
     found = results("evaluate", world.purer, snapshot, world.images, *EPISODES)
@@ -171,8 +184,10 @@ def test_the_papers_protocol_takes_the_best_snapshot_and_says_so(world: World, t
     assert list(found["snapshots"]) == ["2", "4"]
     assert found["accuracy"] == max(snapshot["accuracy"] for snapshot in found["snapshots"].values())
     assert "maximum over 2 evaluations" in found["note"]
-    shown = dfml("evaluate", run, world.images, *EPISODES, "--protocol", "paper")
+    page = tmp_path / "page.html"
+    shown = dfml("evaluate", run, world.images, *EPISODES, "--protocol", "paper", "--report", page)
     assert "maximum over 2 evaluations" in shown.stdout
+    assert "Learning curves" in page.read_text(encoding="utf-8")
 
 
 def test_a_learner_of_the_other_protocol_is_refused_unless_allowed(world: World) -> None:

@@ -33,7 +33,16 @@ SURFACE = {
     ],
     "evaluate": [
         "LEARNER... DATA",
-        *("--allow-other-protocol", "--calibration", "--episodes", "--protocol", "--query", "--shot", "--split"),
+        *(
+            "--allow-other-protocol",
+            "--calibration",
+            "--episodes",
+            "--protocol",
+            "--query",
+            "--report",
+            "--shot",
+            "--split",
+        ),
         *("--splits", "--way"),
         *COMMON,
     ],

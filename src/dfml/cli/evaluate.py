@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +19,7 @@ from dfml.cli.options import (
     ThreadsOption,
     prepare_torch,
 )
-from dfml.cli.output import Output
+from dfml.cli.output import Output, require_writable
 from dfml.errors import UsageError
 
 
@@ -46,6 +48,10 @@ def evaluate(
         bool, typer.Option("--allow-other-protocol", help="Evaluate learners that were trained for the other protocol.")
     ] = False,
     calibration: CalibrationOption = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the tables here: a page (.html), Markdown (.md) or .csv."),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -56,11 +62,16 @@ def evaluate(
     if not names:
         raise UsageError("expected at least one learner and then the data: dfml evaluate LEARNER... DATA")
     output = Output(json_file)
+    if report:
+        require_writable("--report", report)
     prepare_torch(threads)
     from dfml.cli import judging, opening
     from dfml.evaluation.protocol import require_evaluable
+    from dfml.report.comparison import check_ending, write_comparison
     from dfml.training.device import select_device
 
+    if report:
+        check_ending(report)
     place = select_device(device)
     learners = [opening.open_learner(name, place, way=way, shot=shot, protocol=protocol, seed=seed) for name in names]
     sizes = {learner.preprocessing.size for learner in learners}
@@ -70,7 +81,7 @@ def evaluate(
     for learner in learners:
         dataset = images[learner.preprocessing.size]
         require_evaluable(learner, dataset, way, shot, query, protocol, allow_other_protocol=allow_other_protocol)
-    evaluations = [
+    judgements = [
         judging.judge(
             learner,
             called,
@@ -88,5 +99,10 @@ def evaluate(
         for learner, name, called in zip(learners, names, opening.distinct_names(learners, names), strict=True)
         for calibrated in judging.calibrations(learner, learners, calibration)
     ]
-    judging.show(output, evaluations)
-    output.results(judging.results(evaluations))
+    judging.show(output, judgements)
+    if report:
+        curves = {each.evaluation.name: each.curve for each in judgements if each.curve}
+        command = shlex.join(["dfml", *sys.argv[1:]])
+        write_comparison(report, [each.evaluation for each in judgements], curves, command)
+        output.say(f"report: {report}")
+    output.results(judging.results(judgements))

@@ -14,6 +14,7 @@ from dfml.evaluation.protocol import Evaluation, evaluate
 from dfml.evaluation.snapshots import best_snapshot, evaluate_snapshots, list_snapshots
 from dfml.learners import CALIBRATIONS
 from dfml.learners.base import Calibration, MetaLearner
+from dfml.report.page import describe_episodes
 from dfml.report.results import curve_values, results_values
 from dfml.report.table import compare_all, differences_table, results_table, to_rich
 from dfml.training.progress import show_progress
@@ -99,9 +100,7 @@ def _mismatch(calibration: Calibration, learner: MetaLearner) -> LearnerError | 
 def show(output: Output, judgements: list[Judgement]) -> None:
     """Accuracies, and the differences of all pairs."""
     evaluations = [judgement.evaluation for judgement in judgements]
-    first = evaluations[0]
-    episodes = f"{len(first.accuracies)} episodes, {first.way}-way {first.shot}-shot, {first.query} queries a class"
-    output.say(f"{first.dataset}: {episodes}, protocol {first.protocol}, seed {first.seed}")
+    output.say(describe_episodes(evaluations[0]))
     output.show(to_rich(results_table(evaluations)))
     if len(evaluations) > 1:
         output.say("Differences in pairs, on the same episodes:")

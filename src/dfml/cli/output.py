@@ -29,8 +29,8 @@ class Output:
     def __init__(self, json_file: Path | None = None) -> None:
         from rich.console import Console
 
-        if json_file and json_file != _STDOUT and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-            raise UsageError(f"--json {json_file} cannot be written: expected a file in a folder that exists")
+        if json_file and json_file != _STDOUT:
+            require_writable("--json", json_file)
         self._json_file = json_file
         self._began = time.perf_counter()
         stream = sys.stderr if json_file == _STDOUT else sys.stdout
@@ -59,6 +59,16 @@ class Output:
             sys.stdout.write(text)
         elif self._json_file:
             self._json_file.write_text(text, encoding="utf-8")
+
+
+def require_writable(option: str, file: Path) -> None:
+    """Make sure that a file can be written, before the work that it is to hold.
+
+    Raises:
+        UsageError: If it is a folder, or its folder does not exist.
+    """
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise UsageError(f"{option} {file} cannot be written: expected a file in a folder that exists")
 
 
 def to_json(values: Any) -> str:

@@ -152,7 +152,7 @@ def render_page(page: Page) -> str:
     )
     return environment.get_template(_TEMPLATE).render(
         page=page,
-        protocol=" ".join(map(_protocol, page.evaluations[:1])),
+        protocol=" ".join(map(describe_episodes, page.evaluations[:1])),
         results=results_table(page.evaluations, page.training_seconds),
         bars=[_bar(each) for each in page.evaluations],
         chance=100 / page.evaluations[0].way if page.evaluations else None,
@@ -171,7 +171,8 @@ def write_page(page: Page, path: Path) -> None:
     path.write_text(render_page(page), encoding="utf-8")
 
 
-def _protocol(evaluation: Evaluation) -> str:
+def describe_episodes(evaluation: Evaluation) -> str:
+    """What an evaluation was made on, in one line."""
     return (
         f"{evaluation.dataset}: {len(evaluation.accuracies)} episodes, {evaluation.way}-way {evaluation.shot}-shot, "
         f"{evaluation.query} query images a class, protocol {evaluation.protocol}, seed {evaluation.seed}"
