@@ -12,8 +12,8 @@ from dfml.inversion.pixels import (
     FirstPixels,
     PixelInversion,
     PixelInversionConfig,
+    familiar_kinds,
     invert_member,
-    most_familiar,
 )
 from dfml.inversion.procedural import coloured_noise, dark_strokes, dead_leaves, pen_strokes
 from dfml.inversion.recovery import Target, recover
@@ -95,28 +95,50 @@ PAPER = Preprocessing(16, (0.9, 0.9, 0.9), (0.25, 0.25, 0.25))
 
 
 @pytest.mark.parametrize(
-    ("make", "space"),
-    [(dead_leaves, PREPROCESSING), (dead_leaves, INK), (pen_strokes, INK), (dark_strokes, PAPER)],
+    ("kinds", "space"),
+    [
+        ((dead_leaves,), PREPROCESSING),
+        ((dead_leaves,), INK),
+        ((dead_leaves, pen_strokes), INK),
+        ((dead_leaves, dark_strokes), PAPER),
+    ],
 )
-def test_a_member_is_most_familiar_with_what_its_statistics_are_of(make: FirstPixels, space: Preprocessing) -> None:
-    classifier = acquainted(make, space)
-    assert all(most_familiar(classifier, seed) is make for seed in (0, 1, 2))
+def test_a_member_is_familiar_with_what_its_statistics_are_of(
+    kinds: tuple[FirstPixels, ...], space: Preprocessing
+) -> None:
+    classifier = acquainted(kinds[-1], space)
+    assert all(familiar_kinds(classifier, seed) == kinds for seed in (0, 1, 2))
     engine = PixelInversion(PixelInversionConfig(steps=0, start="familiar"))
     for visit in (3, 2):
         (found,) = recover(engine, [Target("m", classifier, LABELS)], visit)
-        first = make(6, 16, seeds.generator(0, "leaves", visit, "m"))
-        torch.testing.assert_close(found, space.restore(first).clamp(0, 1))
+        for place, (make, purpose) in enumerate(zip(kinds, ("leaves", "strokes"), strict=False)):
+            first = make(6 // len(kinds), 16, seeds.generator(0, purpose, visit, "m"))
+            turn = found[(place + visit) % len(kinds) :: len(kinds)]
+            torch.testing.assert_close(turn, space.restore(first).clamp(0, 1))
 
 
-def test_without_a_clear_winner_it_is_leaves() -> None:
-    assert most_familiar(acquainted(coloured_noise)) is dead_leaves
+def test_a_single_image_of_a_class_is_of_another_kind_at_the_next_visit() -> None:
+    engine = PixelInversion(PixelInversionConfig(steps=0, start="familiar"))
+    target = Target("m", acquainted(pen_strokes, INK), torch.tensor([0]))
+    (first,), (second,), (third,) = (recover(engine, [target], visit) for visit in (0, 1, 2))
+    leaves, strokes = (
+        INK.restore(make(1, 16, seeds.generator(0, purpose, visit, "m"))).clamp(0, 1)
+        for make, purpose, visit in ((dead_leaves, "leaves", 0), (pen_strokes, "strokes", 1))
+    )
+    torch.testing.assert_close(first, leaves)
+    torch.testing.assert_close(second, strokes)
+    assert not torch.equal(third, first)
+
+
+def test_it_is_leaves_alone_where_strokes_are_not_nearer() -> None:
+    assert familiar_kinds(acquainted(coloured_noise)) == (dead_leaves,)
     silent = PretrainedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), ("a", "b", "c"), INK)
-    assert most_familiar(silent) is dead_leaves
+    assert familiar_kinds(silent) == (dead_leaves,)
     broken = acquainted(pen_strokes, INK)
     for name, value in broken.network.named_buffers():
         if name.endswith("running_mean"):
             value.fill_(torch.nan)
-    assert most_familiar(broken) is dead_leaves
+    assert familiar_kinds(broken) == (dead_leaves,)
 
 
 def test_images_that_please_one_member_only_are_called_noise() -> None:

@@ -39,8 +39,6 @@ FirstPixels = Callable[[int, int, torch.Generator], Float[Tensor, "count 3 size 
 """(count, size, generator) -> images of nothing, in normalised space."""
 
 _COMPARED = 64  # images of each kind, to find the kind that a member knows best
-# Of leaves' distance. Provisional: set after a look at test letters and at Omniglot (docs/results/datasets.md).
-_CLEARLY = 0.75
 
 
 class PixelInversionConfig(BaseModel):
@@ -54,8 +52,8 @@ class PixelInversionConfig(BaseModel):
 
     start: Literal["noise", "leaves", "familiar"] = "noise"
     """The first pixels: N(0, 1); dead leaves (`dfml.inversion.procedural`), which look more like photographs before the
-    first step than noise does after hundreds; or, for every member, what is familiar to it: dead leaves, or light or
-    dark strokes of a pen where these are clearly nearer to its batch-norm statistics."""
+    first step than noise does after hundreds; or what is familiar to a member: dead leaves, and for every other image
+    light or dark strokes of a pen where these are nearer to its batch-norm statistics."""
     steps: NonNegativeInt = 400
     """0: the first pixels as they are."""
     lr: PositiveFloat = 0.1
@@ -76,7 +74,7 @@ class PixelInversion(Engine):
         self.seed = seed
         self.steps = config.steps
         self._statistics = StatisticsMemory()
-        self._starts: dict[str, FirstPixels] = {}
+        self._familiar: dict[str, tuple[FirstPixels, ...]] = {}
 
     def start(self, targets: Sequence[Target], visit: int = 0, *, student: TargetStudent | None = None) -> Recovery:
         """See `Engine.start`."""
@@ -92,12 +90,18 @@ class PixelInversion(Engine):
                 for i in range(len(target.labels))
             ]
             return torch.stack(draws).to(target.labels.device)
-        make: FirstPixels = dead_leaves
+        kinds: tuple[FirstPixels, ...] = (dead_leaves,)
         if self.config.start == "familiar":
-            if target.name not in self._starts:
-                self._starts[target.name] = most_familiar(target.classifier, self.seed)
-            make = self._starts[target.name]
-        drawn = make(len(target.labels), size, seeds.generator(self.seed, "leaves", visit, target.name))
+            if target.name not in self._familiar:
+                self._familiar[target.name] = familiar_kinds(target.classifier, self.seed)
+            kinds = self._familiar[target.name]
+        drawn = torch.empty(len(target.labels), 3, size, size)
+        for place, (make, purpose) in enumerate(zip(kinds, ("leaves", "strokes"), strict=False)):
+            # Images take turns; another one begins at the next visit, so that no class is of one kind only.
+            turn = slice((place + visit) % len(kinds), None, len(kinds))
+            draw = seeds.generator(self.seed, purpose, visit, target.name)
+            if len(drawn[turn]):
+                drawn[turn] = make(len(drawn[turn]), size, draw)
         return drawn.to(target.labels.device)
 
     def learn(self, recovery: Recovery, kept: Sequence[int] | None = None) -> None:
@@ -161,19 +165,21 @@ class _PixelRecovery(Recovery):
 
 
 @torch.no_grad()
-def most_familiar(classifier: PretrainedClassifier, seed: int = 0) -> FirstPixels:
-    """Which images of nothing look most like what a classifier was trained on, by its batch-norm statistics.
+def familiar_kinds(classifier: PretrainedClassifier, seed: int = 0) -> tuple[FirstPixels, ...]:
+    """Which images of nothing recovery from a classifier should begin with, by its batch-norm statistics.
+
+    Strokes never stand alone: writing whose statistics they share may still be unlike them, and is then recalled worse
+    than from leaves; the two together did well on all letters that were tried (docs/results/datasets.md).
 
     Args:
         classifier: The member.
         seed: Of the images that it is shown.
 
     Returns:
-        `pen_strokes` or `dark_strokes`, whichever is nearer, if clearly nearer than `dead_leaves`; these if not, or
-        if there is no batch-norm layer.
+        `dead_leaves`; after it `pen_strokes` or `dark_strokes`, whichever is nearer, if nearer than leaves.
     """
     if not classifier.num_batch_norms:
-        return dead_leaves
+        return (dead_leaves,)
     space = classifier.preprocessing
     device = next(classifier.parameters()).device
 
@@ -183,9 +189,9 @@ def most_familiar(classifier: PretrainedClassifier, seed: int = 0) -> FirstPixel
 
     leaves, strokes = _to_compare(space.size, seed)
     light, dark = distance(strokes), distance(-strokes)
-    if min(light, dark) < _CLEARLY * distance(leaves):
-        return pen_strokes if light <= dark else dark_strokes
-    return dead_leaves
+    if min(light, dark) < distance(leaves):
+        return dead_leaves, pen_strokes if light <= dark else dark_strokes
+    return (dead_leaves,)
 
 
 @lru_cache(maxsize=1)
