@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,14 @@ from tests.cli.conftest import FEW, World
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 _PATIENCE = 180.0
+
+
+@pytest.fixture(autouse=True)
+def _in_the_foreground() -> Iterator[None]:
+    """As at a terminal: what a shell starts in the background has SIGINT ignored, and so have its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def _iterations(run: Path) -> list[int]:
