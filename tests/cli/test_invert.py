@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
-from torch import Tensor
 
+from dfml.cli.recovery import folder_names, plan_visits
 from dfml.data import read_image
 from dfml.inversion.engines import InversionConfig
 from dfml.inversion.fidelity import measure
 from dfml.inversion.meta_generator import FiveConfig, MetaGenerator
 from dfml.inversion.objectives import InversionWeights
-from dfml.inversion.recovery import Target, balanced_labels
+from dfml.inversion.pixels import PixelInversion
+from dfml.inversion.recovery import Recovery, Target, balanced_labels
 from dfml.training.checkpoint import State, save_checkpoint
-from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
-from dfml.zoo.statistics import LayerStatistics
+from dfml.zoo import Preprocessing, Zoo
 from tests.cli.conftest import SIZE, World, dfml, error, results
 from tests.zoo.members import ZooMaker
 
@@ -105,22 +108,60 @@ def test_a_member_of_many_classes_is_recovered_some_classes_after_the_others(tmp
         assert 20 * 64 < sheet.height < 25 * 64  # the first twenty classes
 
 
-def test_large_or_many_images_are_recovered_class_by_class(
+def visits_of(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The labels of every visit that an inversion makes."""
+    seen: list[list[int]] = []
+    start = PixelInversion.start
+
+    def watched(self: PixelInversion, targets: Sequence[Target], visit: int = 0, **more: Any) -> Recovery:
+        seen.extend(target.labels.tolist() for target in targets)
+        return start(self, targets, visit, **more)
+
+    monkeypatch.setattr(PixelInversion, "start", watched)
+    shown = dfml("invert", *(str(argument) for argument in arguments))
+    assert shown.exit_code == 0, shown.stderr
+    return seen
+
+
+def test_visits_are_of_twenty_classes_at_most_and_of_equal_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ZooMaker(tmp_path / "zoo").member(labels=tuple(f"class {number:02d}" for number in range(21)))
+    asked = (tmp_path / "zoo", "--out", tmp_path / "out", "--per-class", "2", "--steps", "1")
+    found = visits_of(*asked, monkeypatch=monkeypatch)
+    assert [sorted(set(labels)) for labels in found] == [list(range(10)), list(range(10, 21))]
+
+
+def test_where_images_are_too_many_a_visit_is_of_all_classes_still(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[int] = []
-    logits_and_statistics = PretrainedClassifier.logits_and_statistics
-
-    def watched(self: PretrainedClassifier, images: Tensor) -> tuple[Tensor, list[LayerStatistics]]:
-        seen.append(len(images))
-        return logits_and_statistics(self, images)
-
-    monkeypatch.setattr(PretrainedClassifier, "logits_and_statistics", watched)
     monkeypatch.setattr("dfml.cli.recovery._AT_ONCE", 5 * SIZE**2)
-    asked = ("--members", "1", "--per-class", "3", "--steps", "2")
-    assert dfml("invert", world.zoo, "--out", tmp_path / "out", *asked).exit_code == 0
-    assert len(pictures(tmp_path / "out")) == 6
-    assert set(seen) == {3}
+    asked = (world.zoo, "--out", tmp_path / "out", "--members", "1", "--per-class", "5", "--steps", "1")
+    found = visits_of(*asked, monkeypatch=monkeypatch)
+    assert found == [[0, 0, 1, 1], [0, 1], [0, 0, 1, 1]]
+    made = pictures(tmp_path / "out")
+    assert [Path(name).name for name in made] == [f"{number:04d}.png" for number in range(5)] * 2
+    assert len(set(made.values())) == 10
+
+
+@given(st.integers(1, 60), st.integers(1, 50), st.sampled_from([16, 84, 224, 1000, 3000]), st.integers(1, 30))
+def test_visits_recover_every_image_once_and_no_more_at_a_time_than_fit(
+    outputs: int, per_class: int, size: int, together: int
+) -> None:
+    visits = plan_visits(outputs, per_class, size, together)
+    images = [(label, number) for classes, numbers in visits for label in classes for number in numbers]
+    assert sorted(images) == [(label, number) for label in range(outputs) for number in range(per_class)]
+    classes = [len(of) for of, _ in visits]
+    assert max(classes) <= together
+    assert max(classes) - min(classes) <= 1
+    assert all(len(numbers) == 1 or len(of) * len(numbers) * size**2 <= 2**22 for of, numbers in visits)
+
+
+def test_folders_of_labels_that_look_alike_are_told_apart() -> None:
+    labels = ("a b", "a_b-2", "a/b", "A_B", "", "///")
+    names = folder_names(labels)
+    assert len({name.lower() for name in names}) == len(labels)
+    assert names[:2] == ["a_b", "a_b-2"]
 
 
 def test_a_generator_from_scratch(world: World, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from dfml.zoo.classifier import Preprocessing
 from dfml.zoo.zoo import Zoo
 
 _SHOWN, _ROWS = 12, 20  # images a class and classes a member on the contact sheet
-_AT_ONCE = 2**22  # pixels that are recovered together, with all that gradients need: 83 images of 224 x 224
+_AT_ONCE = 2**22  # pixels of a visit, with all that gradients need: 83 images of 224 x 224, or one a class if more
 
 
 @dataclass(frozen=True)
@@ -119,17 +121,18 @@ class Workshop:
         (out / "config.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
 
     def recover(self, zoo: Zoo, index: int, per_class: int, out: Path) -> Recovered:
-        """Invert one member, some classes after the others where it has many; write `out/member/label/0000.png`."""
+        """Invert one member, in several visits where images are many; write `out/member/label/0000.png`."""
         classifier, name = zoo[index], zoo.name(index)
         # Images are of the size that the run's generator draws, or else of the member's input.
         engine = self._of_run or self._engine(classifier.preprocessing)
         meter = FidelityMeter(zoo, index)
-        shown: list[Tensor] = []
-        folders = folder_names(classifier.labels)
-        groups = self._groups(len(folders), per_class, classifier.preprocessing.size)
-        with show_progress(name, len(groups) * engine.steps) as progress:
-            for visit, group in enumerate(groups):
-                targets = torch.tensor(group, device=zoo.device).repeat_interleave(per_class)
+        folders = [out / name / folder for folder in folder_names(classifier.labels)]
+        shown: list[list[Tensor]] = [[] for _ in folders[:_ROWS]]
+        size = max(classifier.size, self._trained.preprocessing.size if self._trained else 0)
+        visits = plan_visits(len(folders), per_class, size, self._config.classes_per_visit)
+        with show_progress(name, len(visits) * engine.steps) as progress:
+            for visit, (classes, numbers) in enumerate(visits):
+                targets = torch.tensor(classes, device=zoo.device).repeat_interleave(len(numbers))
                 recovery = engine.start([Target(name, classifier, targets)], visit)
                 while recovery.done < engine.steps:
                     (loss,) = recovery.step()
@@ -137,31 +140,55 @@ class Workshop:
                     progress.update(visit * engine.steps + recovery.done, losses)
                 (images,) = recovery.images()
                 meter.add(images, targets)
-                for label, of_class in zip(group, torch.split(images.cpu(), per_class), strict=True):
-                    _write(out / name / folders[label], of_class)
-                    if len(shown) < _ROWS:
-                        shown.append(of_class[:_SHOWN].clone())
-        return Recovered(name, classifier.labels, len(folders) * per_class, tuple(shown), meter.read())
-
-    def _groups(self, outputs: int, per_class: int, size: int) -> list[list[int]]:
-        """Outputs that are recovered together: as many as a visit takes, fewer where their images are large or many."""
-        together = max(1, min(self._config.classes_per_visit, _AT_ONCE // (per_class * size**2)))
-        return [list(range(first, min(first + together, outputs))) for first in range(0, outputs, together)]
+                for label, of_class in zip(classes, torch.split(images.cpu(), len(numbers)), strict=True):
+                    _write(folders[label], numbers, of_class)
+                    if label < len(shown):
+                        shown[label].append(of_class[: max(0, _SHOWN - numbers.start)].clone())
+        return Recovered(
+            name, classifier.labels, len(folders) * per_class, tuple(torch.cat(each) for each in shown), meter.read()
+        )
 
 
-def _write(folder: Path, images: Tensor) -> None:
-    folder.mkdir(parents=True)
-    for number, image in enumerate(images):
+def plan_visits(outputs: int, per_class: int, size: int, together: int) -> list[tuple[range, range]]:
+    """What is recovered together: (classes, numbers of their images), one after the other.
+
+    As many classes as may be, since their images together are to match statistics that are of all classes; where that
+    is too much for one visit, fewer images of each.
+
+    Args:
+        outputs: Classes of the member.
+        per_class: Images of each.
+        size: Pixels a side.
+        together: The most classes of a visit.
+    """
+    groups = math.ceil(outputs / together)
+    ends = [round(outputs * number / groups) for number in range(groups + 1)]
+    visits = []
+    for start, stop in itertools.pairwise(ends):
+        at_once = max(1, _AT_ONCE // ((stop - start) * size**2))
+        rounds = math.ceil(per_class / at_once)
+        bounds = [round(per_class * number / rounds) for number in range(rounds + 1)]
+        visits += [(range(start, stop), range(*numbers)) for numbers in itertools.pairwise(bounds)]
+    return visits
+
+
+def _write(folder: Path, numbers: range, images: Tensor) -> None:
+    folder.mkdir(parents=True, exist_ok=numbers.start > 0)
+    for number, image in zip(numbers, images, strict=True):
         to_picture(image).save(folder / f"{number:04d}.png")
 
 
 def folder_names(labels: Sequence[str]) -> list[str]:
     """Names that are safe as folders, whatever the labels hold, and differ even where capitals do not count."""
     names: list[str] = []
+    taken: set[str] = set()
     for index, label in enumerate(labels):
-        name = re.sub(r"[^\w.,+()-]+", "_", label).strip("._")[:80] or "class"
-        taken = name.lower() in (other.lower() for other in names)
-        names.append(f"{name}-{index}" if taken else name)
+        name = plain = re.sub(r"[^\w.,+()-]+", "_", label).strip("._")[:80] or "class"
+        while name.lower() in taken:
+            name = f"{plain}-{index}"
+            index += 1
+        taken.add(name.lower())
+        names.append(name)
     return names
 
 

@@ -26,8 +26,8 @@ class InversionConfig(BaseModel):
     """`five`: a generator that is meta-learned over members (FREE). `fast_dfkd`: the same, as in FastDFKD. `cmi`: a
     generator from scratch for every member, with a contrastive term. `ei`: pixels, as in PURER and DeepInversion."""
     classes_per_visit: PositiveInt = 20
-    """Of a member with more, a visit recovers images of so many, drawn at random: those of a thousand classes at once
-    would not fit any memory."""
+    """Of a member with more, a visit recovers images of so many: those of a thousand classes at once would not fit any
+    memory. Trainings draw them at random, `dfml invert` takes them in turn."""
     five: FiveConfig = FiveConfig()
     fast_dfkd: FastDfkdConfig = FastDfkdConfig()
     cmi: ContrastiveConfig = ContrastiveConfig()
