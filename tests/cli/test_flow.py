@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -150,6 +151,11 @@ def test_an_evaluation_can_be_written_for_others_to_read(world: World, tmp_path:
     text = (tmp_path / name).read_text(encoding="utf-8")
     assert f"{100 * found['methods']['purer']['accuracy']:.2f}" in text
     assert ("purer - random_init" in text) == (name != "table.csv")
+    if name == "table.csv":
+        rows = list(csv.DictReader(text.splitlines()))
+        assert [(row["method"], row["protocol"], row["shot"]) for row in rows] == [
+            (method, "strict", "1") for method in ("purer", "random_init")
+        ]
     assert ("Learning curves" in text) is False
     if name == "table.MD":
         assert "| random_init |" in text

@@ -66,7 +66,7 @@ def test_learning_curves_of_several_methods_keep_their_own_places() -> None:
 
 def test_any_name_fits_beside_its_line() -> None:
     figure = learning_curve({"purer": {1: evaluation()}}, [evaluation("cost $5 <b>&\n" + "long " * 40)])
-    assert "cost $5 <b>& long lon..." in texts(figure)
+    assert "cost $5 <b...g long long" in texts(figure)
 
 
 def test_learning_curve_does_without_neighbours() -> None:
@@ -110,6 +110,19 @@ def test_losses_of_any_method_are_drawn() -> None:
     figure = training_losses(metrics)
     assert [axes.get_ylabel() for axes in figure.axes] == ["robust loss", "reconstruction loss"]
     assert list(figure.axes[1].lines[0].get_ydata()) == [1.0, 0.5]
+
+
+def test_a_negative_loss_is_drawn_as_it_is() -> None:
+    figure = training_losses([{"iteration": step, "ranking_loss": step - 3.0} for step in (1, 2, 3)])
+    assert list(figure.axes[0].lines[0].get_ydata()) == [-2.0, -1.0, 0.0]
+    assert figure.axes[0].get_yscale() == "linear"
+
+
+def test_losses_beside_that_of_episodes_have_panels_too() -> None:
+    metrics = [{"iteration": 1, "outer_loss": 1.0, "odd$x_loss": 2.0, "accuracy": 0.5}]
+    figure = training_losses(metrics)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["outer loss", "odd$x loss", "accuracy (%)"]
+    assert "odd$x loss" in texts(figure)
 
 
 def test_no_two_lines_of_a_learning_curve_look_alike() -> None:

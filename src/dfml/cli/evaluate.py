@@ -50,7 +50,7 @@ def evaluate(
     calibration: CalibrationOption = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also write the tables here: a page (.html), Markdown (.md) or .csv."),
+        typer.Option(metavar="FILE", help="Also write the results here: tables (.html, .md), a row a learner (.csv)."),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -100,9 +100,9 @@ def evaluate(
         for calibrated in judging.calibrations(learner, learners, calibration)
     ]
     judging.show(output, judgements)
+    output.results(judging.results(judgements))
     if report:
         curves = {each.evaluation.name: each.curve for each in judgements if each.curve}
         command = shlex.join(["dfml", *sys.argv[1:]])
         write_comparison(report, [each.evaluation for each in judgements], curves, command)
         output.say(f"report: {report}")
-    output.results(judging.results(judgements))

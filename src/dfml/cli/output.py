@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -65,9 +66,10 @@ def require_writable(option: str, file: Path) -> None:
     """Make sure that a file can be written, before the work that it is to hold.
 
     Raises:
-        UsageError: If it is a folder, or its folder does not exist.
+        UsageError: If it is a folder, its folder does not exist, or it may not be written.
     """
-    if file.is_dir() or not file.absolute().parent.is_dir():
+    folder = file.absolute().parent
+    if file.is_dir() or not folder.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
         raise UsageError(f"{option} {file} cannot be written: expected a file in a folder that exists")
 
 

@@ -121,10 +121,12 @@ def train(
         "versions": versions(),
     }
     (out / "results.json").write_text(to_json(results), encoding="utf-8")
-    write_training(run, members, learner, config, seconds=seconds, command=shlex.join(["dfml", *sys.argv[1:]]))
     output.results(results)
-    output.say(f"learner: {out} ({seconds:.1f} s); report: {out / PAGE}")
+    output.say(f"learner: {out} ({seconds:.1f} s)")
     output.say(f"next: dfml evaluate {out} DATA --way {config.way} --shot {config.shot} --protocol {config.protocol}")
+    command = shlex.join(["dfml", *sys.argv[1:]])
+    write_training(run, kind.name, config, members, learner, seconds=seconds, command=command)
+    output.say(f"report: {out / PAGE}")
 
 
 def _iterations_before(resumed: RunFolder | None, start_from: Path | None) -> int:

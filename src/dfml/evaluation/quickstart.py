@@ -226,13 +226,13 @@ def _recovered(
 ) -> tuple[tuple[RecoveredClass, ...], ...]:
     """The images that a method had recovered at the end, beside real ones."""
     numbers = {name: number for number, name in enumerate(train.classes)}
-    run = RunFolder(out / FOLDERS[learner.name])
-    recovered = recalled_images(run, learner, range(len(zoo.classes)), settings.shown)
+    recovered = recalled_images(RunFolder(out / FOLDERS[learner.name]), learner.name, learner)
+    assert recovered is not None  # the run has ended, which writes a checkpoint
 
     def of(index: int) -> RecoveredClass:
         name = zoo.classes.names[index]
         real = train.images[train.of_class(numbers[name])[: settings.shown]]
-        return RecoveredClass(name, recovered[index], to_float(real))
+        return RecoveredClass(name, recovered(index, settings.shown), to_float(real))
 
     return tuple(tuple(of(index) for index in classes) for classes in zoo.classes.of_member)
 

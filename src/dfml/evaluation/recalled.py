@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from dfml.evaluation.protocol import to_float
@@ -16,33 +15,30 @@ from dfml.methods.zoo_student import ZooStudent
 from dfml.training.checkpoint import load_checkpoint
 from dfml.training.folder import RunFolder
 
-_ImagesOf = Callable[[Mapping[str, Tensor], int, int, MetaLearner], Tensor]
-"""(a checkpoint's tensors, a class of the zoo, at most so many, the learner) -> images in [0, 1]."""
+ImagesOf = Callable[[int, int], Tensor]
+"""(a class, numbered as in the zoo; at most so many) -> images in [0, 1]; fewer, or none, where the run has no more."""
 
 
-def recalled_images(
-    run: RunFolder, learner: MetaLearner, classes: Sequence[int], count: int
-) -> list[Float[Tensor, "_images 3 _size _size"]]:
-    """Some images of some classes, as they were at the end of a run.
+def recalled_images(run: RunFolder, method: str, learner: MetaLearner) -> ImagesOf | None:
+    """The images of any class, as they were at the end of a run.
 
     Args:
-        run: Of the method that the learner is named after.
+        run: Where it was.
+        method: Its name.
         learner: What came out of it.
-        classes: Numbered as in the zoo.
-        count: Images of a class.
 
     Returns:
-        Class by class at most `count` images in [0, 1]; fewer, or none, where the run did not keep as many. Nothing
-        at all for a run without a checkpoint, or of a method whose checkpoints hold no images.
+        None for a run without a checkpoint, or of a method whose checkpoints hold no images.
 
     Raises:
         RunError: If the newest checkpoint is damaged.
     """
-    images_of, newest = _IMAGES.get(learner.name), run.newest_checkpoint()
-    if images_of is None or newest is None:
-        return []
+    newest = run.newest_checkpoint()
+    if method not in _IMAGES or newest is None:
+        return None
+    held, images_of = _IMAGES[method]
     _, state = load_checkpoint(newest, torch.device("cpu"))
-    return [images_of(state.tensors, index, count, learner) for index in classes]
+    return (lambda index, count: images_of(state.tensors, index, count, learner)) if held in state.tensors else None
 
 
 def _from_dynamic_dataset(tensors: Mapping[str, Tensor], index: int, count: int, learner: MetaLearner) -> Tensor:
@@ -68,8 +64,9 @@ def _newest_first(capacity: int, written: int) -> Tensor:
     return (written - torch.arange(1, min(written, capacity) + 1)) % capacity
 
 
-_IMAGES: dict[str, _ImagesOf] = {
-    ZooStudent.name: _from_pool,
-    PURER.name: _from_dynamic_dataset,
-    FREE.name: _from_memory,
+_IMAGES: dict[str, tuple[str, Callable[[Mapping[str, Tensor], int, int, MetaLearner], Tensor]]] = {
+    ZooStudent.name: ("pool.images", _from_pool),
+    PURER.name: ("pixels", _from_dynamic_dataset),
+    FREE.name: ("memory.images", _from_memory),
 }
+"""Method -> the tensor that its checkpoints have, and how to read it."""

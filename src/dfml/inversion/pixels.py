@@ -97,7 +97,7 @@ class PixelInversion(Engine):
             kinds = self._familiar[target.name]
         drawn = torch.empty(len(target.labels), 3, size, size)
         for place, (make, purpose) in enumerate(zip(kinds, ("leaves", "strokes"), strict=False)):
-            # Images take turns; another one begins at the next visit, so that no class is of one kind only.
+            # Images take turns; the next visit begins with another kind: classes of one image a visit get both.
             turn = slice((place + visit) % len(kinds), None, len(kinds))
             draw = seeds.generator(self.seed, purpose, visit, target.name)
             if len(drawn[turn]):

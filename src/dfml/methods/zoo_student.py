@@ -2,11 +2,11 @@
 
 Whoever asks all members for their softmax outputs and takes the nearest class mean is ahead of both papers, but has to
 keep and run the whole zoo (`zoo_embedding`). The student learns to give all these answers itself, and its answers embed
-images as the members' do. It learns from images that members recall, starting from dead leaves, or from strokes of a
-pen where members know these better, and every image is put to many members: what a member says about images of classes
-that it has never seen is what few-shot tasks will ask for. That the images were recalled as different classes of the
-zoo is something that no single member knows: in the end, a part of every batch is an episode, whose classes the student
-learns to tell apart by its answers.
+images as the members' do. It learns from images that members recall, starting from dead leaves, and from strokes of a
+pen in turn where these are more familiar, and every image is put to many members: what a member says about images of
+classes that it has never seen is what few-shot tasks will ask for. That the images were recalled as different classes
+of the zoo is something that no single member knows: in the end, a part of every batch is an episode, whose classes the
+student learns to tell apart by its answers.
 """
 
 from __future__ import annotations

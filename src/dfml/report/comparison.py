@@ -9,7 +9,7 @@ from dfml.errors import UsageError
 from dfml.evaluation.protocol import Evaluation
 from dfml.report.figures import Curve, learning_curve, to_svg
 from dfml.report.page import Page, PageFigure, describe_episodes, render_page
-from dfml.report.table import compare_all, differences_table, results_table, to_csv, to_markdown
+from dfml.report.table import Table, compare_all, differences_table, results_table, to_csv, to_markdown
 
 Curves = Mapping[str, Curve]
 """Learner -> meta-iteration -> evaluation, of learners whose snapshots were evaluated."""
@@ -22,7 +22,7 @@ def check_ending(path: Path) -> None:
         UsageError: If its ending is not one of `.html`, `.md` and `.csv`.
     """
     if path.suffix.lower() not in _RENDER:
-        raise UsageError(f"expected a name that ends in {', '.join(_RENDER)}, found {path}")
+        raise UsageError(f"expected a report whose name ends in {', '.join(_RENDER)}, found {path}")
 
 
 def write_comparison(path: Path, evaluations: Sequence[Evaluation], curves: Curves, command: str) -> None:
@@ -70,7 +70,14 @@ def _markdown(evaluations: Sequence[Evaluation], curves: Curves, command: str) -
 
 
 def _csv(evaluations: Sequence[Evaluation], curves: Curves, command: str) -> str:
-    return to_csv(results_table(evaluations))
+    """One row a learner, with what was done beside what came out, so that rows of several files can be put together."""
+    table = results_table(evaluations)
+    about = ("dataset", "protocol", "way", "shot", "query", "seed")
+    rows = [
+        (*cells, str(len(each.accuracies)), *(str(getattr(each, name)) for name in about))
+        for cells, each in zip(table.rows, evaluations, strict=True)
+    ]
+    return to_csv(Table((*table.headings, "episodes", *about), tuple(rows), table.text_columns))
 
 
 _RENDER = {".html": _page, ".md": _markdown, ".csv": _csv}

@@ -8,6 +8,7 @@ dark side.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,10 @@ _VARIABLES = {
     INK: "ink",
     FAINT: "faint",
 }
-_CURVES: tuple[tuple[str, str], ...] = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"))  # and their markers
+_CURVES: tuple[tuple[str, str], ...] = (  # and their markers
+    *((BLUE, "o"), (VERMILION, "s"), (GREEN, "^")),
+    *((PURPLE, "D"), (ORANGE, "v"), (INK, "P")),
+)
 _OTHERS = (ORANGE, PURPLE, INK)
 _LOSSES = (VERMILION, BLUE, PURPLE)
 _DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (8, 3)))
@@ -59,6 +63,7 @@ _STYLE: Any = {
 }
 _MOST_MARKERS = 25
 _LONGEST = 24  # characters of a name beside a line
+_MOST_PANELS = 6
 _LEAST = 1e-6  # a loss can reach zero, which a logarithm cannot show
 
 
@@ -131,43 +136,48 @@ def training_losses(metrics: Sequence[Row]) -> Figure:
         metrics: A run's; rows without a loss, such as those of a warm-up, are left out.
     """
     names = dict.fromkeys(name for row in metrics for name in row)
-    if "outer_loss" not in names:
-        return _losses_alone(metrics, [name for name in names if name.endswith("_loss") and name != "inversion_loss"])
-    figure, axes = _new_figure(2 if "accuracy" in names else 1)
-    above = axes[0]
-    _curve(above, *_values(metrics, "outer_loss", least=_LEAST), BLUE)
-    steps, distillation = _values(metrics, "distillation_loss", least=_LEAST)
-    if distillation:
-        _curve(above, steps, distillation, VERMILION)
-        above.set_title("distillation loss", color=VERMILION, fontsize=9, loc="right")
-    fired, before = _values(metrics, "switch_loss_before", least=_LEAST)
-    _, after = _values(metrics, "switch_loss_after", least=_LEAST)
-    if fired:
-        above.vlines(fired, before, after, color=VERMILION, linewidth=1.2, zorder=4)
-        above.plot(fired, after, "^", color=VERMILION, markersize=4.5, zorder=4)
-        times = "once" if len(fired) == 1 else f"{len(fired)} times"
-        above.set_title(f"switch fired {times}: loss before and after", color=VERMILION, fontsize=9, loc="right")
-    _logarithmic(above)
-    above.set_ylabel("outer loss", color=BLUE)
-    for below in axes[1:]:
-        _curve(below, *_values(metrics, "accuracy", factor=100.0), GREEN)
-        below.vlines(fired, 0, 0.05, transform=below.get_xaxis_transform(), color=VERMILION, linewidth=1.2)
-        below.set_ylabel("accuracy (%)")
-        below.set_ylim(0, 102)
+    told = {"outer_loss", "distillation_loss"} if "outer_loss" in names else set()
+    others = [name for name in names if name.endswith("_loss") and name not in {"inversion_loss", *told}][:_MOST_PANELS]
+    panels = [*(["episodes"] if told else []), *others, *(["accuracy"] if "accuracy" in names else [])]
+    figure, axes = _new_figure(max(1, len(panels)))
+    fired = _episodes(axes[0], metrics) if told else []
+    for index, (name, panel) in enumerate(zip(others, axes[1 if told else 0 :], strict=False)):
+        _one_loss(panel, metrics, name, _LOSSES[index % len(_LOSSES)])
+    if "accuracy" in names:
+        _curve(axes[-1], *_values(metrics, "accuracy", factor=100.0), GREEN)
+        axes[-1].vlines(fired, 0, 0.05, transform=axes[-1].get_xaxis_transform(), color=VERMILION, linewidth=1.2)
+        axes[-1].set_ylabel("accuracy (%)")
+        axes[-1].set_ylim(0, 102)
     axes[-1].set_xlabel("meta-iterations")
     return figure
 
 
-def _losses_alone(metrics: Sequence[Row], names: Sequence[str]) -> Figure:
-    """A panel a loss; an empty one where a run had no time for any."""
-    figure, panels = _new_figure(max(1, len(names)))
-    for index, (axes, name) in enumerate(zip(panels, names, strict=False)):
-        colour = _LOSSES[index % len(_LOSSES)]
-        _curve(axes, *_values(metrics, name, least=_LEAST), colour)
+def _episodes(axes: Axes, metrics: Sequence[Row]) -> list[int | float]:
+    """The loss on pseudo-queries, with that of the distillation; returns where the Gradient Switch fired."""
+    _curve(axes, *_values(metrics, "outer_loss", least=_LEAST), BLUE)
+    steps, distillation = _values(metrics, "distillation_loss", least=_LEAST)
+    if distillation:
+        _curve(axes, steps, distillation, VERMILION)
+        axes.set_title("distillation loss", color=VERMILION, fontsize=9, loc="right")
+    fired, before = _values(metrics, "switch_loss_before", least=_LEAST)
+    _, after = _values(metrics, "switch_loss_after", least=_LEAST)
+    if fired:
+        axes.vlines(fired, before, after, color=VERMILION, linewidth=1.2, zorder=4)
+        axes.plot(fired, after, "^", color=VERMILION, markersize=4.5, zorder=4)
+        times = "once" if len(fired) == 1 else f"{len(fired)} times"
+        axes.set_title(f"switch fired {times}: loss before and after", color=VERMILION, fontsize=9, loc="right")
+    _logarithmic(axes)
+    axes.set_ylabel("outer loss", color=BLUE)
+    return fired
+
+
+def _one_loss(axes: Axes, metrics: Sequence[Row], name: str, colour: str) -> None:
+    """On a logarithmic axis, unless it is negative somewhere: some methods' losses are log-likelihoods or cosines."""
+    negative = any(row.get(name, 0) < 0 for row in metrics)
+    _curve(axes, *_values(metrics, name, least=-math.inf if negative else _LEAST), colour)
+    if not negative:
         _logarithmic(axes)
-        axes.set_ylabel(name.replace("_", " "), color=colour)
-    panels[-1].set_xlabel("meta-iterations")
-    return figure
+    axes.set_ylabel(name.replace("_", " "), color=colour, parse_math=False)
 
 
 def inversion_fidelity(metrics: Sequence[Row]) -> Figure:
@@ -176,13 +186,15 @@ def inversion_fidelity(metrics: Sequence[Row]) -> Figure:
     Args:
         metrics: A run's; rows without these figures are left out.
     """
-    figure, (above, below) = _new_figure(2)
-    _curve(above, *_values(metrics, "inversion_loss", least=_LEAST), PURPLE)
-    _curve(below, *_values(metrics, "batch_norm_distance", least=_LEAST), ORANGE)
-    _logarithmic(above)
-    _logarithmic(below)
-    above.set_ylabel("cross-entropy")
-    below.set(xlabel="meta-iterations", ylabel="statistics' distance")
+    named = {"inversion_loss": ("cross-entropy", PURPLE), "batch_norm_distance": ("statistics' distance", ORANGE)}
+    found = [name for name in named if any(name in row for row in metrics)]
+    figure, panels = _new_figure(max(1, len(found)))
+    for axes, name in zip(panels, found, strict=False):
+        label, colour = named[name]
+        _curve(axes, *_values(metrics, name, least=_LEAST), colour)
+        _logarithmic(axes)
+        axes.set_ylabel(label)
+    panels[-1].set_xlabel("meta-iterations")
     return figure
 
 
@@ -225,7 +237,8 @@ def _new_figure(panels: int) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        width, height = _SIZE
+        figure = Figure(figsize=(width, height * max(1.0, panels / 2)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(panels, 1, sharex=True, squeeze=False)
     return figure, list(axes[:, 0])
@@ -285,7 +298,8 @@ def _label_line_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> No
 
 def _shorten(name: str) -> str:
     name = " ".join(name.split())
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+    begin, end = 10, _LONGEST - 13  # what tells paths apart is at their end
+    return name if len(name) <= _LONGEST else f"{name[:begin]}...{name[-end:]}"
 
 
 def spread(places: Sequence[float], apart: float) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,7 +169,9 @@ def write_page(page: Page, path: Path) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    path.write_text(render_page(page), encoding="utf-8")
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(render_page(page), encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def describe_episodes(evaluation: Evaluation) -> str:

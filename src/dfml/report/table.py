@@ -38,7 +38,7 @@ def results_table(evaluations: Sequence[Evaluation], training_seconds: Mapping[s
     """One row a learner: accuracy and its 95% confidence interval in percent, and what it costs.
 
     Args:
-        evaluations: At least one.
+        evaluations: Any number.
         training_seconds: By the learner's name; None leaves the column out.
     """
     noted = any(each.note for each in evaluations)
