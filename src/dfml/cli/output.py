@@ -70,7 +70,7 @@ def require_writable(option: str, file: Path) -> None:
     """
     folder = file.absolute().parent
     if file.is_dir() or not folder.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
-        raise UsageError(f"{option} {file} cannot be written: expected a file in a folder that exists")
+        raise UsageError(f"{option} {file} cannot be written: expected a writable file in a folder that exists")
 
 
 def to_json(values: Any) -> str:

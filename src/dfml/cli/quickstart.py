@@ -32,7 +32,7 @@ def quickstart(
 
     Trains a zoo on Latin letters, learns from it without data in three ways (zoo_student, and the papers' PURER and
     FREE), compares the learners with all their neighbours on Greek and Cyrillic letters, adapts the student to a new
-    task, and leaves a report page. Under three minutes on one CPU core.
+    task, and leaves a report page. Three to four minutes on one CPU core.
     """
     output = Output(json_file)
     require_empty(out)

@@ -26,7 +26,7 @@ _LEARNER = LearnerConfig(kind="protonet")
 
 
 class QuickstartSettings(BaseModel):
-    """All that the quickstart chooses, so that it stays under three minutes on a slow CPU core.
+    """All that the quickstart chooses, so that it takes about three minutes of one CPU core.
 
     The letters are small, two-coloured and alike: other settings than the papers' suit them. They were chosen on Latin
     letters that were kept from the zoo for that purpose, not on the Greek and Cyrillic ones that it is judged on; the

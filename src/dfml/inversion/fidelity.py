@@ -25,8 +25,8 @@ class Fidelity:
 
     Attributes:
         agreement: Share of images that the member itself assigns to their label.
-        batch_norm_distance: Of the images, see `dfml.inversion.objectives.batch_norm_distance`; a mean where they were
-            recovered in parts, which the fewer images have, the larger it is; 0 without batch-norm.
+        batch_norm_distance: Of the images, see `dfml.inversion.objectives.batch_norm_distance`; a mean over what
+            was recovered together, and the larger, the fewer images that was; 0 without batch-norm.
         noise_batch_norm_distance: The same for uniform noise, as a yardstick.
         other_agreement: Share that other members assign to the same class, over all members that know the class; None
             if no other member does.
