@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfml.evaluation.protocol import versions
-from dfml.inversion.gradient import InversionGradient
-from dfml.inversion.objectives import View, draw_view
+from dfml.inversion.loss import View, draw_view
+from dfml.inversion.pixel_gradient import InversionGradient
 from dfml.methods.purer import PURER, PurerRun
 from dfml.training.device import keep_freed_memory, select_device
 from dfml.zoo.readers import load_member, read_card

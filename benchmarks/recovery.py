@@ -30,12 +30,12 @@ from dfml import seeds
 from dfml.errors import DfmlError, UsageError
 from dfml.evaluation.protocol import versions
 from dfml.images import fit_images
-from dfml.inversion.contrastive import ContrastiveConfig, ContrastiveInversion
+from dfml.inversion.cmi import ContrastiveConfig, ContrastiveInversion
+from dfml.inversion.ei import PixelInversion, PixelInversionConfig
+from dfml.inversion.engine import Engine, Target
 from dfml.inversion.fidelity import measure
+from dfml.inversion.loss import InversionWeights
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
-from dfml.inversion.objectives import InversionWeights
-from dfml.inversion.pixels import PixelInversion, PixelInversionConfig
-from dfml.inversion.recovery import Engine, Target
 from dfml.methods.base import build_config, merge
 from dfml.methods.free import FREE
 from dfml.training.device import keep_freed_memory, select_device

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import UsageError
+from dfml.inversion.engine import Target, balanced_labels
 from dfml.inversion.meta_generator import MetaGenerator
-from dfml.inversion.recovery import Target, balanced_labels
 from dfml.zoo.zoo import Zoo
 from recovery_figures import FAST, FIVE
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dfml.backbones import create_backbone
 from dfml.data.dataset import ImageDataset
 from dfml.evaluation.protocol import draw_episode, to_float
-from dfml.tasks.episode import Episode, episode_labels
+from dfml.learners.episode import Episode, episode_labels
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.writer import write_member
 

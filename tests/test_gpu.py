@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dfml.evaluation import evaluate
-from dfml.inversion.gradient import InversionGradient
-from dfml.inversion.objectives import InversionWeights, View
+from dfml.inversion.loss import InversionWeights, View
+from dfml.inversion.pixel_gradient import InversionGradient
 from dfml.learners import LearnerConfig, MetaLearner
 from dfml.methods import METHODS
 from dfml.methods.free import FREE, FreeRun

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dfml.methods.best_member import BestMember
     from dfml.methods.dro import DRO
     from dfml.methods.free import FREE
+    from dfml.methods.open_learner import open_learner
     from dfml.methods.ot_fusion import OTFusion
     from dfml.methods.purer import PURER
     from dfml.methods.random_init import RandomEmbedding, RandomInit
@@ -40,6 +41,7 @@ _HOMES = {
     "dfml.methods.best_member": ("BestMember",),
     "dfml.methods.dro": ("DRO",),
     "dfml.methods.free": ("FREE",),
+    "dfml.methods.open_learner": ("open_learner",),
     "dfml.methods.ot_fusion": ("OTFusion",),
     "dfml.methods.purer": ("PURER",),
     "dfml.methods.random_init": ("RandomEmbedding", "RandomInit"),
@@ -83,6 +85,7 @@ __all__ = [
     "evaluate",
     "glyphs",
     "open_images",
+    "open_learner",
     "read_image",
     "read_support",
 ]

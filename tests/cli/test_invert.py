@@ -17,12 +17,12 @@ from PIL import Image
 
 from dfml.cli.recovery import folder_names, plan_visits
 from dfml.data import read_image
-from dfml.inversion.engines import InversionConfig
+from dfml.inversion.ei import PixelInversion
+from dfml.inversion.engine import Recovery, Target, balanced_labels
 from dfml.inversion.fidelity import measure
+from dfml.inversion.loss import InversionWeights
 from dfml.inversion.meta_generator import FiveConfig, MetaGenerator
-from dfml.inversion.objectives import InversionWeights
-from dfml.inversion.pixels import PixelInversion
-from dfml.inversion.recovery import Recovery, Target, balanced_labels
+from dfml.inversion.registry import InversionConfig
 from dfml.training.checkpoint import State, save_checkpoint
 from dfml.zoo import Preprocessing, Zoo
 from tests.cli.conftest import SIZE, World, dfml, error, results

@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dfml.cli.errors import Verbs
+from dfml.cli.error_handling import Verbs
 from dfml.errors import RunError
 from tests.cli.conftest import FEW, World
 

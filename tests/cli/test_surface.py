@@ -11,7 +11,7 @@ import typer
 
 from dfml.cli import app
 from dfml.data import BENCHMARKS
-from dfml.inversion.engines import ENGINES
+from dfml.inversion.registry import ENGINES
 from dfml.methods import METHODS
 from dfml.pretraining import RECIPES
 from tests.cli.conftest import dfml

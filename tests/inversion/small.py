@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml.backbones import create_backbone
-from dfml.inversion.contrastive import ContrastiveConfig
-from dfml.inversion.engines import InversionConfig, create_engine
+from dfml.inversion.cmi import ContrastiveConfig
+from dfml.inversion.ei import PixelInversionConfig
+from dfml.inversion.engine import Engine, Recovery, Target, balanced_labels
+from dfml.inversion.loss import InversionLoss
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
-from dfml.inversion.objectives import InversionLoss
-from dfml.inversion.pixels import PixelInversionConfig
-from dfml.inversion.recovery import Engine, Recovery, Target, balanced_labels
+from dfml.inversion.registry import InversionConfig, create_engine
 from dfml.zoo import Preprocessing, PretrainedClassifier
 from tests.factories import PREPROCESSING, member
 

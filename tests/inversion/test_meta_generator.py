@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from dfml.backbones.generator import create_generator
-from dfml.inversion.generator import GeneratorRecovery
+from dfml.backbones.image_generator import create_generator
+from dfml.inversion.engine import Recovery
+from dfml.inversion.generator_based import GeneratorRecovery
+from dfml.inversion.loss import InversionWeights, View, inversion_loss
 from dfml.inversion.meta_generator import MetaGenerator
-from dfml.inversion.objectives import InversionWeights, View, inversion_loss
-from dfml.inversion.recovery import Recovery
 from tests.factories import PREPROCESSING
 from tests.inversion.small import SMALL, five, precision, small_engine, targets, visit
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfml.inversion.objectives import total_variation
+from dfml.inversion.loss import total_variation
 from dfml.learners.calibration import ICFILConfig, first_pixels
 from dfml.learners.classifier import NetworkClassifier
-from dfml.learners.gradient import GradientLearner
-from dfml.tasks.episode import Episode
+from dfml.learners.episode import Episode
+from dfml.learners.gradient_based import GradientLearner
 
 
 def native_network(learner: GradientLearner) -> nn.Module:

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from dfml.errors import LearnerError
 from dfml.evaluation.protocol import compare, evaluate
-from dfml.inversion.objectives import InversionWeights
+from dfml.inversion.loss import InversionWeights
 from dfml.learners import ICFIL, ICFILConfig, LearnerConfig, create_learner
 from dfml.learners.calibration import contrast, recall
 from dfml.learners.classifier import NetworkClassifier
-from dfml.learners.gradient import GradientLearner
+from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.student import Student
 from tests.factories import PREPROCESSING, coloured_dataset, images, load_episode
 

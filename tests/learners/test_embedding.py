@@ -17,7 +17,7 @@ from dfml.evaluation import evaluate
 from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.embedding import EmbeddingClassifier, HeadFit, embedding_scores, episode_loss, fit_head
 from dfml.learners.student import Student, StudentEmbedding
-from dfml.methods.zoo_embedding import Opinion, ZooEmbeddingLearner
+from dfml.learners.zoo_embedding import Opinion, ZooEmbeddingLearner
 from tests.factories import PREPROCESSING, coloured_dataset, images, load_episode, written_zoo
 
 FITS: tuple[HeadFit, ...] = ("mean", "ridge")

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml.learners.base import MetaLearner
-from dfml.learners.distillation import divergence
 from dfml.learners.embedding import EmbeddingClassifier
 from dfml.learners.student import OutputGroups, Student, StudentEmbedding
+from dfml.methods.free.distillation import divergence
 from dfml.zoo import Preprocessing
 from tests.factories import PREPROCESSING, images
 

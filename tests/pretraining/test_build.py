@@ -22,7 +22,7 @@ from dfml.errors import DataError, RunError, UsageError, ZooMemberError
 from dfml.pretraining import PAPER, STRONG, BuiltMember, build_zoo
 from dfml.pretraining.cost import best_workers, seconds_per_image
 from dfml.pretraining.normalisation import pixel_statistics
-from dfml.pretraining.train import split_images
+from dfml.pretraining.train_classifier import split_images
 from dfml.zoo import Preprocessing, Zoo
 from dfml.zoo.readers import CONFIG, WEIGHTS, read_card
 

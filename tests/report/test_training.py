@@ -13,9 +13,9 @@ from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
 from dfml.methods.zoo_student import ZooStudent
 from dfml.report.training import PAGE, chosen_settings, seconds_by_part, training_figures, write_training
-from dfml.training.folder import RunFolder
+from dfml.training.run_folder import RunFolder
 from tests.factories import zoo
-from tests.report.test_page import Reader
+from tests.report.test_html_page import Reader
 
 SETTINGS = {"way": 3, "shot": 1, "query": 2, "iterations": 2, "checkpoint_every": 2, "snapshot_every": 2}
 ENGINE = {"engine": "ei", "ei": {"start": "leaves", "steps": 2}}

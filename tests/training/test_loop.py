@@ -16,9 +16,9 @@ from dfml.learners.base import MetaLearner
 from dfml.training import loop
 from dfml.training.checkpoint import State
 from dfml.training.device import select_device
-from dfml.training.folder import RunFolder
 from dfml.training.loop import Interrupted, TrainingConfig, TrainingRun, restore, train
 from dfml.training.progress import PlainProgress, clock
+from dfml.training.run_folder import RunFolder
 from tests.factories import PREPROCESSING
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dfml.cli import adapt, evaluate, invert, predict, quickstart, train, zoo
-from dfml.cli.errors import Verbs, show_warning
+from dfml.cli.error_handling import Verbs, show_warning
 
 app = typer.Typer(
     cls=Verbs,

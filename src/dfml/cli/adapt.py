@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dfml.cli.folders import new_folder
 from dfml.cli.options import CalibrationOption, DeviceOption, JsonOption, SeedOption, ThreadsOption, prepare_torch
 from dfml.cli.output import Output
+from dfml.cli.output_folder import new_folder
 
 
 def adapt(
@@ -30,7 +30,7 @@ def adapt(
     output = Output(json_file)
     prepare_torch(threads)
     with new_folder(out) as unfinished:
-        from dfml.cli.opening import open_learner
+        from dfml import open_learner
         from dfml.data.support import read_support
         from dfml.learners import CALIBRATIONS
         from dfml.training.device import select_device

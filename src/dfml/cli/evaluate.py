@@ -65,24 +65,27 @@ def evaluate(
     if report:
         require_writable("--report", report)
     prepare_torch(threads)
-    from dfml.cli import judging, opening
+    from dfml import open_learner
+    from dfml.cli.datasets import open_data
     from dfml.evaluation.protocol import require_evaluable
+    from dfml.evaluation.runner import applicable_calibrations, distinct_names, evaluate_learner
     from dfml.report.comparison import check_ending, write_comparison
+    from dfml.report.html_page import describe_episodes
+    from dfml.report.results import evaluated_values
+    from dfml.report.table import compare_all, differences_table, results_table, to_rich
     from dfml.training.device import select_device
 
     if report:
         check_ending(report)
     place = select_device(device)
-    learners = [opening.open_learner(name, place, way=way, shot=shot, protocol=protocol, seed=seed) for name in names]
+    learners = [open_learner(name, place, way=way, shot=shot, protocol=protocol, seed=seed) for name in names]
     sizes = {learner.preprocessing.size for learner in learners}
-    images = {
-        size: opening.open_data(data, split=split, usual="test", official=splits, size=size) for size in sorted(sizes)
-    }
+    images = {size: open_data(data, split=split, usual="test", official=splits, size=size) for size in sorted(sizes)}
     for learner in learners:
         dataset = images[learner.preprocessing.size]
         require_evaluable(learner, dataset, way, shot, query, protocol, allow_other_protocol=allow_other_protocol)
-    judgements = [
-        judging.judge(
+    evaluated = [
+        evaluate_learner(
             learner,
             called,
             Path(name),
@@ -96,13 +99,18 @@ def evaluate(
             allow_other_protocol=allow_other_protocol,
             calibration=calibrated,
         )
-        for learner, name, called in zip(learners, names, opening.distinct_names(learners, names), strict=True)
-        for calibrated in judging.calibrations(learner, learners, calibration)
+        for learner, name, called in zip(learners, names, distinct_names(learners, names), strict=True)
+        for calibrated in applicable_calibrations(learner, learners, calibration)
     ]
-    judging.show(output, judgements)
-    output.results(judging.results(judgements))
+    evaluations = [each.evaluation for each in evaluated]
+    output.say(describe_episodes(evaluations[0]))
+    output.show(to_rich(results_table(evaluations)))
+    if len(evaluations) > 1:
+        output.say("Differences in pairs, on the same episodes:")
+        output.show(to_rich(differences_table(compare_all(evaluations))))
+    output.results(evaluated_values(evaluated))
     if report:
-        curves = {each.evaluation.name: each.curve for each in judgements if each.curve}
+        curves = {each.evaluation.name: each.curve for each in evaluated if each.curve}
         command = shlex.join(["dfml", *sys.argv[1:]])
-        write_comparison(report, [each.evaluation for each in judgements], curves, command)
+        write_comparison(report, evaluations, curves, command)
         output.say(f"report: {report}")

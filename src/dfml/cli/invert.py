@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from dfml.cli.folders import require_empty, writing
 from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, prepare_torch
 from dfml.cli.output import Output, to_json
+from dfml.cli.output_folder import require_empty, writing
 
 Engine = Literal["ei", "cmi", "fast_dfkd", "five"]
 

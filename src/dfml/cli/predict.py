@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dfml.cli.errors import show_error
+from dfml.cli.error_handling import show_error
 from dfml.cli.options import JsonOption, ThreadsOption, prepare_torch
 from dfml.cli.output import Output
 from dfml.errors import DataError

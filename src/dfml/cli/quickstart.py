@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from dfml.cli.errors import show_error
-from dfml.cli.folders import require_empty
+from dfml.cli.error_handling import show_error
 from dfml.cli.options import JsonOption, SeedOption, prepare_torch
 from dfml.cli.output import Output, to_json
+from dfml.cli.output_folder import require_empty
 
 _TOLD = 2  # query images of each class whose predictions are printed
 
@@ -37,8 +37,8 @@ def quickstart(
     output = Output(json_file)
     require_empty(out)
     prepare_torch(threads)
-    from dfml.evaluation import quickstart as story_of
-    from dfml.report import quickstart as shown
+    from dfml.demo import page as shown
+    from dfml.demo import run as story_of
     from dfml.report.table import differences_table, results_table, to_rich
     from dfml.training.loop import Interrupted
     from dfml.training.progress import show_progress

@@ -17,17 +17,17 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
-from dfml.cli.settings import read_assignment
+from dfml.cli.run_config import read_assignment
 from dfml.cli.trained import Trained
 from dfml.errors import UsageError
 from dfml.evaluation.protocol import versions
-from dfml.inversion.engines import InversionConfig, create_engine
+from dfml.inversion.engine import Engine, Target
 from dfml.inversion.fidelity import Fidelity, FidelityMeter
-from dfml.inversion.recovery import Engine, Target
+from dfml.inversion.registry import InversionConfig, create_engine
 from dfml.methods.base import build_config, merge
 from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
 from dfml.training.progress import show_progress
-from dfml.zoo.classifier import Preprocessing
+from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.zoo import Zoo
 
 _SHOWN, _ROWS = 12, 20  # images a class and classes a member on the contact sheet

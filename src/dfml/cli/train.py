@@ -15,7 +15,7 @@ from dfml.cli.output import Output, to_json
 from dfml.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from dfml.training.folder import RunFolder
+    from dfml.training.run_folder import RunFolder
 
 _OVERRIDES = "Settings (each overrides --config and --set)"
 
@@ -77,7 +77,7 @@ def train(
     --config, --set, options.
     """
     output = Output(json_file)
-    from dfml.cli import settings
+    from dfml.cli import run_config as settings
 
     file = settings.read_run_file(config_file, method) if config_file else settings.RunFile()
     kind = settings.choose_method(method, file)
@@ -94,9 +94,9 @@ def train(
 
     from dfml.evaluation.protocol import versions
     from dfml.report.training import PAGE, write_training
-    from dfml.training.folder import RunFolder
     from dfml.training.progress import show_progress
-    from dfml.zoo.classes import read_identity
+    from dfml.training.run_folder import RunFolder
+    from dfml.zoo.label_space import read_identity
     from dfml.zoo.zoo import Zoo
 
     prepare_torch(threads)

@@ -10,13 +10,13 @@ import yaml
 from torch import Tensor
 
 from dfml.errors import RunError, UsageError
-from dfml.inversion.engines import InversionConfig
-from dfml.inversion.recovery import Engine
+from dfml.inversion.engine import Engine
+from dfml.inversion.registry import InversionConfig
 from dfml.learners import classifier
 from dfml.methods.base import build_config, merge
 from dfml.training.checkpoint import list_checkpoints, load_checkpoint, misfit
-from dfml.training.folder import CHECKPOINTS, CONFIG
-from dfml.zoo.classifier import Preprocessing
+from dfml.training.run_folder import CHECKPOINTS, CONFIG
+from dfml.zoo.pretrained import Preprocessing
 
 META_TRAINED = ("five", "fast_dfkd")
 """Engines that have to learn in a run before they recover anything."""

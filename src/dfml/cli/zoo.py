@@ -61,11 +61,11 @@ def build(
     """Pre-train classifiers on labelled images: simulates the models that other people would bring."""
     output = Output(json_file)
     prepare_torch(threads)
-    from dfml.cli.late import late_progress
-    from dfml.cli.opening import open_data
+    from dfml.cli.datasets import open_data
     from dfml.cli.tables import built_table
     from dfml.pretraining import build_zoo, recipe_by_name
     from dfml.training.device import select_device
+    from dfml.training.progress import deferred_progress
 
     chosen = recipe_by_name(recipe)
     if epochs:
@@ -74,7 +74,7 @@ def build(
     datasets = [open_data(name, split=split, usual="train", official=splits, size=size) for name in data]
     for images in datasets:
         output.say(f"{images.name}: {len(images)} images of {len(images.classes)} classes")
-    with late_progress("zoo build") as report:
+    with deferred_progress("zoo build") as report:
         built = build_zoo(
             datasets,
             out,
@@ -103,8 +103,8 @@ def inspect(
     """Look at every member of a zoo; exit code 1 if any cannot be used."""
     output = Output(json_file)
     from dfml.cli.tables import few, inspection_table
-    from dfml.zoo.classes import read_identity
     from dfml.zoo.inspection import inspect_zoo
+    from dfml.zoo.label_space import read_identity
 
     report = inspect_zoo(zoo, class_identity=read_identity(class_identity or "names"))
     output.show(inspection_table(report))

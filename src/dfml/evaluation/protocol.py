@@ -21,7 +21,7 @@ from dfml.errors import DataError, ProtocolError, UsageError
 from dfml.images import fit_images
 from dfml.learners.base import Calibration, MetaLearner, ProtocolName
 from dfml.learners.embedding import EmbeddingLearner, embedding_scores, fit_head
-from dfml.tasks.episode import draw_indices, episode_labels
+from dfml.learners.episode import draw_indices, episode_labels
 
 # The normal quantile; at 600 episodes it differs from Student's by one in a thousand.
 _Z = 1.96

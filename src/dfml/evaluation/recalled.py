@@ -13,7 +13,7 @@ from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
 from dfml.methods.zoo_student import ZooStudent
 from dfml.training.checkpoint import load_checkpoint
-from dfml.training.folder import RunFolder
+from dfml.training.run_folder import RunFolder
 
 ImagesOf = Callable[[int, int], Tensor]
 """(a class, numbered as in the zoo; at most so many) -> images in [0, 1]; fewer, or none, where the run has no more."""

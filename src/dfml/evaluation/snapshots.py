@@ -13,12 +13,7 @@ from dfml.data.dataset import ImageDataset
 from dfml.errors import LearnerError
 from dfml.evaluation.protocol import Evaluation, evaluate
 from dfml.learners.base import MetaLearner
-from dfml.training.folder import SNAPSHOTS
-
-
-def list_snapshots(run: Path) -> list[Path]:
-    """The learners that a run has saved on its way, oldest first."""
-    return sorted(path for path in (run / SNAPSHOTS).glob("*") if path.name.isdigit())
+from dfml.training.run_folder import SNAPSHOTS, list_snapshots
 
 
 def evaluate_snapshots(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.images import fit_images
-from dfml.inversion.objectives import batch_norm_distance
+from dfml.inversion.loss import batch_norm_distance
 from dfml.zoo.zoo import Zoo
 
 
@@ -25,7 +25,7 @@ class Fidelity:
 
     Attributes:
         agreement: Share of images that the member itself assigns to their label.
-        batch_norm_distance: Of the images, see `dfml.inversion.objectives.batch_norm_distance`; a mean over what
+        batch_norm_distance: Of the images, see `dfml.inversion.loss.batch_norm_distance`; a mean over what
             was recovered together, and the larger, the fewer images that was; 0 without batch-norm.
         noise_batch_norm_distance: The same for uniform noise, as a yardstick.
         other_agreement: Share that other members assign to the same class, over all members that know the class; None

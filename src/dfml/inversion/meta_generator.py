@@ -15,12 +15,12 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from dfml import seeds
-from dfml.backbones.generator import ImageGenerator, create_generator
-from dfml.inversion.generator import GeneratorConfig, GeneratorCopy, GeneratorRecovery, GeneratorWeights
-from dfml.inversion.objectives import InversionWeights
-from dfml.inversion.recovery import Engine, Recovery, StatisticsMemory, Target, TargetStudent
+from dfml.backbones.image_generator import ImageGenerator, create_generator
+from dfml.inversion.engine import Engine, Recovery, StatisticsMemory, Target, TargetStudent
+from dfml.inversion.generator_based import GeneratorConfig, GeneratorCopy, GeneratorRecovery, GeneratorWeights
+from dfml.inversion.loss import InversionWeights
 from dfml.optimisers import optimiser_tensors, restore_optimiser
-from dfml.zoo.classifier import Preprocessing
+from dfml.zoo.pretrained import Preprocessing
 
 
 class FiveConfig(GeneratorConfig):

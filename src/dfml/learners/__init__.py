@@ -7,10 +7,12 @@ from dfml.learners.base import Calibration, MetaLearner, ProtocolName
 from dfml.learners.calibration import ICFIL, ICFILConfig
 from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.embedding import EmbeddingLearner
-from dfml.learners.gradient import GradientLearner, LearnerConfig
+from dfml.learners.gradient_based import GradientLearner, LearnerConfig
 from dfml.learners.maml import MAML
 from dfml.learners.protonet import ProtoNet
-from dfml.zoo.classifier import Preprocessing
+from dfml.learners.student import Student
+from dfml.learners.zoo_embedding import ZooEmbeddingLearner
+from dfml.zoo.pretrained import Preprocessing
 
 __all__ = [
     "ANIL",
@@ -24,6 +26,8 @@ __all__ = [
     "LearnerConfig",
     "MetaLearner",
     "ProtoNet",
+    "Student",
+    "ZooEmbeddingLearner",
     "create_learner",
 ]
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from dfml.learners.gradient import GradientLearner, head_for
+from dfml.learners.gradient_based import GradientLearner, head_for
 from dfml.learners.maml import descend
 from dfml.learners.network import Parameters, Statistics
 

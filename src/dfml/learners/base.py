@@ -25,7 +25,7 @@ from dfml.learners.classifier import (
     read_preprocessing,
     read_pretrained,
 )
-from dfml.zoo.classifier import Preprocessing
+from dfml.zoo.pretrained import Preprocessing
 
 ProtocolName = Literal["strict", "paper"]
 

@@ -22,13 +22,13 @@ from torch.nn import functional
 
 from dfml import seeds
 from dfml.errors import LearnerError
-from dfml.inversion.objectives import InversionWeights, View, draw_view, inversion_loss
-from dfml.inversion.procedural import dead_leaves
+from dfml.inversion.initialisation import dead_leaves
+from dfml.inversion.loss import InversionWeights, View, draw_view, inversion_loss
 from dfml.learners.base import Calibration, MetaLearner
 from dfml.learners.classifier import FewShotClassifier, NetworkClassifier
-from dfml.learners.gradient import GradientLearner
+from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
-from dfml.zoo.classifier import Preprocessing
+from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
 
 
@@ -40,7 +40,7 @@ class ICFILConfig(BaseModel):
     images_per_class: PositiveInt = 2
     """Pseudo support images of every class."""
     start: Literal["noise", "leaves"] = "leaves"
-    """The first pixels; see `dfml.inversion.pixels`."""
+    """The first pixels; see `dfml.inversion.ei`."""
     inversion_steps: NonNegativeInt = 40
     inversion_lr: PositiveFloat = 0.1
     """Of Adam, for pixels in normalised space; falls to zero along a half cosine."""

@@ -19,7 +19,7 @@ from dfml.errors import LearnerError
 from dfml.files import save_tensors
 from dfml.images import fit_images
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
-from dfml.zoo.classifier import Preprocessing
+from dfml.zoo.pretrained import Preprocessing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 

@@ -13,9 +13,9 @@ from torch.nn import functional
 from dfml.errors import LearnerError
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import FewShotClassifier, find_kind, strip
+from dfml.learners.episode import episode_labels
 from dfml.learners.protonet import class_means
-from dfml.tasks.episode import episode_labels
-from dfml.zoo.classifier import Preprocessing
+from dfml.zoo.pretrained import Preprocessing
 
 HeadFit = Literal["mean", "ridge"]
 """How a head is fitted to a support set's embeddings. `mean`: the nearest class mean, by cosine. `ridge`: ridge

@@ -7,7 +7,7 @@ from typing import ClassVar
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dfml.learners.gradient import GradientLearner
+from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters, Statistics
 
 

@@ -17,7 +17,7 @@ from dfml.backbones import create_backbone, head_inputs, sized
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, leanings
 from dfml.learners.network import architecture_of
-from dfml.zoo.classifier import Preprocessing
+from dfml.zoo.pretrained import Preprocessing
 
 StudentEmbedding = Literal["leanings", "answers", "features"]
 """What embeds an image. `answers`: the probabilities that the student expects from every member. `leanings`: these,
@@ -193,7 +193,7 @@ class OutputGroups:
     def divergence(
         self, teacher: Float[Tensor, "images outputs"], student: Float[Tensor, "images outputs"], temperature: float
     ) -> Float[Tensor, ""]:
-        """KL(member || student) in nats, mean over images and members; see `dfml.learners.distillation.divergence`.
+        """KL(member || student) in nats, mean over images and members; see `dfml.methods.free.distillation.divergence`.
 
         Args:
             teacher: Log-probabilities or logits; NaN where a member was not asked.

@@ -7,9 +7,9 @@ from dfml.methods.average import Average
 from dfml.methods.base import Method
 from dfml.methods.best_member import BestMember
 from dfml.methods.dro import DRO
-from dfml.methods.elsewhere import announced, import_method, is_path, load_announced
 from dfml.methods.free import FREE
 from dfml.methods.ot_fusion import OTFusion
+from dfml.methods.plugins import announced, import_method, is_path, load_announced
 from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
@@ -27,7 +27,7 @@ METHODS: dict[str, type[Method]] = {
 def find_method(name: str) -> type[Method]:
     """A method by name: one of dfml's own, one that an installed package announces, or `MODULE:CLASS`.
 
-    dfml's own come first, whatever is announced; see `dfml.methods.elsewhere`.
+    dfml's own come first, whatever is announced; see `dfml.methods.plugins`.
 
     Raises:
         UsageError: If there is none of that name, it cannot be imported or used, or it has the name of another.

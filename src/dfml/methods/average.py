@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dfml.errors import ZooError
-from dfml.learners.gradient import GradientLearner
+from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters
 from dfml.methods.base import Method
 from dfml.methods.untrained import AdaptationConfig, Finished, untrained_learner

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 from dfml.errors import ConfigError
 from dfml.learners.base import MetaLearner
 from dfml.training.device import select_device
-from dfml.training.folder import CONFIG, RunFolder, describe
 from dfml.training.loop import TrainingConfig, TrainingRun, restore, train
 from dfml.training.progress import Progress
+from dfml.training.run_folder import CONFIG, RunFolder, describe
 from dfml.zoo.zoo import Zoo
 
 Config = TypeVar("Config", bound=BaseModel)

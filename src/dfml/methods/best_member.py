@@ -15,18 +15,18 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from dfml.errors import RunError
-from dfml.inversion.engines import InversionConfig
-from dfml.inversion.pixels import PixelInversionConfig
-from dfml.inversion.source import ImageSource
+from dfml.inversion.ei import PixelInversionConfig
+from dfml.inversion.image_source import ImageSource
+from dfml.inversion.registry import InversionConfig
 from dfml.learners.classifier import strip
 from dfml.learners.embedding import HeadFit
 from dfml.learners.student import OutputGroups
+from dfml.learners.zoo_embedding import ZooEmbeddingLearner
 from dfml.methods.base import Method
-from dfml.methods.zoo_embedding import ZooEmbeddingLearner
-from dfml.tasks.answers import AnsweredImages, to_bytes
 from dfml.training.checkpoint import State
+from dfml.training.distillation_buffer import AnsweredImages, to_bytes
 from dfml.training.loop import TrainingConfig, TrainingRun
-from dfml.zoo.classifier import ask
+from dfml.zoo.pretrained import ask
 from dfml.zoo.zoo import Zoo
 
 _AT_ONCE = 128  # images that are put to a member
@@ -41,7 +41,7 @@ class BestMemberConfig(TrainingConfig):
     """Recovered at a visit, for each of a member's classes (`inversion.classes_per_visit`)."""
     inversion: InversionConfig = InversionConfig(engine="ei", ei=PixelInversionConfig(steps=100))
     patience: PositiveInt = 5
-    """Visits without progress after which a member is set aside (`dfml.inversion.health`)."""
+    """Visits without progress after which a member is set aside (`dfml.inversion.failures`)."""
     fit: HeadFit = "mean"
     """How heads are fitted to a support set: `mean` or `ridge`."""
 

@@ -6,7 +6,7 @@ import torch
 
 from dfml.learners import LearnerConfig, create_learner
 from dfml.learners.base import MetaLearner
-from dfml.learners.gradient import GradientLearner
+from dfml.learners.gradient_based import GradientLearner
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.zoo import Zoo
 

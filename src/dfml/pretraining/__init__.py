@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dfml.pretraining.build import BuiltMember, build_zoo
     from dfml.pretraining.recipes import PAPER, RECIPES, STRONG, Optimisation, Recipe, recipe_by_name
-    from dfml.pretraining.train import TrainedClassifier, train_classifier
+    from dfml.pretraining.train_classifier import TrainedClassifier, train_classifier
 
 _HOMES = {
     "build": ("BuiltMember", "build_zoo"),

@@ -22,7 +22,7 @@ from dfml.pretraining.normalisation import pixel_statistics
 from dfml.pretraining.plan import MemberPlan, plan_members
 from dfml.pretraining.recipes import PAPER, Recipe
 from dfml.pretraining.record import dataset_record, open_zoo_folder
-from dfml.pretraining.train import split_images, train_classifier
+from dfml.pretraining.train_classifier import split_images, train_classifier
 from dfml.pretraining.workers import run_in_processes
 from dfml.zoo import Preprocessing
 from dfml.zoo.readers import load_member, read_card

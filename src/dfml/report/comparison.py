@@ -8,7 +8,7 @@ from pathlib import Path
 from dfml.errors import UsageError
 from dfml.evaluation.protocol import Evaluation
 from dfml.report.figures import Curve, learning_curve, to_svg
-from dfml.report.page import Page, PageFigure, describe_episodes, render_page
+from dfml.report.html_page import Page, PageFigure, describe_episodes, render_page
 from dfml.report.table import Table, compare_all, differences_table, results_table, to_csv, to_markdown
 
 Curves = Mapping[str, Curve]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dfml.evaluation.protocol import Evaluation
+from dfml.evaluation.runner import LearnerEvaluation
 from dfml.report.table import compare_all
 
 _COMMON = ("dataset", "protocol", "way", "shot", "query", "episodes", "seed", "versions")
@@ -39,3 +40,12 @@ def curve_values(curve: Mapping[int, Evaluation]) -> dict[str, dict[str, float]]
         str(step): {"accuracy": found.accuracy, "ci": found.ci, "episodes": len(found.accuracies)}
         for step, found in curve.items()
     }
+
+
+def evaluated_values(evaluated: Sequence[LearnerEvaluation]) -> dict[str, Any]:
+    """`results_values` of learners, with the accuracies of a run's snapshots where these were evaluated."""
+    values = results_values([each.evaluation for each in evaluated])
+    for each in evaluated:
+        if each.curve:
+            values["methods"][each.evaluation.name]["snapshots"] = curve_values(each.curve)
+    return values

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from dfml.evaluation.protocol import versions
 from dfml.evaluation.recalled import recalled_images
 from dfml.images import fit_images
-from dfml.inversion.engines import ENGINES
+from dfml.inversion.registry import ENGINES
 from dfml.learners.base import MetaLearner
 from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
 from dfml.methods.zoo_student import ZooStudent
 from dfml.report.contact_sheet import Block, Row, draw_contact_sheet
 from dfml.report.figures import inversion_fidelity, to_svg, training_losses
-from dfml.report.page import Page, PageFigure, PagePicture, PageSheet, write_page
-from dfml.training.folder import RunFolder
+from dfml.report.html_page import Page, PageFigure, PagePicture, PageSheet, write_page
 from dfml.training.loop import TrainingConfig
+from dfml.training.run_folder import RunFolder
 from dfml.zoo.readers import WEIGHTS
 from dfml.zoo.zoo import Zoo
 

@@ -18,8 +18,8 @@ from dfml.errors import RunError
 from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.training.checkpoint import State, load_checkpoint, misfit, save_checkpoint
 from dfml.training.device import keep_freed_memory
-from dfml.training.folder import RunFolder
 from dfml.training.progress import Progress, SilentProgress
+from dfml.training.run_folder import RunFolder
 
 
 class TrainingConfig(BaseModel):

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from dfml.learners.gradient import GradientLearner
+from dfml.learners.episode import Episode
+from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters, Statistics
 from dfml.optimisers import optimiser_tensors, restore_optimiser
-from dfml.tasks.episode import Episode
 
 
 class OuterLoop:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
@@ -117,6 +118,28 @@ class BarProgress:
 def show_progress(title: str, total: int, start: int = 0) -> Progress:
     """A bar on a terminal, plain lines elsewhere; both on standard error."""
     return BarProgress(title, total, start) if sys.stderr.isatty() else PlainProgress(title, total, start)
+
+
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+"""Called with (steps done, steps in total, figures worth showing)."""
+
+
+@contextmanager
+def deferred_progress(title: str) -> Iterator[OnStep]:
+    """Progress of work whose number of steps is known only once it reports; shows nothing until the first report.
+
+    Args:
+        title: Name of the work, shown before the bar.
+    """
+    with ExitStack() as stack:
+        shown: list[Progress] = []
+
+        def on_step(done: int, total: int, figures: Mapping[str, float]) -> None:
+            if not shown:
+                shown.append(stack.enter_context(show_progress(title, total, start=done)))
+            shown[0].update(done, figures)
+
+        yield on_step
 
 
 def clock(seconds: float) -> str:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dfml.errors import ZooMemberError
 from dfml.seeds import generator
-from dfml.zoo.classes import ClassIdentity, build_class_space
-from dfml.zoo.classifier import PretrainedClassifier
+from dfml.zoo.label_space import ClassIdentity, build_class_space
+from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.readers import WEIGHTS, MemberCard, load_member, read_card, sha256
 from dfml.zoo.statistics import batch_norm_layers
 from dfml.zoo.zoo import member_folders
@@ -80,7 +80,7 @@ def inspect_zoo(path: str | Path, *, class_identity: ClassIdentity = "names") ->
 
     Args:
         path: The zoo's folder.
-        class_identity: See `dfml.zoo.classes.build_class_space`.
+        class_identity: See `dfml.zoo.label_space.build_class_space`.
 
     Raises:
         ZooError: If there is no member at all.

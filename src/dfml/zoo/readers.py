@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dfml.errors import DfmlError, ZooMemberError
-from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
+from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 

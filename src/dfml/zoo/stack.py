@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from dfml.zoo.classifier import PretrainedClassifier
+from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.statistics import LayerStatistics, record_statistics
 
 Result = TypeVar("Result")

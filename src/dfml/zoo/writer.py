@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from dfml.files import save_tensors
-from dfml.zoo.classifier import Preprocessing
+from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.readers import CONFIG, WEIGHTS
 
 

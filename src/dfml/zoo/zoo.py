@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from dfml.errors import ConfigError, ZooError, ZooMemberError
-from dfml.zoo.classes import ClassIdentity, ClassSpace, build_class_space
-from dfml.zoo.classifier import Preprocessing, PretrainedClassifier
+from dfml.zoo.label_space import ClassIdentity, ClassSpace, build_class_space
+from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.readers import CONFIG, WEIGHTS, MemberCard, load_member, read_card
 from dfml.zoo.stack import stack_key
 
@@ -58,7 +58,7 @@ class Zoo:
 
         Args:
             path: A folder that holds one folder a member (or is one member itself).
-            class_identity: See `dfml.zoo.classes.build_class_space`.
+            class_identity: See `dfml.zoo.label_space.build_class_space`.
             max_resident: Members kept in memory at once; the one unused for longest makes room.
 
         Raises:

@@ -1,0 +1,225 @@
+"""CMI (Fang et al., IJCAI 2021): a generator from scratch for every visit, kept from drawing the same image twice.
+
+Without its contrastive term (`contrast` 0) this is the plain generator from scratch that earlier data-free
+meta-learning spends 200 steps on (papers 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.nn import functional
+
+from dfml import seeds
+from dfml.backbones.image_generator import ImageGenerator, create_generator
+from dfml.inversion.engine import Engine, Recovery, SeenStatistics, StatisticsMemory, Target, TargetStudent
+from dfml.inversion.generator_based import GeneratorConfig, GeneratorRecovery
+from dfml.inversion.loss import InversionWeights
+from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
+
+_PROJECTION = 128  # width of the projection head, hidden and out
+
+
+class ContrastiveConfig(GeneratorConfig):
+    """CMI; defaults are those of its CIFAR-10 scripts (papers 3)."""
+
+    steps: PositiveInt = 200
+    weights: InversionWeights = InversionWeights(
+        batch_norm=1.0, disagreement=0.5, total_variation=0.0, l2=0.0, jitter=4, wrap=False, flip=True
+    )
+    contrast: NonNegativeFloat = 0.8
+    """Of the contrastive term: every image should be told from all others, of this visit and of earlier ones."""
+    temperature: PositiveFloat = 0.2
+    """Of the contrastive term."""
+    bank: PositiveInt = 4096
+    """Images of earlier visits to a member that are remembered as negatives, as features (two of each image)."""
+
+
+@dataclass
+class _Memory:
+    """Of one member: the projection head, and features of earlier images in both views."""
+
+    head: list[Tensor]
+    local: Float[Tensor, "remembered features"]
+    whole: Float[Tensor, "remembered features"]
+
+
+class ContrastiveInversion(Engine):
+    """A new generator for every member and visit; a memory of images for every member.
+
+    Args:
+        config: Its settings.
+        preprocessing: Of the images that are drawn.
+        seed: Of all draws.
+        device: Where it lives.
+        stacked: Evaluate members of one architecture in one call; only without the contrastive term.
+    """
+
+    def __init__(
+        self,
+        config: ContrastiveConfig,
+        preprocessing: Preprocessing,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+        stacked: bool = False,
+    ) -> None:
+        self.config, self.steps = config, config.steps
+        self._preprocessing, self._seed, self._device = preprocessing, seed, device
+        self._stacked = stacked and not config.contrast
+        self._memories: dict[str, _Memory] = {}
+        self._statistics = StatisticsMemory()
+
+    def start(self, targets: Sequence[Target], visit: int = 0, *, student: TargetStudent | None = None) -> Recovery:
+        """See `Engine.start`."""
+        networks = []
+        for target in targets:
+            generator = seeds.generator(self._seed, "generator", visit, target.name)
+            drawn = int(torch.randint(2**31, (1,), generator=generator))
+            size, latent, width = self._preprocessing.size, self.config.latent, self.config.width
+            networks.append(create_generator(size, latent=latent, width=width, seed=drawn).to(self._device))
+            if self.config.contrast and target.name not in self._memories:
+                self._memories[target.name] = self._empty(target)
+        return _ContrastiveRecovery(
+            self.config,
+            networks[0],
+            [dict(network.named_parameters()) for network in networks],
+            self._preprocessing,
+            targets,
+            [self._memories.get(target.name) for target in targets],
+            seed=self._seed,
+            visit=visit,
+            student=student,
+            earlier=self._statistics.of(targets),
+            stacked=self._stacked,
+        )
+
+    def _empty(self, target: Target) -> _Memory:
+        size, device = self._preprocessing.size, target.labels.device
+        width = target.classifier.layer_means(torch.zeros(2, 3, size, size, device=device)).shape[1]
+        generator = seeds.generator(self._seed, "head", target.name)
+        head = [
+            (torch.randn(rows, columns, generator=generator) * columns**-0.5).to(device)
+            for rows, columns in ((_PROJECTION, width), (_PROJECTION, _PROJECTION))
+        ]
+        nothing = torch.zeros(0, width, device=device)
+        return _Memory(head, nothing, nothing)
+
+    @torch.no_grad()
+    def learn(self, recovery: Recovery, kept: Sequence[int] | None = None) -> None:
+        """Remember the images of a visit as negatives for the next ones, and the projection heads."""
+        assert isinstance(recovery, _ContrastiveRecovery)
+        self._statistics.keep(recovery, kept)
+        if not self.config.contrast:
+            return
+        for index, images in enumerate(recovery.images()):
+            if kept is None or index in kept:
+                target, memory = recovery.targets[index], self._memories[recovery.targets[index].name]
+                local, whole = recovery.features(target.classifier, images, recovery.done)
+                memory.head = [value.detach().clone() for value in recovery.extra_weights(index)]
+                memory.local = torch.cat([memory.local, local])[-self.config.bank :]
+                memory.whole = torch.cat([memory.whole, whole])[-self.config.bank :]
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Engine.state`."""
+        tensors = self._statistics.tensors()
+        for name, memory in self._memories.items():
+            tensors |= {f"{name}.head.{index}": value for index, value in enumerate(memory.head)}
+            tensors |= {f"{name}.local": memory.local, f"{name}.whole": memory.whole}
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Engine.restore`."""
+        self._statistics.restore(tensors)
+        self._memories = {}
+        for name in [key.removesuffix(".local") for key in tensors if key.endswith(".local")]:
+            head = [tensors[f"{name}.head.{index}"] for index in range(2)]
+            self._memories[name] = _Memory(head, tensors[f"{name}.local"], tensors[f"{name}.whole"])
+
+
+class _ContrastiveRecovery(GeneratorRecovery):
+    def __init__(
+        self,
+        config: ContrastiveConfig,
+        network: ImageGenerator,
+        starts: Sequence[dict[str, Tensor]],
+        preprocessing: Preprocessing,
+        targets: Sequence[Target],
+        memories: Sequence[_Memory | None],
+        *,
+        seed: int,
+        visit: int,
+        student: TargetStudent | None,
+        earlier: Sequence[SeenStatistics],
+        stacked: bool,
+    ) -> None:
+        self._contrast, self._memories = config, memories
+        self._heads = [
+            [value.clone().requires_grad_() for value in memory.head] if memory else [] for memory in memories
+        ]
+        super().__init__(
+            config,
+            network,
+            starts,
+            preprocessing,
+            targets,
+            seed=seed,
+            visit=visit,
+            student=student,
+            earlier=earlier,
+            stacked=stacked,
+        )
+
+    def extra_weights(self, index: int) -> Sequence[Tensor]:
+        return self._heads[index]
+
+    def extra_loss(self, index: int, images: Tensor) -> Tensor | None:
+        """Instance discrimination: a part of an image is matched with the whole image, among all images."""
+        memory = self._memories[index]
+        if memory is None:
+            return None
+        local, whole = self.features(self.targets[index].classifier, images, self.done)
+        queries = self._project(index, torch.cat([local, memory.local]))
+        keys = self._project(index, torch.cat([whole, memory.whole])).detach()
+        own = torch.arange(len(queries), device=queries.device)
+        losses = functional.cross_entropy(queries @ keys.T / self._contrast.temperature, own, reduction="none")
+        fresh, remembered = losses[: len(images)], losses[len(images) :]
+        # Averaged separately, so that a long memory does not drown the images at hand.
+        return self._contrast.contrast * (fresh.mean() + (remembered.mean() if len(remembered) else 0.0))
+
+    def features(self, classifier: PretrainedClassifier, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """What a member makes of a part of every image (a random resized crop), and of the whole of it."""
+        generator = seeds.generator(self._seed, "crops", self._visit, step)
+        parts = random_crops(images, (0.25, 1.0), generator)
+        whole = random_crops(images, (1.0, 1.0), generator)
+        return classifier.layer_means(parts), classifier.layer_means(whole)
+
+    def _project(self, index: int, features: Tensor) -> Tensor:
+        first, second = self._heads[index]
+        return functional.normalize(functional.relu(features @ first.T) @ second.T, dim=1)
+
+
+def random_crops(
+    images: Float[Tensor, "images 3 size size"], area: tuple[float, float], generator: torch.Generator
+) -> Float[Tensor, "images 3 size size"]:
+    """A random square of every image, resized to the whole, mirrored at random; differentiable.
+
+    A square as large as the image is shifted by up to an eighth of it; what comes in is black.
+    """
+    low, high = area
+    draw = torch.rand(4, len(images), generator=generator).to(images.device, images.dtype)
+    side = (low + (high - low) * draw[0]).sqrt()
+    # Within the centres of the outermost pixels: beyond them, black would be mixed into a part of the image.
+    inside = (1.0 - side) * (1.0 - 1.0 / images.shape[-1])
+    slack = torch.where(side == 1.0, torch.full_like(side, 0.25), inside)
+    place = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)
+    place[:, 0, 0] = side * torch.where(draw[3] < 0.5, -1.0, 1.0)
+    place[:, 1, 1] = side
+    place[:, :, 2] = (slack * (2.0 * draw[1:3] - 1.0)).T
+    grid = functional.affine_grid(place, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, align_corners=False)

@@ -1,0 +1,250 @@
+"""Recovery through generators: each member gets a copy of one generator, which a few steps specialise on it.
+
+What FIVE, FastDFKD and CMI share (papers 2.2, 3). They differ in where the copies start from, and in what is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.func import functional_call
+
+from dfml import seeds
+from dfml.backbones.image_generator import ImageGenerator
+from dfml.inversion.engine import Recovery, SeenStatistics, Target, TargetStudent
+from dfml.inversion.loss import InversionLoss, InversionWeights, View, draw_view, inversion_loss
+from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
+from dfml.zoo.stack import MemberStack, StackedMember, stack_key
+
+GeneratorWeights = dict[str, Tensor]
+
+
+class GeneratorConfig(BaseModel):
+    """A generator and its steps on one member; defaults are FREE's (papers 2.2, 2.5)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    steps: PositiveInt = 5
+    """On a member: k."""
+    lr: PositiveFloat = 0.001
+    """Of Adam, for the copy of the generator."""
+    latent_lr: NonNegativeFloat = 0.001
+    """Of Adam, for the latent vectors."""
+    beta1: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """Of Adam; its beta2 is 0.999."""
+    latent: PositiveInt = 256
+    """Length of a latent vector."""
+    width: PositiveInt = 128
+    """Channels of the generator's first maps. Its cost falls with the square of it."""
+    label_input: NonNegativeFloat = 0.0
+    """Tell the generator the labels: how much of an output's own random code is added to the latent vectors of its
+    images. 0 (FREE): it hears of them through the loss alone."""
+    weights: InversionWeights = InversionWeights(
+        batch_norm=0.0, disagreement=1.0, total_variation=0.0, l2=0.0, jitter=4, wrap=False, flip=True
+    )
+
+
+@dataclass
+class GeneratorCopy:
+    """One member's generator, and what its steps have found.
+
+    Attributes:
+        weights: phi_i, leaves.
+        latents: z_i, a leaf.
+        last: The gradient to the weights at the last step.
+        total: The same, summed over all steps, where that is asked for.
+    """
+
+    weights: GeneratorWeights
+    latents: Tensor
+    last: GeneratorWeights
+    total: GeneratorWeights
+
+
+class GeneratorRecovery(Recovery):
+    """Generators at work on some members.
+
+    Args:
+        config: Of the steps.
+        network: The generator; its own weights are not used.
+        starts: For every target the weights that its copy starts from.
+        preprocessing: Of the images that are drawn; members resize and normalise on their own.
+        targets: See `Engine.start`.
+        seed: Of latent vectors and views.
+        visit: See `Engine.start`.
+        student: See `Engine.start`.
+        earlier: See `Recovery`.
+        accumulate: Sum the gradients of all steps.
+        stacked: Evaluate targets of one architecture and as many images in one call.
+    """
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        network: ImageGenerator,
+        starts: Sequence[GeneratorWeights],
+        preprocessing: Preprocessing,
+        targets: Sequence[Target],
+        *,
+        seed: int,
+        visit: int,
+        student: TargetStudent | None = None,
+        earlier: Sequence[SeenStatistics] | None = None,
+        accumulate: bool = False,
+        stacked: bool = False,
+    ) -> None:
+        super().__init__(targets, student, earlier)
+        self.config, self.preprocessing = config, preprocessing
+        self._network, self._seed, self._visit = network, seed, visit
+        self._accumulate = accumulate
+        self.copies = [self._copy(start, target) for start, target in zip(starts, self.targets, strict=True)]
+        self._groups = _groups(self.targets, self.earlier) if stacked else {}
+        self._stacks = {key: MemberStack([self.targets[i].classifier for i in g]) for key, g in self._groups.items()}
+        weights = [value for copy in self.copies for value in copy.weights.values()]
+        weights += [value for index in range(len(self.copies)) for value in self.extra_weights(index)]
+        latents = [copy.latents for copy in self.copies]
+        self._optimiser = torch.optim.Adam(
+            [{"params": weights, "lr": config.lr}, {"params": latents, "lr": config.latent_lr}],
+            betas=(config.beta1, 0.999),
+            foreach=True,
+        )
+
+    def _copy(self, start: GeneratorWeights, target: Target) -> GeneratorCopy:
+        weights = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
+        generator = seeds.generator(self._seed, "latents", self._visit, target.name)
+        latents = torch.randn(len(target.labels), self._network.latent, generator=generator)
+        if self.config.label_input:
+            latents = latents + self.config.label_input * self._codes(target)
+        # A float64 generator draws the same latents.
+        latents = latents.to(target.labels.device, next(iter(weights.values())).dtype).requires_grad_()
+        return GeneratorCopy(weights, latents, {}, {})
+
+    def _codes(self, target: Target) -> Tensor:
+        codes = [
+            # The same for every run: a generator that one run has trained may be used by another.
+            torch.randn(self._network.latent, generator=seeds.generator(0, "code", output))
+            for output in range(len(target.classifier.labels))
+        ]
+        return torch.stack(codes)[target.labels.cpu()]
+
+    def step(self) -> list[InversionLoss]:
+        """See `Recovery.step`."""
+        view = draw_view(self.config.weights, seeds.generator(self._seed, "view", self._visit, self.done))
+        losses: dict[int, InversionLoss] = {}
+        for key, group in self._groups.items():
+            losses |= self._stacked(self._stacks[key], group, view)
+        for index in range(len(self.targets)):
+            if index not in losses:
+                losses[index] = self._one(index, view)
+        for index, copy in enumerate(self.copies):
+            self.smoothed[index] = losses[index].smoothed
+            if self._accumulate:
+                total = copy.total
+                copy.total = {n: total[n] + gradient if total else gradient for n, gradient in copy.last.items()}
+            for name, value in copy.weights.items():
+                value.grad = copy.last[name]
+        self._optimiser.step()
+        self.done += 1
+        return [losses[index].detach() for index in range(len(self.targets))]
+
+    def _one(self, index: int, view: View) -> InversionLoss:
+        copy, target = self.copies[index], self.targets[index]
+        drawn = self._draw(copy.weights, copy.latents)
+        loss = self._loss(target.classifier, drawn, target.labels, target.rows, self.earlier[index], view)
+        extra, weights = self.extra_loss(index, drawn), self.extra_weights(index)
+        total = loss.total if extra is None else loss.total + extra
+        leaves = [copy.latents, *weights, *copy.weights.values()]
+        copy.latents.grad, *gradients = torch.autograd.grad(total, leaves)
+        for value, gradient in zip(weights, gradients, strict=False):
+            value.grad = gradient
+        copy.last = dict(zip(copy.weights, gradients[len(weights) :], strict=True))
+        return loss
+
+    def extra_weights(self, index: int) -> Sequence[Tensor]:
+        """Weights of `extra_loss` that are trained with one target's generator."""
+        return ()
+
+    def extra_loss(self, index: int, images: Float[Tensor, "images 3 size size"]) -> Tensor | None:
+        """A term of one target's loss that its engine adds; None: there is none."""
+        return None
+
+    def _stacked(self, stack: MemberStack, group: list[int], view: View) -> dict[int, InversionLoss]:
+        copies, targets = [self.copies[i] for i in group], [self.targets[i] for i in group]
+
+        def gradient(
+            member: StackedMember,
+            weights: GeneratorWeights,
+            latents: Tensor,
+            labels: Tensor,
+            rows: Tensor | None,
+            earlier: tuple[Tensor, ...],
+        ) -> Any:
+            def loss(weights: GeneratorWeights, latents: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+                found = self._loss(member, self._draw(weights, latents), labels, rows, earlier, view)
+                return found.total, (found.label, found.batch_norm, found.disagreement, *found.smoothed)
+
+            return torch.func.grad_and_value(loss, argnums=(0, 1), has_aux=True)(weights, latents)
+
+        weights = {name: torch.stack([copy.weights[name].detach() for copy in copies]) for name in copies[0].weights}
+        rows = None if targets[0].rows is None else torch.stack([t.rows for t in targets if t.rows is not None])
+        (of_weights, of_latents), (totals, parts) = stack.map(
+            gradient,
+            torch.arange(len(group), device=copies[0].latents.device),
+            weights,
+            torch.stack([copy.latents.detach() for copy in copies]),
+            torch.stack([target.labels for target in targets]),
+            rows,
+            tuple(torch.stack(each) for each in zip(*(self.earlier[i] for i in group), strict=True)),
+        )
+        losses = {}
+        for place, index in enumerate(group):
+            copies[place].last = {name: value[place] for name, value in of_weights.items()}
+            copies[place].latents.grad = of_latents[place]
+            label, batch_norm, adversarial, *smoothed = (part[place] for part in parts)
+            losses[index] = InversionLoss(totals[place], label, batch_norm, adversarial, tuple(smoothed))
+        return losses
+
+    def _draw(self, weights: GeneratorWeights, latents: Tensor) -> Tensor:
+        images: Tensor = functional_call(self._network, weights, (latents,))
+        return images
+
+    def _loss(
+        self,
+        classifier: PretrainedClassifier | StackedMember,
+        images: Tensor,
+        labels: Tensor,
+        rows: Tensor | None,
+        earlier: Sequence[Tensor],
+        view: View,
+    ) -> InversionLoss:
+        pixels = self.preprocessing.normalise(images)
+        return inversion_loss(
+            classifier,
+            pixels,
+            labels,
+            self.preprocessing,
+            self.config.weights,
+            view,
+            student=self.student_for(rows),
+            earlier=earlier,
+        )
+
+    @torch.no_grad()
+    def images(self) -> list[Tensor]:
+        """As large as the generator draws them."""
+        return [self._draw(copy.weights, copy.latents) for copy in self.copies]
+
+
+def _groups(targets: Sequence[Target], earlier: Sequence[SeenStatistics]) -> dict[object, list[int]]:
+    """Targets that can be evaluated in one call; a first visit has no earlier statistics to be stacked with others'."""
+    groups: dict[object, list[int]] = {}
+    for index, (target, seen) in enumerate(zip(targets, earlier, strict=True)):
+        key = (stack_key(target.classifier), len(target.labels), target.rows is None, len(seen))
+        groups.setdefault(key, []).append(index)
+    return groups

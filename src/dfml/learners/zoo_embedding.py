@@ -1,0 +1,123 @@
+"""`ZooEmbeddingLearner`: the outputs of all members of a zoo, side by side, embed an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from dfml.errors import LearnerError, ZooMemberError
+from dfml.images import fit_images
+from dfml.learners.base import MetaLearner
+from dfml.learners.classifier import read_preprocessing
+from dfml.learners.embedding import EmbeddingLearner, HeadFit, leanings
+from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
+from dfml.zoo.readers import WEIGHTS, load_member, read_card, sha256
+
+Opinion = Literal["softmax", "leanings", "logits", "features"]
+"""What is asked of a member about an image: its probabilities; these, softer, less those of guessing
+(`dfml.learners.embedding.leanings`); its logits; or its unit-norm features."""
+
+
+class ZooEmbeddingLearner(EmbeddingLearner):
+    """Saves where its members are and their digests, not the members.
+
+    Args:
+        members: The whole zoo.
+        preprocessing: Its size is the one that images are brought to; members resize and normalise on their own.
+        opinion: What is asked of the members.
+        fit: How heads are fitted.
+        way: For the record; it adapts to any number of classes.
+        name: What it is called in tables.
+    """
+
+    kind: ClassVar[str] = "zoo_embedding"
+
+    def __init__(
+        self,
+        members: list[PretrainedClassifier],
+        preprocessing: Preprocessing,
+        *,
+        opinion: Opinion = "softmax",
+        fit: HeadFit = "mean",
+        way: int = 5,
+        name: str = "zoo_embedding",
+    ) -> None:
+        self.members = members
+        self.preprocessing = preprocessing
+        self.opinion: Opinion = opinion
+        self.fit = fit
+        self.way, self.name, self.protocol = way, name, "any"
+
+    @torch.no_grad()
+    def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
+        """All members' opinions side by side; each sees the images at its own size."""
+        return torch.cat([self._opinion(member, fit_images(images, member.size)) for member in self.members], dim=1)
+
+    def _opinion(self, member: PretrainedClassifier, images: Tensor) -> Tensor:
+        if self.opinion == "features":
+            return functional.normalize(member.features(images), dim=1)
+        logits = member.logits(images)
+        if self.opinion == "logits":
+            return logits
+        return leanings(logits) if self.opinion == "leanings" else logits.softmax(dim=1)
+
+    def to(self, device: torch.device) -> ZooEmbeddingLearner:
+        """Move to a device; returns itself."""
+        self.device = device
+        for member in self.members:
+            member.to(device)
+        return self
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """See `MetaLearner.contents`."""
+        return {"members": member_references(self.members), "opinion": self.opinion, "fit": self.fit}, {}
+
+    @classmethod
+    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MetaLearner:
+        """See `MetaLearner.rebuild`."""
+        return cls(
+            load_references(config["members"]),
+            read_preprocessing(config["preprocessing"]),
+            opinion=config["opinion"],
+            fit=config["fit"],
+            way=config["way"],
+            name=config["name"],
+        )
+
+
+def member_references(members: list[PretrainedClassifier]) -> list[dict[str, str]]:
+    """Path and digest of every member.
+
+    Raises:
+        LearnerError: If a member was never on the disk.
+    """
+    paths = [Path(member.source) for member in members]
+    missing = [member.source for member, path in zip(members, paths, strict=True) if not (path / WEIGHTS).is_file()]
+    if missing:
+        raise LearnerError(
+            f"a zoo embedding refers to its members' files, but {missing[0]} is not a folder; save it first"
+        )
+    return [{"path": str(path.resolve()), "sha256": sha256(path / WEIGHTS)} for path in paths]
+
+
+def load_references(references: list[dict[str, str]]) -> list[PretrainedClassifier]:
+    """The members again.
+
+    Raises:
+        LearnerError: If one has moved or changed since.
+    """
+    members = []
+    for reference in references:
+        path = Path(reference["path"])
+        if not (path / WEIGHTS).is_file() or sha256(path / WEIGHTS) != reference["sha256"]:
+            raise LearnerError(f"the zoo member {path} has moved or changed since this was saved; make it anew")
+        try:
+            members.append(load_member(read_card(path)))
+        except ZooMemberError as error:
+            raise LearnerError(str(error)) from error
+    return members

@@ -1,0 +1,5 @@
+"""`dro`: a distributionally robust generator of weights, after the abstract of Wang et al. (UAI 2022)."""
+
+from dfml.methods.dro.algorithm import DRO, DROConfig, DRORun
+
+__all__ = ["DRO", "DROConfig", "DRORun"]

@@ -1,0 +1,5 @@
+"""`ot_fusion`: align the members' channels by optimal transport, then average their weights."""
+
+from dfml.methods.ot_fusion.algorithm import OTFusion, OTFusionConfig
+
+__all__ = ["OTFusion", "OTFusionConfig"]

@@ -1,1 +1,0 @@
-"""Pseudo-images -> few-shot tasks."""

@@ -1,0 +1,160 @@
+"""CMI: images of one visit, and of earlier ones, should differ (papers 3)."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfml import seeds
+from dfml.inversion.cmi import ContrastiveInversion, random_crops
+from dfml.inversion.engine import Target
+from dfml.inversion.generator_based import GeneratorRecovery
+from dfml.inversion.loss import InversionWeights
+from dfml.zoo import Preprocessing
+from tests.factories import PREPROCESSING, images
+from tests.inversion.small import conv, small_engine, target, targets, visit
+
+
+def cmi(**settings: object) -> ContrastiveInversion:
+    engine = small_engine("cmi", **{"steps": 2, **settings})
+    assert isinstance(engine, ContrastiveInversion)
+    return engine
+
+
+def begun(engine: ContrastiveInversion, chosen: Target, number: int = 0) -> GeneratorRecovery:
+    recovery = engine.start([chosen], number)
+    assert isinstance(recovery, GeneratorRecovery)
+    return recovery
+
+
+def contrast(recovery: GeneratorRecovery, shown: torch.Tensor) -> float:
+    loss = recovery.extra_loss(0, shown)
+    assert loss is not None
+    return float(loss.detach())
+
+
+def test_images_that_differ_are_better_than_one_image_many_times() -> None:
+    recovery = begun(cmi(contrast=1.0), target("member", conv(0)))
+    colours = images(6, size=1).expand(6, 3, 16, 16)
+    assert contrast(recovery, colours) < contrast(recovery, colours[:1].expand(6, 3, 16, 16)) - 0.05
+
+
+def test_remembered_images_are_worse_for_their_like_than_for_others() -> None:
+    engine, chosen = cmi(contrast=1.0), target("member", conv(0))
+    recovery = visit(engine, [chosen])
+    (known,) = recovery.images()
+    others = images(6, size=1).expand(6, 3, 16, 16)
+    without = begun(engine, chosen, 1)
+    before = [contrast(without, shown) for shown in (known, others)]
+    engine.learn(recovery)
+    after = [contrast(begun(engine, chosen, 1), shown) for shown in (known, others)]
+    assert after[0] - before[0] > after[1] - before[1]
+
+
+def test_steps_make_the_images_easier_to_tell_apart() -> None:
+    weights = InversionWeights(label=0.0, batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
+    recovery = begun(cmi(contrast=1.0, weights=weights), target("member", conv(0)))
+
+    def judged() -> float:
+        """By the same crops each time."""
+        done, recovery.done = recovery.done, 999
+        found = contrast(recovery, recovery.images()[0])
+        recovery.done = done
+        return found
+
+    before = judged()
+    for _ in range(20):
+        recovery.step()
+    assert judged() < before - 0.05
+
+
+def test_the_memory_of_a_member_grows_by_the_visits_images_up_to_the_bank() -> None:
+    engine = cmi(bank=15)
+    sizes = []
+    for number in range(3):
+        recovery = visit(engine, targets([0, 1]), number)
+        engine.learn(recovery, kept=[0])
+        state = engine.state()
+        sizes.append((len(state["member 0.local"]), len(state["member 0.whole"]), len(state["member 1.local"])))
+    assert sizes == [(6, 6, 0), (12, 12, 0), (15, 15, 0)]
+
+
+def test_the_newest_images_stay_in_the_bank() -> None:
+    small, large = cmi(bank=6), cmi(bank=100)
+    for number in range(2):
+        for engine in (small, large):
+            engine.learn(visit(engine, targets([0]), number))
+    assert torch.equal(small.state()["member 0.whole"], large.state()["member 0.whole"][-6:])
+    assert not torch.equal(small.state()["member 0.whole"], large.state()["member 0.whole"][:6])
+
+
+def test_what_was_learned_of_one_member_is_not_used_for_another() -> None:
+    engine = cmi()
+    engine.learn(visit(engine, targets([0])))
+    assert torch.equal(visit(engine, targets([1]), 1).images()[0], visit(cmi(), targets([1]), 1).images()[0])
+    assert not torch.equal(visit(engine, targets([0]), 1).images()[0], visit(cmi(), targets([0]), 1).images()[0])
+
+
+def test_without_the_contrastive_term_nothing_is_remembered() -> None:
+    engine = cmi(contrast=0.0)
+    recovery = visit(engine, targets([0]))
+    engine.learn(recovery)
+    assert engine.state() == {}
+    assert isinstance(recovery, GeneratorRecovery)
+    assert recovery.extra_loss(0, images(6)) is None
+
+
+def test_every_visit_starts_from_another_generator_that_no_visit_changes() -> None:
+    engine = cmi(contrast=0.0)
+    first, second = (begun(engine, target("member", conv(0)), number).copies[0] for number in (0, 1))
+    assert not torch.equal(first.weights["project.weight"], second.weights["project.weight"])
+    engine.learn(visit(engine, targets([0])))
+    again = begun(engine, target("member", conv(0)), 0).copies[0]
+    assert torch.equal(first.weights["project.weight"], again.weights["project.weight"])
+
+
+def test_members_of_another_size_have_features_too() -> None:
+    larger = target("larger", conv(0, preprocessing=Preprocessing(24, PREPROCESSING.mean, PREPROCESSING.std)))
+    engine = cmi()
+    engine.learn(visit(engine, [larger]))
+    assert len(engine.state()["larger.local"]) == 6
+
+
+@given(st.floats(0.05, 0.95), st.integers(0, 10))
+def test_a_part_of_an_image_holds_nothing_else(area: float, seed: int) -> None:
+    """White stays white; a ramp from left to right spans the square's share of it."""
+    crops = random_crops(torch.ones(3, 3, 16, 16), (area, 1.0), seeds.generator(seed, "crops"))
+    assert crops.shape == (3, 3, 16, 16)
+    torch.testing.assert_close(crops, torch.ones_like(crops))
+    ramp = ((torch.arange(16) + 0.5) / 16).expand(3, 3, 16, 16)
+    exact = random_crops(ramp, (area, area), seeds.generator(seed, "crops"))
+    assert ramp.min() - 1e-5 <= exact.min()
+    assert exact.max() <= ramp.max() + 1e-5
+    span = (exact[..., -1] - exact[..., 0]).abs()
+    torch.testing.assert_close(span, torch.full_like(span, area**0.5 * 15 / 16), atol=1e-4, rtol=0)
+
+
+def test_the_whole_image_is_shifted_by_an_eighth_at_most_and_mirrored_or_not() -> None:
+    white = random_crops(torch.ones(200, 3, 16, 16), (1.0, 1.0), seeds.generator(0, "crops"))
+    assert torch.all((white >= 0) & (white <= 1 + 1e-6))
+    torch.testing.assert_close(white[..., 2:-2, 2:-2], torch.ones(200, 3, 12, 12))
+    assert torch.any(white[..., 0, :] == 0)
+    ramp = (torch.arange(16) / 15).expand(200, 3, 16, 16)
+    seen = random_crops(ramp, (1.0, 1.0), seeds.generator(0, "crops"))
+    rising = (seen[:, 0, 8, 12] > seen[:, 0, 8, 4]).float().mean()
+    assert 0.4 < rising < 0.6
+
+
+def test_every_image_has_a_crop_of_its_own() -> None:
+    crops = random_crops(images(1).expand(4, 3, 16, 16), (0.25, 1.0), seeds.generator(0, "crops"))
+    assert len({tuple(crop.flatten().tolist()) for crop in crops}) == 4
+
+
+def test_crops_are_differentiable() -> None:
+    shown = images(2, size=4, dtype=torch.float64).requires_grad_()
+
+    def crop(inputs: torch.Tensor) -> torch.Tensor:
+        return random_crops(inputs, (0.25, 1.0), seeds.generator(0, "crops"))
+
+    assert torch.autograd.gradcheck(crop, (shown,))

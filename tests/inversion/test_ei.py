@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dfml import seeds
+from dfml.backbones import create_backbone
+from dfml.inversion.ei import (
+    FirstPixels,
+    PixelInversion,
+    PixelInversionConfig,
+    familiar_kinds,
+    invert_member,
+)
+from dfml.inversion.engine import Target, recover
+from dfml.inversion.fidelity import FidelityMeter, measure
+from dfml.inversion.initialisation import coloured_noise, dark_strokes, dead_leaves, pen_strokes
+from dfml.inversion.loss import InversionWeights
+from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
+from tests.factories import PREPROCESSING, images, member
+
+QUICK = PixelInversionConfig(steps=60, weights=InversionWeights(batch_norm=0.1))
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def test_recovered_images_are_taken_for_their_label_and_near_the_stored_statistics() -> None:
+    classifier = member(0)
+    recovery = PixelInversion(QUICK).start([Target("member", classifier, LABELS)])
+    (first,) = recovery.step()
+    for _ in range(QUICK.steps - 1):
+        (last,) = recovery.step()
+    (recovered,) = recovery.images()
+    assert torch.equal(classifier.logits(recovered).argmax(dim=1), LABELS)
+    assert last.batch_norm < 0.5 * first.batch_norm
+    assert last.label < first.label
+
+
+def test_is_repeatable_and_the_start_of_an_image_does_not_depend_on_how_many_there_are() -> None:
+    classifier = member(0)
+    assert torch.equal(*(invert_member(classifier, LABELS, PixelInversionConfig(steps=3), seed=5) for _ in range(2)))
+    engine = PixelInversion(QUICK, seed=5)
+    (few,), (many,) = (engine.start([Target("m", classifier, labels)]).images() for labels in (LABELS[:2], LABELS))
+    assert torch.equal(few, many[:2])
+
+
+def first_pixels(start: str, *, seed: int = 0, visit: int = 0, name: str = "m") -> Tensor:
+    """The images before any step."""
+    config = PixelInversionConfig(steps=0, start=start)
+    (found,) = recover(PixelInversion(config, seed), [Target(name, member(0), LABELS)], visit)
+    return found
+
+
+@pytest.mark.parametrize("start", ["noise", "leaves"])
+def test_without_steps_the_first_pixels_are_given_anew_for_every_seed_visit_and_member(start: str) -> None:
+    found = first_pixels(start)
+    assert found.shape == (6, 3, 16, 16)
+    assert 0 <= found.min() < found.max() <= 1
+    assert torch.pdist(found.flatten(1)).min() > 1
+    assert torch.equal(found, first_pixels(start))
+    for other in (first_pixels(start, seed=1), first_pixels(start, visit=1), first_pixels(start, name="n")):
+        assert not torch.allclose(found, other)
+
+
+def test_leaves_look_more_like_photographs_than_noise_does_in_the_member_s_own_range() -> None:
+    smooth, rough = (first_pixels(start).diff(dim=-1).abs().mean() for start in ("leaves", "noise"))
+    assert smooth < 0.6 * rough
+    expected = dead_leaves(6, 16, seeds.generator(0, "leaves", 0, "m"))
+    torch.testing.assert_close(first_pixels("leaves"), PREPROCESSING.restore(expected).clamp(0, 1))
+
+
+def test_leaves_are_where_the_search_begins_and_not_where_it_ends() -> None:
+    classifier = member(0)
+    recovered = invert_member(classifier, LABELS, QUICK.model_copy(update={"start": "leaves"}))
+    assert torch.equal(classifier.logits(recovered).argmax(dim=1), LABELS)
+    barely = PixelInversionConfig(start="leaves", steps=1, lr=1e-6)
+    begun = invert_member(classifier, LABELS, barely)
+    torch.testing.assert_close(begun, first_pixels("leaves", name="member"), atol=1e-4, rtol=0)
+
+
+def acquainted(make: FirstPixels, space: Preprocessing = PREPROCESSING) -> PretrainedClassifier:
+    """Random weights, and the batch-norm statistics of some images of nothing."""
+    network = create_backbone("conv4", 3, seed=1, img_size=space.size)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # a plain average
+    shown = space.restore(make(64, space.size, seeds.generator(8, "shown"))).clamp(0, 1)
+    with torch.no_grad():
+        network.train()(space.normalise(shown))
+    return PretrainedClassifier(network, ("a", "b", "c"), space)
+
+
+INK = Preprocessing(16, (0.1, 0.1, 0.1), (0.25, 0.25, 0.25))
+PAPER = Preprocessing(16, (0.9, 0.9, 0.9), (0.25, 0.25, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "space"),
+    [
+        ((dead_leaves,), PREPROCESSING),
+        ((dead_leaves,), INK),
+        ((dead_leaves, pen_strokes), INK),
+        ((dead_leaves, dark_strokes), PAPER),
+    ],
+)
+def test_a_member_is_familiar_with_what_its_statistics_are_of(
+    kinds: tuple[FirstPixels, ...], space: Preprocessing
+) -> None:
+    classifier = acquainted(kinds[-1], space)
+    assert all(familiar_kinds(classifier, seed) == kinds for seed in (0, 1, 2))
+    engine = PixelInversion(PixelInversionConfig(steps=0, start="familiar"))
+    for visit in (3, 2):
+        (found,) = recover(engine, [Target("m", classifier, LABELS)], visit)
+        for place, (make, purpose) in enumerate(zip(kinds, ("leaves", "strokes"), strict=False)):
+            first = make(6 // len(kinds), 16, seeds.generator(0, purpose, visit, "m"))
+            turn = found[(place + visit) % len(kinds) :: len(kinds)]
+            torch.testing.assert_close(turn, space.restore(first).clamp(0, 1))
+
+
+def test_a_single_image_of_a_class_is_of_another_kind_at_the_next_visit() -> None:
+    engine = PixelInversion(PixelInversionConfig(steps=0, start="familiar"))
+    target = Target("m", acquainted(pen_strokes, INK), torch.tensor([0]))
+    (first,), (second,), (third,) = (recover(engine, [target], visit) for visit in (0, 1, 2))
+    leaves, strokes = (
+        INK.restore(make(1, 16, seeds.generator(0, purpose, visit, "m"))).clamp(0, 1)
+        for make, purpose, visit in ((dead_leaves, "leaves", 0), (pen_strokes, "strokes", 1))
+    )
+    torch.testing.assert_close(first, leaves)
+    torch.testing.assert_close(second, strokes)
+    assert not torch.equal(third, first)
+
+
+def test_it_is_leaves_alone_where_strokes_are_not_nearer() -> None:
+    assert familiar_kinds(acquainted(coloured_noise)) == (dead_leaves,)
+    silent = PretrainedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), ("a", "b", "c"), INK)
+    assert familiar_kinds(silent) == (dead_leaves,)
+    broken = acquainted(pen_strokes, INK)
+    for name, value in broken.network.named_buffers():
+        if name.endswith("running_mean"):
+            value.fill_(torch.nan)
+    assert familiar_kinds(broken) == (dead_leaves,)
+
+
+def test_images_that_please_one_member_only_are_called_noise() -> None:
+    zoo = Zoo.of([member(seed, ("ant", "bee", "cat")) for seed in range(8)])
+    fidelity = measure(zoo, 0, invert_member(zoo[0], LABELS, QUICK), LABELS)
+    assert fidelity.agreement == 1.0
+    assert fidelity.chance == pytest.approx(1 / 3)
+    assert fidelity.other_agreement is not None
+    assert fidelity.other_agreement < 0.5
+    assert fidelity.warning is not None
+    assert "this member only" in fidelity.warning
+
+
+def test_images_that_others_recognise_are_not() -> None:
+    zoo = Zoo.of([member(0, ("ant", "bee", "cat")), member(0, ("ant", "bee", "cat")), member(3, ("x", "y", "z"))])
+    fidelity = measure(zoo, 0, invert_member(zoo[0], LABELS, QUICK), LABELS)
+    assert fidelity.other_agreement == 1.0
+    assert fidelity.warning is None
+
+
+def test_without_another_member_the_statistics_decide() -> None:
+    zoo = Zoo.of([member(0)])
+    good = measure(zoo, 0, invert_member(zoo[0], LABELS, QUICK), LABELS)
+    assert good.other_agreement is None
+    assert good.warning is None
+    weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
+    careless = invert_member(zoo[0], LABELS, PixelInversionConfig(steps=60, weights=weights))
+    found = measure(zoo, 0, careless, LABELS)
+    assert found.agreement == 1.0
+    assert found.warning is not None
+    assert "batch-norm" in found.warning
+
+
+def test_images_that_the_member_itself_does_not_recognise_are_reported() -> None:
+    zoo = Zoo.of([member(0), member(1)])
+    wrong = (zoo[0].logits(images(6)).argmax(dim=1) + 1) % 3
+    warning = measure(zoo, 0, images(6), wrong).warning
+    assert warning is not None
+    assert "recognises only 0%" in warning
+
+
+def test_images_may_be_judged_in_parts() -> None:
+    zoo = Zoo.of([member(0, ("a", "b", "c")), member(1, ("a", "b", "c")), member(2, ("c", "d", "e"))])
+    found, meter = invert_member(zoo[0], LABELS, QUICK), FidelityMeter(zoo, 0)
+    whole = measure(zoo, 0, found, LABELS)
+    for part in (slice(0, 1), slice(1, 6)):
+        meter.add(found[part], LABELS[part])
+    parts = meter.read()
+    assert (parts.agreement, parts.other_agreement) == (whole.agreement, whole.other_agreement)
+    assert parts.chance == pytest.approx(whole.chance)
+    one, five = (measure(zoo, 0, found[part], LABELS[part]) for part in (slice(0, 1), slice(1, 6)))
+    assert parts.batch_norm_distance == pytest.approx((one.batch_norm_distance + 5 * five.batch_norm_distance) / 6)
+    with pytest.raises(ValueError, match="found none"):
+        FidelityMeter(zoo, 0).read()

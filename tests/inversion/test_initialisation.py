@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dfml import seeds
+from dfml.inversion.initialisation import coloured_noise, dead_leaves, pen_strokes
+
+Maker = Callable[[int, int, torch.Generator], Tensor]
+
+both = pytest.mark.parametrize("make", [dead_leaves, coloured_noise])
+every = pytest.mark.parametrize("make", [dead_leaves, coloured_noise, pen_strokes])
+
+
+def correlation(images: Tensor, distance: int) -> float:
+    """Of pixels that many columns, or rows, apart; the smaller."""
+    pairs = [(images[..., distance:], images[..., :-distance]), (images[..., distance:, :], images[..., :-distance, :])]
+    return min(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) for a, b in pairs)
+
+
+def white(count: int, size: int) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=seeds.generator(0, "white"))
+
+
+@every
+@pytest.mark.parametrize("size", [9, 32, 84])
+def test_images_of_any_size_are_repeatable_finite_and_all_different(make: Maker, size: int) -> None:
+    before = torch.random.get_rng_state()
+    made, again = (make(4, size, seeds.generator(3, "leaves")) for _ in range(2))
+    assert made.shape == (4, 3, size, size)
+    assert made.dtype == torch.float32
+    assert torch.equal(made, again)
+    assert made.isfinite().all()
+    assert not torch.allclose(made, make(4, size, seeds.generator(4, "leaves")))
+    assert torch.pdist(made.flatten(1)).min() > (1 if make is pen_strokes else size)  # of one image and itself: 0
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@every
+@pytest.mark.parametrize("size", [16, 33])
+def test_means_are_about_zero_and_deviations_about_one(make: Maker, size: int) -> None:
+    made = make(128, size, seeds.generator(0, "leaves"))
+    assert torch.all(made.mean(dim=(0, 2, 3)).abs() < 0.15)
+    deviations = made.std(dim=(0, 2, 3))
+    assert 0.75 < deviations.min() <= deviations.max() < 1.15
+    assert (deviations.min() < deviations.max()) == (make is not pen_strokes)  # strokes are grey
+
+
+@both
+def test_images_of_one_batch_have_nothing_in_common(make: Maker) -> None:
+    average = make(1024, 8, seeds.generator(0, "leaves")).mean(dim=0)
+    assert average.square().mean().sqrt() < 0.05  # 0.03 where all is drawn apart
+
+
+@both
+def test_neighbouring_pixels_are_alike_the_more_the_nearer(make: Maker) -> None:
+    made = make(64, 32, seeds.generator(0, "leaves"))
+    near, further, far = (correlation(made, distance) for distance in (1, 3, 9))
+    assert near > further + 0.1 > far + 0.2
+    assert near > (0.8 if make is dead_leaves else 0.65)
+    assert abs(correlation(white(64, 32), 1)) < 0.05
+
+
+def test_leaves_have_edges_which_noise_of_any_colour_has_not() -> None:
+    def kurtosis(images: Tensor) -> float:
+        """Of differences of neighbours: 3 where they are normal, far more where they are nothing or a step."""
+        steps = images.diff(dim=-1).flatten(1)
+        moments = [(steps - steps.mean(dim=1, keepdim=True)).pow(power).mean(dim=1) for power in (4, 2)]
+        return float((moments[0] / moments[1].square()).mean())
+
+    assert kurtosis(dead_leaves(64, 32, seeds.generator(0, "leaves"))) > 6
+    assert kurtosis(coloured_noise(64, 32, seeds.generator(0, "leaves"))) < 3.3
+    assert kurtosis(white(64, 32)) < 3.3
+
+
+def test_the_amplitude_of_noise_falls_with_frequency_as_that_of_photographs() -> None:
+    made = coloured_noise(128, 32, seeds.generator(0, "noise"))
+    assert made.mean(dim=(2, 3)).abs().max() < 1e-5
+    frequency = torch.hypot(torch.fft.fftfreq(32)[:, None], torch.fft.rfftfreq(32)[None, :])
+    amplitude = torch.fft.rfft2(made).abs().square().mean(dim=1).log() / 2
+    inside = (frequency > 0) & (frequency < 0.5)
+    x = frequency[inside].log() - frequency[inside].log().mean()
+    slopes = (amplitude[:, inside] * x).sum(dim=1) / x.square().sum()
+    assert slopes.mean() == pytest.approx(-1.2, abs=0.1)
+    assert slopes.std() == pytest.approx(0.3, abs=0.1)  # smooth images, and rough ones
+
+
+@both
+def test_images_differ_in_brightness_first_then_in_colour(make: Maker) -> None:
+    pixels = make(128, 16, seeds.generator(0, "leaves")).transpose(0, 1).flatten(1)
+    variances, directions = torch.linalg.eigh(torch.cov(pixels))
+    assert torch.all(directions[:, -1].abs() > 0.4)  # all three channels together
+    assert variances[-1] > 3 * variances[1] > 9 * variances[0] > 0
+
+
+def test_strokes_are_lines_of_ink_on_empty_paper() -> None:
+    drawn = pen_strokes(64, 48, seeds.generator(0, "strokes"))
+    assert torch.equal(drawn[:, 0], drawn[:, 1])
+    assert torch.equal(drawn[:, 0], drawn[:, 2])
+    paper, full = drawn.min(), drawn.max()
+    ink = (drawn[:, 0] - paper) / (full - paper)
+    assert ((ink < 0.05) | (ink > 0.9)).float().mean() > 0.85  # two tones, and the edges between
+    covered = (ink > 0.5).float().mean(dim=(1, 2))
+    assert 0.005 < covered.min() < covered.max() < 0.4
+    edge = torch.cat([ink[:, :2].flatten(), ink[:, -2:].flatten(), ink[:, :, :2].flatten(), ink[:, :, -2:].flatten()])
+    assert edge.max() < 0.5  # nothing is cut off
+    # A line is as wide everywhere: what is left of it after a pixel is taken from all sides is less than half.
+    solid = (ink > 0.5).float()
+    inner = -nn.functional.max_pool2d(-solid, 3, stride=1, padding=1)
+    assert inner.sum() < 0.5 * solid.sum()

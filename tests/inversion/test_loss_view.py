@@ -1,0 +1,59 @@
+"""Shifts and mirrors of a batch, against torch and a plain pad-and-crop."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dfml import seeds
+from dfml.inversion.loss import InversionWeights, View, draw_view
+from tests.factories import images
+
+OFFSETS = st.integers(-6, 6)
+
+
+def shifted(pixels: Tensor, rows: int, columns: int) -> Tensor:
+    """Every pixel moved by hand; what comes from outside is 0."""
+    moved = torch.zeros_like(pixels)
+    height, width = pixels.shape[-2:]
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - rows < height and 0 <= column - columns < width:
+                moved[..., row, column] = pixels[..., row - rows, column - columns]
+    return moved
+
+
+@given(OFFSETS, OFFSETS, st.booleans())
+def test_what_is_shifted_out_comes_in_again_on_the_other_side(rows: int, columns: int, flip: bool) -> None:
+    pixels = images(2, size=5)
+    rolled = torch.roll(pixels, (rows, columns), (2, 3))
+    assert torch.equal(View(rows, columns, flip).apply(pixels), rolled.flip(3) if flip else rolled)
+
+
+@given(OFFSETS, OFFSETS, st.booleans())
+def test_or_the_mean_colour_does(rows: int, columns: int, flip: bool) -> None:
+    pixels = images(2, size=5)
+    expected = shifted(pixels, rows, columns)
+    assert torch.equal(View(rows, columns, flip, wrap=False).apply(pixels), expected.flip(3) if flip else expected)
+
+
+def test_gradients_go_back_to_the_pixels_that_are_seen() -> None:
+    pixels = images(1, size=5).requires_grad_()
+    weights = images(1, seed=1, size=5)
+    (View(2, -1, True, wrap=False).apply(pixels) * weights).sum().backward()
+    assert torch.equal(pixels.grad, shifted(weights.flip(3), -2, 1))
+
+
+def test_draws_reach_every_offset_within_the_jitter_and_both_sides() -> None:
+    weights = InversionWeights(jitter=2, flip=True, wrap=False)
+    drawn = {draw_view(weights, seeds.generator(0, "view", index)) for index in range(800)}
+    assert drawn == {View(r, c, flip, False) for r in range(-2, 3) for c in range(-2, 3) for flip in (False, True)}
+
+
+def test_nothing_is_mirrored_or_shifted_unless_asked() -> None:
+    drawn = {draw_view(InversionWeights(jitter=1), seeds.generator(0, "view", index)) for index in range(100)}
+    assert drawn == {View(r, c) for r in range(-1, 2) for c in range(-1, 2)}
+    still = InversionWeights(jitter=0)
+    assert {draw_view(still, seeds.generator(0, "view", index)) for index in range(20)} == {View()}

@@ -1,0 +1,52 @@
+"""What meta-training is for: a member that the generator has never met is recovered in the same few steps."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from dfml.backbones import create_backbone
+from dfml.data.dataset import ImageDataset
+from dfml.inversion.engine import Target
+from dfml.inversion.loss import InversionWeights
+from dfml.inversion.meta_generator import MetaGenerator
+from dfml.zoo import PretrainedClassifier
+from tests.factories import PREPROCESSING, SIZE, coloured_dataset
+from tests.inversion.small import five, target, visit
+
+
+def trained(classes: tuple[int, ...], data: ImageDataset) -> PretrainedClassifier:
+    """A classifier that has learned some of the colours."""
+    network = create_backbone("conv4", len(classes), seed=sum(classes), img_size=SIZE).train()
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+    rows = torch.cat([(data.labels == label).nonzero()[:, 0] for label in classes])
+    inputs = PREPROCESSING.normalise(data.images[rows].float() / 255)
+    labels = torch.arange(len(classes)).repeat_interleave(len(rows) // len(classes))
+    for _ in range(15):
+        optimiser.zero_grad()
+        loss = functional.cross_entropy(network(inputs), labels)
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.05
+    return PretrainedClassifier(network, tuple(data.classes[label] for label in classes), PREPROCESSING)
+
+
+def cross_entropy(engine: MetaGenerator, newcomer: Target) -> float:
+    """Of the images after the engine's own steps, mean of three visits."""
+    found = [visit(engine, [newcomer], number).images()[0] for number in (100, 101, 102)]
+    losses = [functional.cross_entropy(newcomer.classifier.logits(images), newcomer.labels) for images in found]
+    return float(torch.stack(losses).mean())
+
+
+def test_a_generator_that_was_trained_on_other_members_is_ahead_on_a_newcomer() -> None:
+    data = coloured_dataset(classes=9)
+    first, second, third, newcomer = (
+        target(f"member {index}", trained(classes, data), per_class=4)
+        for index, classes in enumerate([(0, 1, 2), (3, 4, 5), (1, 3, 0), (6, 7, 8)])
+    )
+    weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
+    engine = five(weights=weights, lr=0.001, latent_lr=0.003, outer_lr=0.005, label_input=1.0)
+    untrained = cross_entropy(engine, newcomer)
+    for number in range(16):
+        engine.learn(visit(engine, [first, second, third], number))
+    assert cross_entropy(engine, newcomer) < 0.6 * untrained

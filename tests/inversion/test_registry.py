@@ -1,0 +1,213 @@
+"""What every engine promises, whatever it is: one visit, its images, and what is kept for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from dfml.inversion.engine import Target, recover
+from dfml.inversion.loss import InversionWeights, View, inversion_loss
+from dfml.inversion.registry import ENGINES, InversionConfig, create_engine
+from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint
+from dfml.zoo import Preprocessing, PretrainedClassifier
+from tests.factories import PREPROCESSING
+from tests.inversion.small import Pupil, conv, losses, precision, resnet, small_engine, target, targets, visit
+
+GENERATORS = [name for name in ENGINES if name != "ei"]
+LABELS_ONLY = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
+
+every_engine = pytest.mark.parametrize("name", ENGINES)
+
+
+@pytest.fixture
+def _double() -> Iterator[None]:
+    with precision(torch.float64):
+        yield
+
+
+def lopsided(size: int) -> PretrainedClassifier:
+    """A member of another way and another size."""
+    return conv(7, ("d", "e"), Preprocessing(size, (0.1, 0.2, 0.3), (0.5, 0.4, 0.3)))
+
+
+def test_all_engines_have_a_section_of_settings() -> None:
+    assert set(ENGINES) == {"five", "fast_dfkd", "cmi", "ei"}
+    assert set(InversionConfig.model_fields) == {"engine", "classes_per_visit", *ENGINES}
+    for name in ENGINES:
+        config = InversionConfig(engine=name)
+        assert create_engine(config, PREPROCESSING).steps == getattr(config, name).steps
+
+
+@every_engine
+def test_the_cross_entropy_falls(name: str) -> None:
+    engine = small_engine(name, weights=LABELS_ONLY)
+    recovery = engine.start(targets([0, 1], per_class=4))
+    first, *_, last = losses(recovery, engine.steps)
+    assert recovery.done == engine.steps
+    for before, after in zip(first, last, strict=True):
+        assert after.label < before.label
+
+
+@every_engine
+def test_images_are_between_zero_and_one_and_attached_to_no_graph(name: str) -> None:
+    for images in recover(small_engine(name), targets([0, 1])):
+        assert images.shape == (6, 3, 16, 16)
+        assert not images.requires_grad
+        assert 0 <= images.min() < images.max() <= 1
+
+
+@every_engine
+def test_a_visit_repeated_gives_the_same_bits_and_another_visit_others(name: str) -> None:
+    engine = small_engine(name, steps=2)
+    first, again, other = (recover(engine, targets([0, 1]), number)[1] for number in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+    assert not torch.allclose(first, recover(small_engine(name, steps=2, seed=1), targets([0, 1]), 3)[1])
+
+
+@every_engine
+@pytest.mark.usefixtures("_double")
+def test_targets_of_one_visit_do_not_know_of_each_other(name: str) -> None:
+    """Papers 2.9 (5): as released, all members of one visit are the network that was loaded last."""
+    chosen = [
+        target("conv", conv(0)),
+        target("other conv", conv(1), per_class=3),
+        target("resnet", resnet(2)),
+        target("lopsided", lopsided(20)),
+    ]
+    together = recover(small_engine(name, steps=3), chosen)
+    for each, images in zip(chosen, together, strict=True):
+        (alone,) = recover(small_engine(name, steps=3), [each])
+        torch.testing.assert_close(images, alone)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_target_is_judged_by_its_own_member(name: str) -> None:
+    """Papers 2.9 (5), in the first loss of members of two architectures."""
+    chosen = [target("conv", conv(0)), target("resnet", resnet(2)), target("last", conv(1))]
+    recovery = small_engine(name, weights=LABELS_ONLY).start(chosen)
+    images = recovery.images()
+    for each, shown, found in zip(chosen, images, recovery.step(), strict=True):
+        expected = functional.cross_entropy(each.classifier.logits(shown), each.labels)
+        torch.testing.assert_close(found.label, expected)
+
+
+@pytest.mark.parametrize("size", [16, 24])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_member_of_another_size_is_shown_the_whole_image(name: str, size: int) -> None:
+    """Papers 2.9 (10): as released, it is shown a crop, while the whole image is kept."""
+    drawn = Preprocessing(20, PREPROCESSING.mean, PREPROCESSING.std)
+    classifier = lopsided(size)
+    recovery = small_engine(name, drawn, weights=LABELS_ONLY).start([target("other", classifier)])
+    (images,) = recovery.images()
+    assert images.shape[-1] == 20
+    (found,) = recovery.step()
+    resized = functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    expected = functional.cross_entropy(classifier.logits(resized), recovery.targets[0].labels)
+    torch.testing.assert_close(found.label, expected)
+
+
+def test_pixels_are_as_many_as_the_member_takes() -> None:
+    (images,) = recover(small_engine("ei", steps=1), [target("larger", lopsided(24))])
+    assert images.shape == (4, 3, 24, 24)
+
+
+@every_engine
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_broken_member_does_not_touch_the_others(name: str, stacked: bool) -> None:
+    chosen = targets([0, 1, 2])
+    expected = recover(small_engine(name, steps=3, stacked=stacked), chosen)
+    broken = conv(1)
+    next(broken.network.parameters())[0] = torch.nan
+    chosen[1] = target("member 1", broken)
+    engine = small_engine(name, steps=3, stacked=stacked)
+    recovery = visit(engine, chosen)
+    images = recovery.images()
+    assert images[1].isnan().any()
+    torch.testing.assert_close(images[0], expected[0])
+    torch.testing.assert_close(images[2], expected[2])
+    engine.learn(recovery, kept=[0, 2])
+    assert not any(value.isnan().any() for value in engine.state().values())
+
+
+@every_engine
+@pytest.mark.usefixtures("_double")
+def test_images_are_those_after_the_last_step(name: str) -> None:
+    """Papers 2.9 (7): as released, images are drawn before the last update."""
+    narrow = Preprocessing(16, (0.5, 0.5, 0.5), (0.05, 0.05, 0.05))  # nothing is ever cut off
+    classifier = conv(0, preprocessing=narrow)
+    # So short a step down the gradient's signs that the loss must fall.
+    rates = {"lr": 1e-4} if name == "ei" else {"lr": 1e-5, "latent_lr": 1e-5}
+    engine = small_engine(name, narrow, weights=LABELS_ONLY, **rates)
+    recovery = engine.start([target("member", classifier)])
+    reported, drawn = [], []
+    for _ in range(4):
+        (loss,) = recovery.step()
+        reported.append(float(loss.label))
+        pixels = narrow.normalise(recovery.images()[0])
+        labels = recovery.targets[0].labels
+        drawn.append(float(inversion_loss(classifier, pixels, labels, narrow, LABELS_ONLY, View()).label))
+    assert drawn[:-1] == pytest.approx(reported[1:], rel=1e-9)
+    assert all(after < before for before, after in zip(reported, drawn, strict=True))
+
+
+@every_engine
+def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name: str, tmp_path: Path) -> None:
+    def go_on(engine_name: str, tensors: dict[str, torch.Tensor] | None, numbers: range) -> list[torch.Tensor]:
+        engine = small_engine(engine_name, steps=2)
+        if tensors is not None:
+            engine.restore(tensors)
+        found = []
+        for number in numbers:
+            recovery = visit(engine, targets([0, number % 3]), number)
+            engine.learn(recovery)
+            found += recovery.images()
+        save_checkpoint(tmp_path, numbers.stop, State({f"engine.{k}": v for k, v in engine.state().items()}))
+        return found
+
+    whole = go_on(name, None, range(1, 5))
+    go_on(name, None, range(1, 3))
+    _, state = load_checkpoint(tmp_path / "000003", torch.device("cpu"))
+    held = {key.removeprefix("engine."): value for key, value in state.tensors.items()}
+    rest = go_on(name, held, range(3, 5))
+    assert all(torch.equal(one, other) for one, other in zip(whole[4:], rest, strict=True))
+    assert len(rest) == 4
+
+
+@every_engine
+def test_restoring_forgets_what_was_learned_meanwhile(name: str) -> None:
+    engine = small_engine(name, steps=2)
+    before = {key: value.detach().clone() for key, value in engine.state().items()}
+    expected = recover(engine, targets([0]))[0]
+    engine.learn(visit(engine, targets([0, 1])))
+    engine.restore(before)
+    assert torch.equal(recover(engine, targets([0]))[0], expected)
+    for key, value in before.items():
+        assert torch.equal(engine.state()[key], value)
+
+
+@every_engine
+def test_the_student_is_asked_with_the_rows_of_each_member_and_changes_the_images(name: str) -> None:
+    rows = [torch.tensor([4, 0, 6]), torch.tensor([1, 2, 3])]
+    chosen = [Target(t.name, t.classifier, t.labels, r) for t, r in zip(targets([0, 1]), rows, strict=True)]
+    asked: list[list[int]] = []
+    pupil = Pupil()
+
+    def student(images: torch.Tensor, of: torch.Tensor | None) -> torch.Tensor:
+        assert of is not None
+        asked.append(of.tolist())
+        return pupil(images, of)
+
+    weights = InversionWeights(disagreement=5.0, divergence="js", jitter=0)
+    engine = small_engine(name, weights=weights, steps=3)
+    recovery = engine.start(chosen, student=student)
+    first = recovery.step()
+    assert asked == [[4, 0, 6], [1, 2, 3]]
+    assert all(loss.disagreement > 0 for loss in first)
+    recovery.step()
+    plain = visit(engine, chosen, steps=2)
+    assert not torch.allclose(recovery.images()[0], plain.images()[0])

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import math
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dfml.errors import RunError, UsageError
+from dfml.evaluation.protocol import evaluate
+from dfml.inversion.registry import ENGINES
+from dfml.learners import MetaLearner
+from dfml.learners.embedding import episode_loss
+from dfml.learners.student import Student
+from dfml.methods.zoo_student import ZooStudent, ZooStudentRun
+from dfml.training.loop import restore
+from dfml.training.progress import SilentProgress
+from dfml.training.run_folder import RunFolder
+from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
+from dfml.zoo.pretrained import ask
+from tests.factories import coloured_dataset, images, member, zoo
+
+CPU = torch.device("cpu")
+TINY = {"width": 8, "latent": 8, "steps": 2}
+SMALL: dict[str, Any] = {
+    "way": 3,
+    "iterations": 4,
+    "members_per_step": 2,
+    "images_per_class": 3,
+    "teachers": 2,
+    "memory": 60,
+    "student_steps": 2,
+    "batch": 8,
+    "precision": "float32",  # the same on any machine
+    "inversion": {"five": TINY, "fast_dfkd": TINY, "cmi": TINY, "ei": {"steps": 2}},
+    "checkpoint_every": 2,
+    "snapshot_every": 2,
+}
+
+
+def begin(members: Zoo | None = None, **settings: Any) -> ZooStudentRun:
+    run = ZooStudent(**{**SMALL, **settings}).begin(members or zoo(), CPU)
+    assert isinstance(run, ZooStudentRun)
+    return run
+
+
+def weights(run: ZooStudentRun) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in run.student.network.state_dict().items()}
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_the_student_learns_what_all_members_answer() -> None:
+    members = zoo(3)
+    run = begin(
+        members, iterations=40, images_per_class=10, memory=2000, student_steps=5, batch=32, teachers=None, lr=0.02
+    )
+    shown = images(60, seed=9)
+    answers = run.student.groups.log_softmax(ask(members, shown))
+
+    def distance() -> float:
+        with torch.no_grad():
+            return run.student.groups.divergence(answers, run.student.logits(shown), 1.0).item()
+
+    before = distance()
+    rows = [run.step(iteration) for iteration in range(1, 41)]
+    losses = [row["distillation_loss"] for row in rows if "distillation_loss" in row]
+    assert losses[-1] < 0.5 * losses[0]
+    assert run.updates == 40 * 5
+    assert distance() < 0.7 * before
+
+
+def test_a_memory_that_no_machine_has_is_refused_before_it_starts() -> None:
+    with pytest.raises(UsageError, match=r"a memory of 1000000000 images \(memory\), at 16 pixels a side"):
+        begin(memory=10**9, iterations=10**9)
+
+
+def test_a_member_of_many_classes_is_visited_for_some_of_them_at_a_time() -> None:
+    members = Zoo.of([member(0, tuple("abcdefgh")), member(1, tuple("cdefghij"))])
+    run = begin(members, mixed=0, memory=1000, inversion={**SMALL["inversion"], "engine": "ei", "classes_per_visit": 3})
+    assert len(run.pool.images) == 4 * 2 * 3 * 3  # iterations, members, classes, images of each
+    for iteration in (1, 2, 3, 4):
+        run.step(iteration)
+    assert len(run.pool) == 4 * 2 * 3 * 3
+    assert len(run.pool.of_classes(3)) > 6
+    for index in (0, 1):
+        labels = run.source.labels(index, 3, 1)
+        place = 9 * run.source.in_turn(1, 2).index(index)
+        assert torch.equal(run.pool.classes[place : place + 9], run.classes[index][labels])
+
+
+def test_a_wider_student_is_the_same_with_more_channels() -> None:
+    channels = {"backbone_arguments": {"channels": [64, 128, 256, 512]}}
+    usual, wide = (begin(backbone="conv4_pyramid", **more).student for more in ({}, channels))
+    shapes, wider = ([value.shape for value in each.network.parameters() if value.ndim == 4] for each in (usual, wide))
+    assert wide.architecture["architecture"] == usual.architecture["architecture"]
+    assert [shape[0] for shape in wider] == [2 * shape[0] for shape in shapes]
+
+
+def test_every_image_is_kept_with_the_answers_of_those_that_were_asked() -> None:
+    members = zoo(4)
+    run = begin(members, teachers=3, mixed=0)
+    run.step(1)
+    assert len(run.pool) == 2 * 3 * 3
+    shown, answers = run.pool.images[: len(run.pool)].float() / 255.0, run.pool.answers[: len(run.pool)].float()
+    asked = [not bool(part.isnan().any()) for part in torch.split(answers, 3, dim=1)]
+    assert sum(asked) == 3
+    assert set(run.source.in_turn(1, 2)) <= {index for index, yes in enumerate(asked) if yes}
+    expected = run.student.groups.log_softmax(ask(members, shown))
+    known = ~answers.isnan()
+    torch.testing.assert_close(answers[known], expected[known], atol=1e-2, rtol=1e-2)
+
+
+def test_half_the_bits_are_for_networks_only() -> None:
+    leaves = {**SMALL["inversion"], "ei": {"steps": 2, "start": "leaves"}}
+    runs = [begin(precision=precision, teachers=None, inversion=leaves) for precision in ("float32", "bfloat16")]
+    rows = [[run.step(iteration) for iteration in (1, 2)] for run in runs]
+    full, half = (run.pool.answers[:18].float() for run in runs)  # of the first step: no student has a say in it
+    assert torch.equal(*(run.pool.images[:18] for run in runs))
+    assert not torch.equal(full, half)
+    torch.testing.assert_close(half.exp(), full.exp(), atol=0.02, rtol=0.0)
+    assert {value.dtype for value in runs[1].student.network.parameters()} == {torch.float32}
+    assert rows[1][1]["distillation_loss"] == pytest.approx(rows[0][1]["distillation_loss"], rel=0.05)
+    assert not equal(*(weights(run) for run in runs))
+
+
+def test_mixed_images_are_made_of_earlier_ones_and_asked_about_too() -> None:
+    run = begin(mixed=2, memory=100)
+    run.step(1)
+    assert len(run.pool) == 18  # nothing was there to mix with
+    run.step(2)
+    assert len(run.pool) == 18 + 3 * 18
+    assert not bool((run.pool.images[36:54].flatten(1) == run.pool.images[18:36].flatten(1)).all())
+
+
+def test_a_part_of_every_batch_is_an_episode_of_recovered_classes() -> None:
+    run = begin(mixed=1, batch=30, episode_way=4, episode_shot=2, episode_query=1, memory=200)
+    for iteration in (1, 2):
+        run.step(iteration)
+    of_classes = run.pool.of_classes(3)
+    chosen, way = run._choose(of_classes, torch.Generator().manual_seed(0))
+    assert (len(chosen), way) == (30, 4)
+    classes = run.pool.classes[chosen]
+    support, query = classes[:8].view(4, 2), classes[8:12]
+    assert torch.equal(support, query[:, None].expand(4, 2))
+    assert len(set(query.tolist())) == 4
+    assert bool((query >= 0).all())
+    assert all(len(set(chosen[[2 * row, 2 * row + 1, 8 + row]].tolist())) == 3 for row in range(4))
+    assert bool((classes[12:] == -1).any())  # the rest is of any kind, mixed images too
+
+
+@pytest.mark.parametrize(
+    ("settings", "way"),
+    [({"episode_way": 50}, 3), ({"batch": 15, "episode_way": 3}, 2), ({"batch": 8}, 0), ({"episode_query": 9}, 0)],
+)
+def test_an_episode_has_no_more_classes_than_there_are_or_fit_in_a_batch(settings: dict[str, Any], way: int) -> None:
+    """One member of three classes, eight images of each; seven make one class of an episode by default."""
+    once = {"members_per_step": 1, "images_per_class": 8, "teachers": None, "iterations": 1, "batch": 64}
+    run = begin(Zoo.of([member(0)]), **{**once, "episodic_share": 0.9, **settings})
+    row = run.step(1)
+    _, found = run._choose(run.pool.of_classes(run.config.episode_shot + run.config.episode_query), torch.Generator())
+    assert found == way
+    assert ("outer_loss" in row) == (way > 0)
+
+
+def test_episodes_come_last_with_a_learning_rate_of_their_own() -> None:
+    run = begin(iterations=20, student_steps=5, images_per_class=8, batch=64, memory=2000)
+    rows = [run.step(iteration) for iteration in range(1, 21)]
+    assert ["outer_loss" in row for row in rows] == [False] * 18 + [True] * 2  # 15 of 100 steps; later visits have more
+    rates = []
+    for run.updates in range(101):
+        rates.append(run._rate())
+    assert rates[8] == pytest.approx(max(rates), rel=0.1)
+    assert max(rates) <= 1.0
+    assert rates[85] < 1e-3
+    assert rates[86] == pytest.approx(0.2, rel=0.02)
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+    plain = begin(iterations=20, student_steps=5, episodic=0.0)
+    plain.updates = 86
+    assert plain._rate() == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.76 / 0.9)))
+
+
+def test_episodes_teach_to_tell_the_zoos_classes_apart() -> None:
+    """From the same images and answers, what the episodes ask for gets better than without them."""
+    losses = []
+    for episodic in (0.0, 2.0):
+        settings = {"images_per_class": 8, "memory": 500, "student_steps": 8, "batch": 64, "episodic_share": 0.7}
+        run = begin(zoo(2), iterations=6, episodic=episodic, inversion={"ei": {"steps": 20, "lr": 0.2}}, **settings)
+        for iteration in range(1, 7):
+            row = run.step(iteration)
+        assert ("outer_loss" in row) == (episodic > 0)
+        chosen, way = run._choose(run.pool.of_classes(7), torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            losses.append(episode_loss(run.student.embed(run.pool.take(chosen)[0]), way, 3, 4).item())
+    assert losses[1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize(("engine", "precision"), [*product(ENGINES, ["float32"]), ("ei", "bfloat16")])
+def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str, precision: str) -> None:
+    settings = {**SMALL, "precision": precision, "inversion": {**SMALL["inversion"], "engine": engine}}
+    ZooStudent(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
+    ZooStudent(**settings).fit(zoo(), out=tmp_path / "resumed", device="cpu")
+    for path in sorted((tmp_path / "resumed" / "checkpoints" / "000004").iterdir()):
+        path.unlink()  # forget the end, as if it had been interrupted after 2
+    ZooStudent(**settings).fit(zoo(), out=tmp_path / "resumed", resume=True, device="cpu")
+    ends = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "resumed")]
+    assert ends[0] == ends[1]
+    states = [tmp_path / name / "checkpoints" / "000004" / "state.safetensors" for name in ("straight", "resumed")]
+    assert states[0].read_bytes() == states[1].read_bytes()
+    rows = [
+        [{k: v for k, v in row.items() if "seconds" not in k} for row in RunFolder(tmp_path / name).read_metrics()]
+        for name in ("straight", "resumed")
+    ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 4
+
+
+@pytest.mark.parametrize("changed", [{"iterations": 8}, {"iterations": 3}, {"mixed": 0}, {"memory": 7}])
+def test_a_checkpoint_is_gone_on_from_with_other_settings_of_the_images(
+    tmp_path: Path, changed: dict[str, int]
+) -> None:
+    ZooStudent(**SMALL).fit(zoo(), out=tmp_path / "first", device="cpu")
+    start = tmp_path / "first" / "checkpoints" / "000002"
+    ZooStudent(**{**SMALL, **changed}).fit(zoo(), out=tmp_path / "second", start_from=start, device="cpu")
+    rows = RunFolder(tmp_path / "second").read_metrics()
+    assert [row["iteration"] for row in rows] == list(range(3, {**SMALL, **changed}["iterations"] + 1))
+
+
+def test_a_backbone_that_draws_while_training_is_resumed_with_the_same_bits(tmp_path: Path) -> None:
+    settings = {**SMALL, "backbone": "resnet10t", "backbone_arguments": {"drop_rate": 0.5}}
+    straight = ZooStudent(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
+    torch.manual_seed(7)
+    run = begin(**{key: settings[key] for key in ("backbone", "backbone_arguments")})
+    done = restore(run, tmp_path / "straight" / "checkpoints" / "000002", CPU)
+    for iteration in range(done + 1, 5):
+        run.step(iteration)
+    assert isinstance(straight, Student)
+    assert equal(straight.network.state_dict(), weights(run))
+
+
+def test_members_of_several_architectures_sizes_and_ways_are_taught_together() -> None:
+    from dfml.backbones import create_backbone
+
+    larger = Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    other = PretrainedClassifier(create_backbone("fewshot_resnet10", 4, seed=1), ("w", "x", "y", "z"), larger)
+    members = Zoo.of([member(0, ("ant", "bee", "cat")), other])
+    run = begin(members, img_size=16, teachers=None)
+    run.step(1)
+    shown = run.pool.images[: len(run.pool)].float() / 255.0
+    assert shown.shape == (21, 3, 16, 16)
+    expected = run.student.groups.log_softmax(ask(members, shown))
+    torch.testing.assert_close(run.pool.answers[:21].float(), expected, atol=1e-2, rtol=1e-2)
+    assert run.learner().embed(images(2)).shape == (2, 7)
+
+
+def test_a_student_of_one_member_works_and_any_number_of_classes_can_be_adapted_to() -> None:
+    learner = ZooStudent(**SMALL).fit(zoo(1), device="cpu")
+    for way in (2, 7):
+        probabilities = learner.adapt(images(2 * way, 1), torch.arange(way).repeat(2)).predict_proba(images(3, 2))
+        assert probabilities.shape == (3, way)
+    assert learner.protocol == "any"
+
+
+def test_the_saved_learner_is_the_same_and_its_accuracy_can_be_measured(tmp_path: Path) -> None:
+    learner = ZooStudent(**SMALL).fit(zoo(), out=tmp_path / "run", device="cpu")
+    loaded = MetaLearner.from_pretrained(tmp_path / "run")
+    assert isinstance(learner, Student)
+    assert isinstance(loaded, Student)
+    assert torch.equal(learner.embed(images(4)), loaded.embed(images(4)))
+    found = evaluate(loaded, coloured_dataset(), way=3, shot=5, query=5, episodes=20)
+    assert found.accuracy > 0.5  # colours; guessing is a third
+
+
+def test_a_snapshot_is_not_changed_by_later_steps() -> None:
+    run = begin()
+    run.step(1)
+    snapshot = run.learner()
+    before = {name: value.clone() for name, value in snapshot.network.state_dict().items()}
+    run.step(2)
+    assert equal(before, dict(snapshot.network.state_dict()))
+    assert not equal(before, weights(run))
+
+
+def test_disagreement_makes_images_harder_for_the_student() -> None:
+    found = []
+    for weight in (1e-6, 30.0):
+        weights = {"disagreement": weight, "divergence": "js"}
+        run = begin(student_steps=8, inversion={"ei": {"steps": 8, "lr": 0.2, "weights": weights}})
+        assert run.step(1)["disagreement"] == 0.0  # nothing has been learned that could be disagreed with
+        found.append(run.step(2)["disagreement"])
+    assert found[1] > 1.2 * found[0] > 0.0
+
+
+class Listener(SilentProgress):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.heard.append(text)
+
+
+def test_a_member_that_cannot_be_recovered_from_is_named() -> None:
+    broken = member(1, ("dog", "elk", "fox"))
+    broken.network.get_classifier().weight.fill_(math.nan)  # type: ignore[operator]
+    progress = Listener()
+    members = Zoo.of([member(0, ("ant", "bee", "cat")), broken])
+    learner = ZooStudent(**{**SMALL, "teachers": None}).fit(members, device="cpu", progress=progress)
+    assert isinstance(learner, Student)
+    assert all(bool(value.isfinite().all()) for value in learner.network.state_dict().values())
+    assert progress.heard == ["member-001 is set aside: the generator diverged (its loss is not finite)"]
+
+
+def test_without_a_good_member_the_run_fails_with_one_line() -> None:
+    broken = member(1)
+    broken.network.get_classifier().weight.fill_(math.nan)  # type: ignore[operator]
+    with pytest.raises(RunError, match="no member is left to learn from"):
+        ZooStudent(**SMALL).fit(Zoo.of([broken]), device="cpu")
+
+
+def test_a_member_whose_classes_nobody_confirms_is_named() -> None:
+    """Three agree about their classes; a fourth has the same classes in another order."""
+    twins = [member(0, ("a", "b", "c")) for _ in range(3)]
+    members = Zoo.of([*twins, member(0, ("b", "c", "a"))])
+    progress = Listener()
+    settings = {**SMALL, "iterations": 12, "teachers": None, "images_per_class": 10, "memory": 2000, "way": 3}
+    settings["inversion"] = {"ei": {"steps": 60, "lr": 0.1}}
+    ZooStudent(**settings).fit(members, device="cpu", progress=progress)
+    assert [line.split(" recognises ")[0] for line in progress.heard] == ["member-003"]
+    assert "labels in another order" in progress.heard[0]

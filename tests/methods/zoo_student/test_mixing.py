@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dfml import seeds
+from dfml.methods.zoo_student.mixing import cut_and_mix
+from tests.factories import images
+
+
+def cut(count: int, size: int, seed: int = 0) -> Tensor:
+    """Which pixels are the second image's: images x rows x columns."""
+    black, white = (torch.full((count, 3, size, size), value, dtype=torch.uint8) for value in (0, 1))
+    return cut_and_mix(black, white, seeds.generator(seed, "mix"))[:, 0].bool()
+
+
+@given(st.integers(1, 6), st.integers(2, 17), st.integers(0, 2**32))
+def test_a_box_is_of_the_second_image_and_the_rest_of_the_first(count: int, size: int, seed: int) -> None:
+    first, second = to_mix = [images(count, seed, size), images(count, seed + 1, size)]
+    before = [each.clone() for each in to_mix]
+    mixed = cut_and_mix(first, second, seeds.generator(seed, "mix"))
+    box = cut(count, size, seed)
+    assert torch.equal(mixed, torch.where(box[:, None], second, first))
+    rows, columns = box.any(dim=2), box.any(dim=1)
+    assert torch.equal(box, rows[:, :, None] & columns[:, None, :])
+    for side in (rows, columns):
+        framed = torch.nn.functional.pad(side.int(), (1, 1))
+        assert torch.all(framed.diff(dim=1).abs().sum(dim=1) <= 2)  # one beginning, one end: no gap
+    assert all(torch.equal(one, other) for one, other in zip(to_mix, before, strict=True))
+
+
+def test_boxes_have_areas_from_nothing_to_all_and_lie_anywhere() -> None:
+    box = cut(4000, 16)
+    area = box.float().mean(dim=(1, 2))
+    # Of a box of side s around a uniform centre, s - s^2/4 of either axis is inside; s^2 is uniform.
+    assert abs(area.mean() - (1 / 2 - 1 / 5 + 1 / 48)) < 0.02
+    assert area.min() < 0.02
+    assert area.max() > 0.8
+    often = box.float().mean(dim=0)
+    for turned in (often.flip(0), often.flip(1), often.T):
+        torch.testing.assert_close(often, turned, atol=0.06, rtol=0)
+    assert 0.1 < often.min() < often.max() < 0.6
+    assert (box != box.transpose(1, 2)).any(dim=(1, 2)).float().mean() > 0.8  # row and column are drawn apart
+
+
+def test_images_of_a_batch_are_cut_differently_and_repeatably() -> None:
+    box = cut(50, 16)
+    assert len(torch.unique(box.flatten(1), dim=0)) > 40
+    assert torch.equal(box, cut(50, 16))
+    assert not torch.equal(box, cut(50, 16, seed=1))
