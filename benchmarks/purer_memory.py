@@ -29,7 +29,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     zoo = Zoo.open(arguments.zoo)
-    run = PURER(shot=arguments.shot, iterations=arguments.iterations, warm_up=1, patience=1).begin(
+    run = PURER(shot=arguments.shot, iterations=arguments.iterations, warm_up=1, patience=1).start(
         zoo, torch.device("cpu")
     )
     marks = {max(1, arguments.iterations // part) for part in (10, 3, 1)}

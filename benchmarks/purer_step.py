@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfml.evaluation.protocol import versions
-from dfml.inversion.loss import View, draw_view
+from dfml.inversion.loss import View, sample_view
 from dfml.inversion.pixel_gradient import InversionGradient
 from dfml.methods.purer import PURER, PurerRun
 from dfml.training.device import keep_freed_memory, select_device
-from dfml.zoo.readers import load_member, read_card
+from dfml.zoo.readers import load_member, read_member_config
 from dfml.zoo.zoo import Zoo, member_folders
 
 
@@ -47,9 +47,9 @@ def main() -> None:
     keep_freed_memory()
     zoo = Zoo.open(arguments.zoo).to(device)
     steps = {
-        "inner 1": PURER(shot=arguments.shot).begin(zoo, device),
-        "inner 5": PURER(shot=arguments.shot, learner={"inner_steps": 5}).begin(zoo, device),
-        "inner 1, first order": PURER(shot=arguments.shot, learner={"second_order": False}).begin(zoo, device),
+        "inner 1": PURER(shot=arguments.shot).start(zoo, device),
+        "inner 5": PURER(shot=arguments.shot, learner={"inner_steps": 5}).start(zoo, device),
+        "inner 1, first order": PURER(shot=arguments.shot, learner={"second_order": False}).start(zoo, device),
     }
     run = steps["inner 1"]
     assert isinstance(run, PurerRun)
@@ -93,13 +93,13 @@ def naive_gradient(run: PurerRun, path: Path, device: torch.device) -> Tensor:
     pixels, weights = run.dataset.pixels.detach().requires_grad_(), run.config.inversion
     total = torch.zeros((), device=device)
     for folder, classes in zip(member_folders(path), run.classes, strict=True):
-        member = load_member(read_card(folder))
+        member = load_member(read_member_config(folder))
         network = copy.deepcopy(member.network).to(device).to(memory_format=torch.contiguous_format)
         seen: list[tuple[nn.BatchNorm2d, Tensor]] = []
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.register_forward_hook(lambda layer, inputs, _: seen.append((layer, inputs[0])))  # noqa: B023
-        images = run.dataset.preprocessing.restore(torch.roll(pixels[classes].flatten(0, 1), (1, 1), (2, 3)))
+        images = run.dataset.preprocessing.denormalise(torch.roll(pixels[classes].flatten(0, 1), (1, 1), (2, 3)))
         labels = torch.arange(len(classes), device=device).repeat_interleave(pixels.shape[1])
         inputs = member.preprocessing.normalise(images)
         total = total + functional.cross_entropy(network(inputs), labels) + weights.l2 * inputs.norm()
@@ -124,7 +124,7 @@ def _request(run: PurerRun) -> tuple[list[int], list[Tensor], list[View]]:
     members = run._members(1)
     generator = torch.Generator().manual_seed(0)
     pixels = [run.dataset.pixels.detach()[run.classes[member]] for member in members]
-    return members, pixels, [draw_view(run.config.inversion, generator) for _ in members]
+    return members, pixels, [sample_view(run.config.inversion, generator) for _ in members]
 
 
 def _time(task: Callable[[], object], device: torch.device) -> float:

@@ -29,15 +29,15 @@ from torch.nn import functional
 from dfml import seeds
 from dfml.errors import DfmlError, UsageError
 from dfml.evaluation.protocol import versions
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.inversion.cmi import ContrastiveConfig, ContrastiveInversion
 from dfml.inversion.ei import PixelInversion, PixelInversionConfig
 from dfml.inversion.engine import Engine, Target
 from dfml.inversion.fidelity import measure
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
-from dfml.methods.base import build_config, merge
 from dfml.methods.free import FREE
+from dfml.settings import build_config, merge
 from dfml.training.device import keep_freed_memory, select_device
 from dfml.zoo.zoo import Zoo
 from recovery_figures import CMI, EI, FAST, FIVE, SCRATCH, UNTRAINED, first_at_most, headline, mean_curve, medians, show
@@ -226,7 +226,7 @@ def trace(engine: Engine, target: Target, steps: int) -> list[float]:
 @torch.no_grad()
 def cross_entropy(target: Target, images: Tensor) -> float:
     """A member's, on images as they stand."""
-    logits = target.classifier.logits(fit_images(images, target.classifier.size))
+    logits = target.classifier.logits(resize_and_crop(images, target.classifier.size))
     return functional.cross_entropy(logits, target.labels).item()
 
 

@@ -32,14 +32,14 @@ class MetaTraining:
     Attributes:
         cross_entropy: For every update, under the steps' views and averaged over members, at the first and at the last
             of the k steps.
-        set_aside: Visits that diverged, from which nothing was learned.
+        excluded: Visits that diverged, from which nothing was learned.
     """
 
     device: str
     threads: int
     updates: int = 0
     seconds: float = 0.0
-    set_aside: int = 0
+    excluded: int = 0
     cross_entropy: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -62,8 +62,8 @@ def meta_train_all(
         stacked, config = device.type == "cuda", engines[name].config
         engine = MetaGenerator(config, zoo.preprocessing(), seed=arguments.seed, device=device, stacked=stacked)
         training[name] = meta_train(name, engine, zoo, members, device, arguments)
-        engines[name].restore(engine.state())
-        tensors |= {f"{name}.{key}": value for key, value in engine.state().items()}
+        engines[name].load_state_dict(engine.state_dict())
+        tensors |= {f"{name}.{key}": value for key, value in engine.state_dict().items()}
     if path:
         plain = {
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()
@@ -93,7 +93,9 @@ def load_generators(
     if different:
         raise UsageError(f"{path} was meta-trained with other {', '.join(different)}; give the same, or another file")
     for name, engine in engines.items():
-        engine.restore({key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")})
+        engine.load_state_dict(
+            {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+        )
     return {name: MetaTraining(**values) for name, values in about["training"].items()}
 
 
@@ -117,7 +119,7 @@ def meta_train(
         losses = [torch.stack([loss.label for loss in recovery.step()]) for _ in range(engine.steps)]
         kept = [place for place, value in enumerate(losses[-1].tolist()) if math.isfinite(value)]
         engine.learn(recovery, kept)
-        training.set_aside += len(chosen) - len(kept)
+        training.excluded += len(chosen) - len(kept)
         if kept:
             training.cross_entropy.append((losses[0][kept].mean().item(), losses[-1][kept].mean().item()))
         training.seconds = now(device) - began

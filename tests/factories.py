@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from dfml.backbones import create_backbone
 from dfml.data.dataset import ImageDataset
-from dfml.evaluation.protocol import draw_episode, to_float
+from dfml.evaluation.protocol import sample_evaluation_episode
+from dfml.images import to_float
 from dfml.learners.episode import Episode, episode_labels
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.writer import write_member
@@ -35,7 +36,7 @@ def member(
 
 
 def zoo(members: int = 3) -> Zoo:
-    """Members of three classes each; neighbours share one class."""
+    """Members of three classes each; baselines share one class."""
     names = [tuple(f"class {2 * index + offset} of many" for offset in range(3)) for index in range(members)]
     return Zoo.of([member(index, labels) for index, labels in enumerate(names)])
 
@@ -72,6 +73,6 @@ def coloured_dataset(classes: int = 6, per_class: int = 20, size: int = SIZE, se
 
 def load_episode(dataset: ImageDataset, way: int, shot: int, query: int, seed: int, index: int) -> Episode:
     """One episode with its images, as `evaluate` draws it."""
-    support, of_query = draw_episode(dataset, way, shot, query, seed, index)
+    support, of_query = sample_evaluation_episode(dataset, way, shot, query, seed, index)
     labels = (episode_labels(way, each, torch.device("cpu")) for each in (shot, query))
     return Episode(to_float(dataset.images[support]), next(labels), to_float(dataset.images[of_query]), next(labels))

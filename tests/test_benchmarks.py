@@ -87,7 +87,7 @@ def test_generators_of_other_members_are_refused(tmp_path: Path) -> None:
     load = _module("recovery_training").load_generators
     config = FiveConfig(width=4, latent=8)
     trained, fresh = (MetaGenerator(config, PREPROCESSING, seed=seed) for seed in (1, 2))
-    tensors = {f"FIVE.{name}": value.detach().clone().contiguous() for name, value in trained.state().items()}
+    tensors = {f"FIVE.{name}": value.detach().clone().contiguous() for name, value in trained.state_dict().items()}
     path, device = tmp_path / "generators.safetensors", torch.device("cpu")
     about = '{"made": {"members": ["a", "b"]}, "training": {"FIVE": {"device": "cpu", "threads": 1, "seconds": 3.0}}}'
     save_file(tensors, path, metadata={"about": about})

@@ -65,7 +65,7 @@ def test_stacked_members_give_the_gradients_of_the_cpu_loop() -> None:
 
 
 def test_a_meta_iteration_of_purer_is_that_of_the_cpu() -> None:
-    runs = [PURER(**settings("purer")).begin(zoo().to(place), place) for place in (CPU, GPU)]
+    runs = [PURER(**settings("purer")).start(zoo().to(place), place) for place in (CPU, GPU)]
     on_cpu, on_gpu = (run for run in runs if isinstance(run, PurerRun))
     expected, found = on_cpu.step(1), on_gpu.step(1)
     assert found["outer_loss"] == pytest.approx(expected["outer_loss"], rel=1e-3)
@@ -74,7 +74,7 @@ def test_a_meta_iteration_of_purer_is_that_of_the_cpu() -> None:
 
 
 def test_a_recovery_of_free_is_that_of_the_cpu() -> None:
-    runs = [FREE(**settings("free")).begin(zoo().to(place), place) for place in (CPU, GPU)]
+    runs = [FREE(**settings("free")).start(zoo().to(place), place) for place in (CPU, GPU)]
     on_cpu, on_gpu = (run for run in runs if isinstance(run, FreeRun))
     for iteration in (1, 2):
         expected, found = on_cpu.step(iteration), on_gpu.step(iteration)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from dfml.errors import RunError
-from dfml.optimisers import MuonAndAdam, optimiser_tensors, restore_optimiser
+from dfml.optimisers import MuonAndAdam, load_optimiser_state_dict, optimiser_state_dict
 
 
 def test_an_optimiser_goes_on_as_if_nothing_had_happened() -> None:
@@ -22,8 +22,8 @@ def test_an_optimiser_goes_on_as_if_nothing_had_happened() -> None:
     second, resumed = make()
     with torch.no_grad():
         second.copy_(first)
-    stored = {name: value.clone() for name, value in optimiser_tensors("adam", optimiser).items()}
-    restore_optimiser("adam", resumed, {"other.0.step": torch.tensor(9.0), **stored})
+    stored = {name: value.clone() for name, value in optimiser_state_dict("adam", optimiser).items()}
+    load_optimiser_state_dict("adam", resumed, {"other.0.step": torch.tensor(9.0), **stored})
     for _ in range(3):
         step(first, optimiser)
         step(second, resumed)
@@ -82,7 +82,7 @@ def test_muon_and_adam_go_on_as_if_nothing_had_happened(kernel_lr: float) -> Non
     for _ in range(2):
         one.descend(loss_of(first), 1.0)
     second.load_state_dict(first.state_dict())
-    other.restore("teacher", {name: value.clone() for name, value in one.tensors("teacher").items()})
+    other.load_state_dict("teacher", {name: value.clone() for name, value in one.state_dict("teacher").items()})
     for _ in range(2):
         one.descend(loss_of(first), 1.0)
         other.descend(loss_of(second), 1.0)
@@ -96,7 +96,7 @@ def test_a_state_of_other_weights_is_refused(rates: tuple[float, float]) -> None
     one, other = (MuonAndAdam(list(layers.parameters()), lr=0.01, kernel_lr=rate) for rate in rates)
     one.descend(loss_of(layers), 1.0)
     with pytest.raises(RunError, match="taught other weights"):
-        other.restore("teacher", one.tensors("teacher"))
+        other.load_state_dict("teacher", one.state_dict("teacher"))
 
 
 def test_a_kernel_of_another_layout_is_refused() -> None:

@@ -1,15 +1,21 @@
-"""Images of any size -> images of the size that a network works at."""
+"""Images as floats in [0, 1], as bytes and as pictures; resizing to the size that a network works at."""
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from dfml.errors import DataError
 
+if TYPE_CHECKING:
+    from PIL import Image
 
-def fit_images(images: Float[Tensor, "images 3 height width"], size: int) -> Float[Tensor, "images 3 size size"]:
+
+def resize_and_crop(images: Float[Tensor, "images 3 height width"], size: int) -> Float[Tensor, "images 3 size size"]:
     """Resize the short side to `size` (bilinear, antialiased), then crop the centre; nothing at the right size.
 
     Raises:
@@ -25,3 +31,20 @@ def fit_images(images: Float[Tensor, "images 3 height width"], size: int) -> Flo
     images = functional.interpolate(images, size=resized, mode="bilinear", antialias=True, align_corners=False)
     top, left = (resized[0] - size) // 2, (resized[1] - size) // 2
     return images[..., top : top + size, left : left + size].clamp(0.0, 1.0)
+
+
+def to_bytes(images: Float[Tensor, "*images 3 height width"]) -> UInt8[Tensor, "*images 3 height width"]:
+    """Convert floats in [0, 1] to bytes: clipped, then rounded to the nearest of 256 levels."""
+    return images.detach().clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
+
+
+def to_float(images: UInt8[Tensor, "*images 3 height width"]) -> Float[Tensor, "*images 3 height width"]:
+    """Convert bytes to floats in [0, 1]."""
+    return images.float().div_(255.0)
+
+
+def to_pil(image: Float[Tensor, "3 height width"]) -> Image.Image:
+    """Convert one image in [0, 1] (clipped) to an RGB picture of Pillow."""
+    from PIL import Image
+
+    return Image.fromarray(to_bytes(image).cpu().permute(1, 2, 0).contiguous().numpy())

@@ -50,34 +50,34 @@ class MuonAndAdam:
                     group["lr"] = share * lr
                 optimiser.step()
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
+    def state_dict(self, name: str) -> dict[str, Tensor]:
         """The state as named tensors."""
-        kernels = optimiser_tensors(f"{name}_of_kernels", self._muon) if self._muon else {}
-        return optimiser_tensors(name, self._adam) | kernels
+        kernels = optimiser_state_dict(f"{name}_of_kernels", self._muon) if self._muon else {}
+        return optimiser_state_dict(name, self._adam) | kernels
 
-    def restore(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`.
 
         Raises:
             RunError: If kernels were taught by the other optimiser.
         """
-        restore_optimiser(name, self._adam, tensors)
+        load_optimiser_state_dict(name, self._adam, tensors)
         if self._muon:
-            restore_optimiser(f"{name}_of_kernels", self._muon, tensors)
+            load_optimiser_state_dict(f"{name}_of_kernels", self._muon, tensors)
 
 
 def _channels_last(kernel: Tensor) -> Tensor:
     return kernel.detach().permute(0, 2, 3, 1)
 
 
-def optimiser_tensors(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimiser_state_dict(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimiser's state as named tensors."""
     state = optimiser.state_dict()["state"]
     return {f"{name}.{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
 
 
-def restore_optimiser(name: str, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimiser_tensors`.
+def load_optimiser_state_dict(name: str, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimiser_state_dict`.
 
     Raises:
         RunError: If the state is that of other weights.

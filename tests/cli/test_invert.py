@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfml.cli.recovery import folder_names, plan_visits
+from dfml.cli.recovery import folder_names, plan_rounds
 from dfml.data import read_image
 from dfml.inversion.ei import PixelInversion
-from dfml.inversion.engine import Recovery, Target, balanced_labels
+from dfml.inversion.engine import InversionRun, Target, balanced_labels
 from dfml.inversion.fidelity import measure
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.meta_generator import FiveConfig, MetaGenerator
@@ -49,9 +49,9 @@ def run(world: World, tmp_path: Path) -> Run:
             recovery = generator.start([Target("member-000", zoo[0], balanced_labels(2, 3))], iteration)
             recovery.step()
             generator.learn(recovery)
-            tensors = {f"engine.{name}": value for name, value in generator.state().items()}
+            tensors = {f"engine.{name}": value for name, value in generator.state_dict().items()}
             # Of another network: whoever used it for the newcomer of the same name would fail.
-            tensors["engine.smoothed.member-000.0"] = torch.zeros(7)
+            tensors["engine.ema_statistics.member-000.0"] = torch.zeros(7)
             values = {"engine": engine, "preprocessing": preprocessing.as_dict()}
             save_checkpoint(place / "checkpoints", iteration, State({"theta": torch.zeros(2), **tensors}, values))
         return place
@@ -113,7 +113,7 @@ def visits_of(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> list[list[
     seen: list[list[int]] = []
     start = PixelInversion.start
 
-    def watched(self: PixelInversion, targets: Sequence[Target], visit: int = 0, **more: Any) -> Recovery:
+    def watched(self: PixelInversion, targets: Sequence[Target], visit: int = 0, **more: Any) -> InversionRun:
         seen.extend(target.labels.tolist() for target in targets)
         return start(self, targets, visit, **more)
 
@@ -148,7 +148,7 @@ def test_where_images_are_too_many_a_visit_is_of_all_classes_still(
 def test_visits_recover_every_image_once_and_no_more_at_a_time_than_fit(
     outputs: int, per_class: int, size: int, together: int
 ) -> None:
-    visits = plan_visits(outputs, per_class, size, together)
+    visits = plan_rounds(outputs, per_class, size, together)
     images = [(label, number) for classes, numbers in visits for label in classes for number in numbers]
     assert sorted(images) == [(label, number) for label in range(outputs) for number in range(per_class)]
     classes = [len(of) for of, _ in visits]

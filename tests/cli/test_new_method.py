@@ -175,7 +175,7 @@ from dfml.training.loop import TrainingConfig, TrainingRun
 
 class Right(Method):
     name, config_type = "right", TrainingConfig
-    def begin(self, zoo, device): ...
+    def start(self, zoo, device): ...
 """
 
 

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfml.cli.run_config import RunFile, read_assignment, resolve
+from dfml.cli.run_config import RunFile, resolve
 from dfml.errors import ConfigError
 from dfml.methods import METHODS, PURER, Average
-from dfml.methods.base import merge
+from dfml.settings import merge, read_assignment
 from tests.cli.conftest import dfml, error
 
 

@@ -18,15 +18,15 @@ from dfml.cli import app
 from dfml.data import read_image
 from dfml.demo.page import (
     differences,
-    draw_sheet,
     explain,
     predictions_table,
+    quickstart_page,
+    quickstart_values,
+    render_sheet,
     save_task,
-    story_page,
-    story_values,
-    write_story,
+    write_quickstart,
 )
-from dfml.demo.result import QuickstartSettings, Story
+from dfml.demo.result import QuickstartResult, QuickstartSettings
 from dfml.demo.run import run_quickstart
 from dfml.evaluation.protocol import Evaluation
 from dfml.inversion.ei import PixelInversionConfig
@@ -37,8 +37,8 @@ from dfml.zoo import Zoo
 
 TRAINED = ["zoo_student", "purer", "free"]
 FOLDERS = ["learner", "purer", "free"]
-NEIGHBOURS = ["random_init", "random_embedding", "average", "best_member", "zoo_embedding"]
-METHODS = [*TRAINED, *NEIGHBOURS]
+BASELINES = ["random_init", "random_embedding", "average", "best_member", "zoo_embedding"]
+METHODS = [*TRAINED, *BASELINES]
 SHEETS = tuple(f"contact_sheet_{name}.png" for name in TRAINED)
 ARTEFACTS = (
     "report.html",
@@ -55,7 +55,7 @@ def small() -> QuickstartSettings:
     common = {"way": 2, "shot": 2, "query": 2, "iterations": 3, "snapshot_every": 2, "checkpoint_every": 3}
     way = common | {"warm_up": 1}
     student = {"members_per_step": 2, "images_per_class": 2, "mixed": 1, "memory": 32, "student_steps": 2, "batch": 8}
-    quick = InversionConfig(engine="ei", ei=PixelInversionConfig(start="leaves", steps=2))
+    quick = InversionConfig(engine="ei", ei=PixelInversionConfig(start="dead_leaves", steps=2))
     free = {"members_per_step": 2, "images_per_class": 4, "memory": 6, "replay_steps": 1, "replay_tasks": 1}
     return usual.model_copy(
         update={
@@ -77,16 +77,16 @@ def small() -> QuickstartSettings:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Story, Path, list[str]]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[QuickstartResult, Path, list[str]]:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("quickstart")
     stages: list[str] = []
     story = run_quickstart(out, seed=3, settings=small(), report=lambda stage, seconds, outcome: stages.append(stage))
-    write_story(story, out, "dfml quickstart --out <b>here</b>")
+    write_quickstart(story, out, "dfml quickstart --out <b>here</b>")
     return story, out, stages
 
 
-def test_story_has_all_its_parts(told: tuple[Story, Path, list[str]]) -> None:
+def test_story_has_all_its_parts(told: tuple[QuickstartResult, Path, list[str]]) -> None:
     story, out, stages = told
     assert [each.name for each in story.evaluations] == METHODS
     assert stages == list(story.stages)
@@ -104,7 +104,9 @@ def test_story_has_all_its_parts(told: tuple[Story, Path, list[str]]) -> None:
     assert len(Zoo.open(out / "zoo")) == 2
 
 
-def test_a_curve_in_seconds_has_the_places_of_its_meta_iterations(told: tuple[Story, Path, list[str]]) -> None:
+def test_a_curve_in_seconds_has_the_places_of_its_meta_iterations(
+    told: tuple[QuickstartResult, Path, list[str]],
+) -> None:
     for training in told[0].trainings.values():
         places = [sum(row["seconds"] for row in training.metrics[:iteration]) for iteration in (0, 2, 3)]
         assert list(training.curve_in_seconds()) == pytest.approx(places)
@@ -112,7 +114,7 @@ def test_a_curve_in_seconds_has_the_places_of_its_meta_iterations(told: tuple[St
 
 
 @pytest.mark.parametrize("method", TRAINED)
-def test_recovered_images_can_be_looked_at(told: tuple[Story, Path, list[str]], method: str) -> None:
+def test_recovered_images_can_be_looked_at(told: tuple[QuickstartResult, Path, list[str]], method: str) -> None:
     for classes in told[0].trainings[method].recovered:
         for each in classes:
             assert each.recovered.shape == (3, 3, 16, 16)
@@ -122,7 +124,7 @@ def test_recovered_images_can_be_looked_at(told: tuple[Story, Path, list[str]], 
             assert each.recovered.max() <= 1
 
 
-def test_images_of_free_are_the_newest_of_its_memory(told: tuple[Story, Path, list[str]]) -> None:
+def test_images_of_free_are_the_newest_of_its_memory(told: tuple[QuickstartResult, Path, list[str]]) -> None:
     story, out, _ = told
     tensors = load_checkpoint(out / "free" / "checkpoints" / "000003", torch.device("cpu"))[1].tensors
     # Two visits after the warm-up with four images each, and room for six: the last is in slot 1, the first of it in 4.
@@ -135,35 +137,37 @@ def test_images_of_free_are_the_newest_of_its_memory(told: tuple[Story, Path, li
 
 
 def test_images_of_the_student_are_the_newest_of_its_pool_without_the_mixed_ones(
-    told: tuple[Story, Path, list[str]],
+    told: tuple[QuickstartResult, Path, list[str]],
 ) -> None:
     story, out, _ = told
     tensors = load_checkpoint(out / "learner" / "checkpoints" / "000003", torch.device("cpu"))[1].tensors
     # Eight recovered, then twice eight recovered and eight mixed, and room for 32: the last eight are in slots 0 to 7.
-    assert tensors["pool.written"] == 40
+    assert tensors["buffer.written"] == 40
     for classes in story.trainings["zoo_student"].recovered:
         for each in classes:
-            same = (each.recovered * 255).round().to(torch.uint8)[:, None] == tensors["pool.images"]
+            same = (each.recovered * 255).round().to(torch.uint8)[:, None] == tensors["buffer.images"]
             slots = [int(found) for found in same.flatten(2).all(dim=2).int().argmax(dim=1)]
             assert [slot // 8 for slot in slots] == [3, 3, 1]
             assert same[range(3), slots].all()
     assert len(story.trainings["zoo_student"].recovered) == 2
 
 
-def test_a_class_that_was_never_recovered_leaves_its_places_blank(told: tuple[Story, Path, list[str]]) -> None:
+def test_a_class_that_was_never_recovered_leaves_its_places_blank(
+    told: tuple[QuickstartResult, Path, list[str]],
+) -> None:
     story = told[0]
     free = story.trainings["free"]
     nothing = replace(free.recovered[0][0], recovered=torch.zeros(0, 3, 16, 16))
     less = ((nothing, *free.recovered[0][1:]), *free.recovered[1:])
     bare = replace(story, trainings={**story.trainings, "free": replace(free, recovered=less)})
-    sheets = {name: draw_sheet(bare, name) for name in TRAINED}
-    assert sheets["free"].size == draw_sheet(story, "free").size
-    told_of = ["none were kept" in sheet.caption for sheet in story_page(bare, sheets, "").sheets]
+    sheets = {name: render_sheet(bare, name) for name in TRAINED}
+    assert sheets["free"].size == render_sheet(story, "free").size
+    told_of = ["none were kept" in sheet.caption for sheet in quickstart_page(bare, sheets, "").sheets]
     assert told_of == [False, False, True]
 
 
 def test_new_task_is_the_saved_classifiers_and_can_be_repeated_from_its_files(
-    told: tuple[Story, Path, list[str]], tmp_path: Path
+    told: tuple[QuickstartResult, Path, list[str]], tmp_path: Path
 ) -> None:
     story, out, _ = told
     task = story.task
@@ -176,7 +180,7 @@ def test_new_task_is_the_saved_classifiers_and_can_be_repeated_from_its_files(
     torch.testing.assert_close(pixels, task.query_images[1])
 
 
-def test_artefacts_are_valid(told: tuple[Story, Path, list[str]]) -> None:
+def test_artefacts_are_valid(told: tuple[QuickstartResult, Path, list[str]]) -> None:
     story, out, _ = told
     for name in SHEETS:
         with Image.open(out / name) as image:
@@ -186,7 +190,7 @@ def test_artefacts_are_valid(told: tuple[Story, Path, list[str]]) -> None:
     assert all(name in page for name in METHODS)
     assert [MetaLearner.from_pretrained(out / folder).name for folder in FOLDERS] == TRAINED
     assert "letters zoo_student made a classifier" in page
-    values = json.loads(json.dumps(story_values(story)))
+    values = json.loads(json.dumps(quickstart_values(story)))
     assert values["seed"] == 3
     for each in story.learned:
         assert values["methods"][each.name]["accuracy"] == each.accuracy
@@ -195,7 +199,7 @@ def test_artefacts_are_valid(told: tuple[Story, Path, list[str]]) -> None:
     assert values["stages"].keys() == story.stages.keys()
 
 
-def test_predictions_stand_beside_the_truth(told: tuple[Story, Path, list[str]]) -> None:
+def test_predictions_stand_beside_the_truth(told: tuple[QuickstartResult, Path, list[str]]) -> None:
     task = told[0].task
     table = predictions_table(task, 1)
     assert [row[3] for row in table.rows] == list(task.classes)
@@ -204,7 +208,7 @@ def test_predictions_stand_beside_the_truth(told: tuple[Story, Path, list[str]])
         assert row[4] == ("right" if row[1] == row[3] else "wrong")
 
 
-def with_accuracies(story: Story, **means: float) -> Story:
+def with_accuracies(story: QuickstartResult, **means: float) -> QuickstartResult:
     """The same story with other endings."""
 
     def ending(each: Evaluation) -> Evaluation:
@@ -214,12 +218,12 @@ def with_accuracies(story: Story, **means: float) -> Story:
     return replace(story, evaluations=tuple(ending(each) for each in story.evaluations))
 
 
-def test_every_trained_method_is_compared_with_all_others_once(told: tuple[Story, Path, list[str]]) -> None:
+def test_every_trained_method_is_compared_with_all_others_once(told: tuple[QuickstartResult, Path, list[str]]) -> None:
     pairs = [(each.first, each.second) for each in differences(told[0])]
     assert pairs == [(one, other) for place, one in enumerate(TRAINED) for other in METHODS[place + 1 :]]
 
 
-def test_words_follow_good_figures(told: tuple[Story, Path, list[str]]) -> None:
+def test_words_follow_good_figures(told: tuple[QuickstartResult, Path, list[str]]) -> None:
     figures = {"zoo_student": 0.85, "purer": 0.8, "free": 0.6, "random_init": 0.3, "zoo_embedding": 0.9}
     words = explain(with_accuracies(told[0], **figures))
     good = " ".join(words)
@@ -237,7 +241,7 @@ def test_words_follow_good_figures(told: tuple[Story, Path, list[str]]) -> None:
     assert "student" not in careful
 
 
-def test_words_follow_bad_figures(told: tuple[Story, Path, list[str]]) -> None:
+def test_words_follow_bad_figures(told: tuple[QuickstartResult, Path, list[str]]) -> None:
     figures = {"zoo_student": 0.1, "purer": 0.3, "free": 0.6, "random_init": 0.4, "zoo_embedding": 0.2}
     bad = " ".join(explain(with_accuracies(told[0], **figures)))
     assert "PURER is 10.0 ± 0.0 points below random_init" in bad
@@ -249,7 +253,7 @@ def test_words_follow_bad_figures(told: tuple[Story, Path, list[str]]) -> None:
     assert "better served" not in bad
 
 
-def test_words_name_a_neighbour_that_is_the_best_single_network(told: tuple[Story, Path, list[str]]) -> None:
+def test_words_name_a_neighbour_that_is_the_best_single_network(told: tuple[QuickstartResult, Path, list[str]]) -> None:
     words = explain(with_accuracies(told[0], best_member=0.9, zoo_embedding=0.9))
     assert "zoo_student is 40.0 ± 0.0 points below it" in words[-2]
     assert "0.0 ± 0.0 points above best_member, the best" in words[-1]

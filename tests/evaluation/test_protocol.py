@@ -9,7 +9,7 @@ import torch
 
 from dfml.errors import DataError, LearnerError, ProtocolError, UsageError
 from dfml.evaluation import evaluate, evaluate_snapshots
-from dfml.evaluation.protocol import compare, draw_episode
+from dfml.evaluation.protocol import compare, sample_evaluation_episode
 from dfml.evaluation.snapshots import best_snapshot
 from dfml.learners import LearnerConfig, MetaLearner, create_learner
 from dfml.learners.classifier import FewShotClassifier
@@ -26,7 +26,7 @@ def protonet(protocol: str = "strict", seed: int = 0) -> MetaLearner:
 
 def test_support_and_query_never_share_an_image_and_labels_follow_the_classes() -> None:
     for index in range(50):
-        support, query = draw_episode(DATA, 3, 2, 5, 0, index)
+        support, query = sample_evaluation_episode(DATA, 3, 2, 5, 0, index)
         assert not set(support.tolist()) & set(query.tolist())
         assert len(set(support.tolist()) | set(query.tolist())) == 3 * (2 + 5)
         classes = DATA.labels[support].view(3, 2)[:, 0]

@@ -13,7 +13,7 @@ from torch.nn import functional
 from dfml.backbones import create_backbone
 from dfml.inversion.cmi import ContrastiveConfig
 from dfml.inversion.ei import PixelInversionConfig
-from dfml.inversion.engine import Engine, Recovery, Target, balanced_labels
+from dfml.inversion.engine import Engine, InversionRun, Target, balanced_labels
 from dfml.inversion.loss import InversionLoss
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
 from dfml.inversion.registry import InversionConfig, create_engine
@@ -80,7 +80,7 @@ def targets(seeds: Sequence[int], per_class: int = 2) -> list[Target]:
     return [target(f"member {seed}", conv(seed), per_class) for seed in seeds]
 
 
-def visit(engine: Engine, members: Sequence[Target], number: int = 0, *, steps: int | None = None) -> Recovery:
+def visit(engine: Engine, members: Sequence[Target], number: int = 0, *, steps: int | None = None) -> InversionRun:
     """A visit with the engine's own number of steps."""
     recovery = engine.start(members, number)
     for _ in range(steps or engine.steps):
@@ -88,7 +88,7 @@ def visit(engine: Engine, members: Sequence[Target], number: int = 0, *, steps: 
     return recovery
 
 
-def losses(recovery: Recovery, steps: int) -> list[list[InversionLoss]]:
+def losses(recovery: InversionRun, steps: int) -> list[list[InversionLoss]]:
     return [recovery.step() for _ in range(steps)]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dfml import seeds
 from dfml.inversion.cmi import ContrastiveInversion, random_crops
 from dfml.inversion.engine import Target
-from dfml.inversion.generator_based import GeneratorRecovery
+from dfml.inversion.generator_based import GeneratorInversionRun
 from dfml.inversion.loss import InversionWeights
 from dfml.zoo import Preprocessing
 from tests.factories import PREPROCESSING, images
@@ -22,13 +22,13 @@ def cmi(**settings: object) -> ContrastiveInversion:
     return engine
 
 
-def begun(engine: ContrastiveInversion, chosen: Target, number: int = 0) -> GeneratorRecovery:
+def begun(engine: ContrastiveInversion, chosen: Target, number: int = 0) -> GeneratorInversionRun:
     recovery = engine.start([chosen], number)
-    assert isinstance(recovery, GeneratorRecovery)
+    assert isinstance(recovery, GeneratorInversionRun)
     return recovery
 
 
-def contrast(recovery: GeneratorRecovery, shown: torch.Tensor) -> float:
+def contrast(recovery: GeneratorInversionRun, shown: torch.Tensor) -> float:
     loss = recovery.extra_loss(0, shown)
     assert loss is not None
     return float(loss.detach())
@@ -75,7 +75,7 @@ def test_the_memory_of_a_member_grows_by_the_visits_images_up_to_the_bank() -> N
     for number in range(3):
         recovery = visit(engine, targets([0, 1]), number)
         engine.learn(recovery, kept=[0])
-        state = engine.state()
+        state = engine.state_dict()
         sizes.append((len(state["member 0.local"]), len(state["member 0.whole"]), len(state["member 1.local"])))
     assert sizes == [(6, 6, 0), (12, 12, 0), (15, 15, 0)]
 
@@ -85,8 +85,8 @@ def test_the_newest_images_stay_in_the_bank() -> None:
     for number in range(2):
         for engine in (small, large):
             engine.learn(visit(engine, targets([0]), number))
-    assert torch.equal(small.state()["member 0.whole"], large.state()["member 0.whole"][-6:])
-    assert not torch.equal(small.state()["member 0.whole"], large.state()["member 0.whole"][:6])
+    assert torch.equal(small.state_dict()["member 0.whole"], large.state_dict()["member 0.whole"][-6:])
+    assert not torch.equal(small.state_dict()["member 0.whole"], large.state_dict()["member 0.whole"][:6])
 
 
 def test_what_was_learned_of_one_member_is_not_used_for_another() -> None:
@@ -100,8 +100,8 @@ def test_without_the_contrastive_term_nothing_is_remembered() -> None:
     engine = cmi(contrast=0.0)
     recovery = visit(engine, targets([0]))
     engine.learn(recovery)
-    assert engine.state() == {}
-    assert isinstance(recovery, GeneratorRecovery)
+    assert engine.state_dict() == {}
+    assert isinstance(recovery, GeneratorInversionRun)
     assert recovery.extra_loss(0, images(6)) is None
 
 
@@ -118,7 +118,7 @@ def test_members_of_another_size_have_features_too() -> None:
     larger = target("larger", conv(0, preprocessing=Preprocessing(24, PREPROCESSING.mean, PREPROCESSING.std)))
     engine = cmi()
     engine.learn(visit(engine, [larger]))
-    assert len(engine.state()["larger.local"]) == 6
+    assert len(engine.state_dict()["larger.local"]) == 6
 
 
 @given(st.floats(0.05, 0.95), st.integers(0, 10))

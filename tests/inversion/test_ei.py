@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from dfml import seeds
 from dfml.backbones import create_backbone
 from dfml.inversion.ei import (
-    FirstPixels,
+    InitialPixels,
     PixelInversion,
     PixelInversionConfig,
-    familiar_kinds,
     invert_member,
+    matched_initialisations,
 )
 from dfml.inversion.engine import Target, recover
 from dfml.inversion.fidelity import FidelityMeter, measure
@@ -44,47 +44,47 @@ def test_is_repeatable_and_the_start_of_an_image_does_not_depend_on_how_many_the
     assert torch.equal(few, many[:2])
 
 
-def first_pixels(start: str, *, seed: int = 0, visit: int = 0, name: str = "m") -> Tensor:
+def initial_pixels(start: str, *, seed: int = 0, visit: int = 0, name: str = "m") -> Tensor:
     """The images before any step."""
     config = PixelInversionConfig(steps=0, start=start)
     (found,) = recover(PixelInversion(config, seed), [Target(name, member(0), LABELS)], visit)
     return found
 
 
-@pytest.mark.parametrize("start", ["noise", "leaves"])
+@pytest.mark.parametrize("start", ["noise", "dead_leaves"])
 def test_without_steps_the_first_pixels_are_given_anew_for_every_seed_visit_and_member(start: str) -> None:
-    found = first_pixels(start)
+    found = initial_pixels(start)
     assert found.shape == (6, 3, 16, 16)
     assert 0 <= found.min() < found.max() <= 1
     assert torch.pdist(found.flatten(1)).min() > 1
-    assert torch.equal(found, first_pixels(start))
-    for other in (first_pixels(start, seed=1), first_pixels(start, visit=1), first_pixels(start, name="n")):
+    assert torch.equal(found, initial_pixels(start))
+    for other in (initial_pixels(start, seed=1), initial_pixels(start, visit=1), initial_pixels(start, name="n")):
         assert not torch.allclose(found, other)
 
 
 def test_leaves_look_more_like_photographs_than_noise_does_in_the_member_s_own_range() -> None:
-    smooth, rough = (first_pixels(start).diff(dim=-1).abs().mean() for start in ("leaves", "noise"))
+    smooth, rough = (initial_pixels(start).diff(dim=-1).abs().mean() for start in ("dead_leaves", "noise"))
     assert smooth < 0.6 * rough
-    expected = dead_leaves(6, 16, seeds.generator(0, "leaves", 0, "m"))
-    torch.testing.assert_close(first_pixels("leaves"), PREPROCESSING.restore(expected).clamp(0, 1))
+    expected = dead_leaves(6, 16, seeds.generator(0, "dead_leaves", 0, "m"))
+    torch.testing.assert_close(initial_pixels("dead_leaves"), PREPROCESSING.denormalise(expected).clamp(0, 1))
 
 
 def test_leaves_are_where_the_search_begins_and_not_where_it_ends() -> None:
     classifier = member(0)
-    recovered = invert_member(classifier, LABELS, QUICK.model_copy(update={"start": "leaves"}))
+    recovered = invert_member(classifier, LABELS, QUICK.model_copy(update={"start": "dead_leaves"}))
     assert torch.equal(classifier.logits(recovered).argmax(dim=1), LABELS)
-    barely = PixelInversionConfig(start="leaves", steps=1, lr=1e-6)
+    barely = PixelInversionConfig(start="dead_leaves", steps=1, lr=1e-6)
     begun = invert_member(classifier, LABELS, barely)
-    torch.testing.assert_close(begun, first_pixels("leaves", name="member"), atol=1e-4, rtol=0)
+    torch.testing.assert_close(begun, initial_pixels("dead_leaves", name="member"), atol=1e-4, rtol=0)
 
 
-def acquainted(make: FirstPixels, space: Preprocessing = PREPROCESSING) -> PretrainedClassifier:
+def acquainted(make: InitialPixels, space: Preprocessing = PREPROCESSING) -> PretrainedClassifier:
     """Random weights, and the batch-norm statistics of some images of nothing."""
     network = create_backbone("conv4", 3, seed=1, img_size=space.size)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # a plain average
-    shown = space.restore(make(64, space.size, seeds.generator(8, "shown"))).clamp(0, 1)
+    shown = space.denormalise(make(64, space.size, seeds.generator(8, "shown"))).clamp(0, 1)
     with torch.no_grad():
         network.train()(space.normalise(shown))
     return PretrainedClassifier(network, ("a", "b", "c"), space)
@@ -104,26 +104,26 @@ PAPER = Preprocessing(16, (0.9, 0.9, 0.9), (0.25, 0.25, 0.25))
     ],
 )
 def test_a_member_is_familiar_with_what_its_statistics_are_of(
-    kinds: tuple[FirstPixels, ...], space: Preprocessing
+    kinds: tuple[InitialPixels, ...], space: Preprocessing
 ) -> None:
     classifier = acquainted(kinds[-1], space)
-    assert all(familiar_kinds(classifier, seed) == kinds for seed in (0, 1, 2))
-    engine = PixelInversion(PixelInversionConfig(steps=0, start="familiar"))
+    assert all(matched_initialisations(classifier, seed) == kinds for seed in (0, 1, 2))
+    engine = PixelInversion(PixelInversionConfig(steps=0, start="auto"))
     for visit in (3, 2):
         (found,) = recover(engine, [Target("m", classifier, LABELS)], visit)
-        for place, (make, purpose) in enumerate(zip(kinds, ("leaves", "strokes"), strict=False)):
+        for place, (make, purpose) in enumerate(zip(kinds, ("dead_leaves", "strokes"), strict=False)):
             first = make(6 // len(kinds), 16, seeds.generator(0, purpose, visit, "m"))
             turn = found[(place + visit) % len(kinds) :: len(kinds)]
-            torch.testing.assert_close(turn, space.restore(first).clamp(0, 1))
+            torch.testing.assert_close(turn, space.denormalise(first).clamp(0, 1))
 
 
 def test_a_single_image_of_a_class_is_of_another_kind_at_the_next_visit() -> None:
-    engine = PixelInversion(PixelInversionConfig(steps=0, start="familiar"))
+    engine = PixelInversion(PixelInversionConfig(steps=0, start="auto"))
     target = Target("m", acquainted(pen_strokes, INK), torch.tensor([0]))
     (first,), (second,), (third,) = (recover(engine, [target], visit) for visit in (0, 1, 2))
     leaves, strokes = (
-        INK.restore(make(1, 16, seeds.generator(0, purpose, visit, "m"))).clamp(0, 1)
-        for make, purpose, visit in ((dead_leaves, "leaves", 0), (pen_strokes, "strokes", 1))
+        INK.load_state_dict(make(1, 16, seeds.generator(0, purpose, visit, "m"))).clamp(0, 1)
+        for make, purpose, visit in ((dead_leaves, "dead_leaves", 0), (pen_strokes, "strokes", 1))
     )
     torch.testing.assert_close(first, leaves)
     torch.testing.assert_close(second, strokes)
@@ -131,14 +131,14 @@ def test_a_single_image_of_a_class_is_of_another_kind_at_the_next_visit() -> Non
 
 
 def test_it_is_leaves_alone_where_strokes_are_not_nearer() -> None:
-    assert familiar_kinds(acquainted(coloured_noise)) == (dead_leaves,)
+    assert matched_initialisations(acquainted(coloured_noise)) == (dead_leaves,)
     silent = PretrainedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), ("a", "b", "c"), INK)
-    assert familiar_kinds(silent) == (dead_leaves,)
+    assert matched_initialisations(silent) == (dead_leaves,)
     broken = acquainted(pen_strokes, INK)
     for name, value in broken.network.named_buffers():
         if name.endswith("running_mean"):
             value.fill_(torch.nan)
-    assert familiar_kinds(broken) == (dead_leaves,)
+    assert matched_initialisations(broken) == (dead_leaves,)
 
 
 def test_images_that_please_one_member_only_are_called_noise() -> None:

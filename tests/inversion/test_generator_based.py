@@ -41,7 +41,7 @@ def assert_same_history(name: str, chosen: list[Target], visits: list[list[int]]
         for _ in range(2):
             one, other = (recovery.step() for recovery in recoveries)
             for plain, stacked in zip(one, other, strict=True):
-                for part in ("total", "label", "batch_norm", "disagreement", "smoothed"):
+                for part in ("total", "label", "batch_norm", "disagreement", "ema_statistics"):
                     torch.testing.assert_close(getattr(stacked, part), getattr(plain, part))
         torch.testing.assert_close(*(recovery.images() for recovery in recoveries))
         for engine, recovery in zip(engines, recoveries, strict=True):
@@ -50,9 +50,9 @@ def assert_same_history(name: str, chosen: list[Target], visits: list[list[int]]
 
 
 def assert_same_state(plain: Engine, stacked: Engine) -> None:
-    assert plain.state().keys() == stacked.state().keys()
-    for name, value in plain.state().items():
-        torch.testing.assert_close(stacked.state()[name], value, msg=lambda text, name=name: f"{name}: {text}")
+    assert plain.state_dict().keys() == stacked.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(stacked.state_dict()[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize(("divergence", "through_student"), [("kl", True), ("js", False)])

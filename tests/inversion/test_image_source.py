@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dfml.errors import RunError
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.inversion.engine import Target, balanced_labels, recover
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.loss import InversionWeights
@@ -39,35 +39,37 @@ def same(first: dict[int, Tensor], second: dict[int, Tensor]) -> bool:
 def test_members_are_drawn_without_repetition_anew_at_every_visit_and_all_in_turn() -> None:
     members = zoo(5)
     each, again, other = source(members), source(members), source(members, seed=1)
-    drawn = [each.draw(visit, 2) for visit in range(60)]
+    drawn = [each.sample_members(visit, 2) for visit in range(60)]
     assert all(len(set(pair)) == 2 for pair in drawn)
     assert {index for pair in drawn for index in pair} == set(range(5))
-    assert drawn == [again.draw(visit, 2) for visit in range(60)]
-    assert drawn != [other.draw(visit, 2) for visit in range(60)]
-    assert sorted(each.draw(0, 9)) == [0, 1, 2, 3, 4]
+    assert drawn == [again.sample_members(visit, 2) for visit in range(60)]
+    assert drawn != [other.sample_members(visit, 2) for visit in range(60)]
+    assert sorted(each.sample_members(0, 9)) == [0, 1, 2, 3, 4]
 
 
 def test_members_in_turn_are_all_visited_equally_often_in_an_order_that_changes() -> None:
     members = zoo(6)
     each, again = source(members), source(members)
-    rounds = [[each.in_turn(3 * turn + visit, 2) for visit in (1, 2, 3)] for turn in range(8)]
+    rounds = [[each.next_members(3 * turn + visit, 2) for visit in (1, 2, 3)] for turn in range(8)]
     assert all(sorted(index for pair in pairs for index in pair) == list(range(6)) for pairs in rounds)
     assert len({tuple(map(tuple, pairs)) for pairs in rounds}) == 8
-    assert rounds[5][1] == again.in_turn(17, 2)
-    assert sorted(each.in_turn(1, 6)) == list(range(6))
-    visits = [each.in_turn(visit, 4) for visit in range(1, 301)]  # some lie in two rounds
+    assert rounds[5][1] == again.next_members(17, 2)
+    assert sorted(each.next_members(1, 6)) == list(range(6))
+    visits = [each.next_members(visit, 4) for visit in range(1, 301)]  # some lie in two rounds
     assert all(0 < len(chosen) == len(set(chosen)) for chosen in visits)
     counts = torch.bincount(torch.tensor([index for chosen in visits for index in chosen]))
     assert counts.max() < 1.1 * counts.min()
-    each.health.set_aside = {members.name(index): "broken" for index in (0, 1, 2, 3)}
-    assert all(each.in_turn(visit, 2) and not set(each.in_turn(visit, 2)) & {0, 1, 2, 3} for visit in range(1, 10))
+    each.failures.excluded = {members.name(index): "broken" for index in (0, 1, 2, 3)}
+    assert all(
+        each.next_members(visit, 2) and not set(each.next_members(visit, 2)) & {0, 1, 2, 3} for visit in range(1, 10)
+    )
 
 
 def test_images_come_in_the_order_of_labels_as_many_of_every_class() -> None:
     members = Zoo.of([member(0), member(1, ("d", "e")), member(2)])
     weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
     each = source(members, steps=40, weights=weights)
-    found = each.visit([1, 0], 4, 7)
+    found = each.recover([1, 0], 4, 7)
     assert {index: tuple(images.shape) for index, images in found.items()} == {1: (8, 3, 16, 16), 0: (12, 3, 16, 16)}
     for index, images in found.items():
         assert 0 <= images.min() < images.max() <= 1
@@ -80,7 +82,7 @@ def test_images_come_in_the_order_of_labels_as_many_of_every_class() -> None:
 
 def test_of_many_classes_a_visit_recovers_some_and_visits_come_to_all() -> None:
     members = Zoo.of([member(0, tuple("abcdefgh")), member(1)])
-    config = small_config("ei", steps=3).model_copy(update={"classes_per_visit": 3})
+    config = small_config("ei", steps=3).model_copy(update={"classes_per_round": 3})
     each, again = (ImageSource(config, members, PREPROCESSING, patience=2) for _ in range(2))
     labels = [each.labels(0, 2, visit) for visit in range(30)]
     assert all(found[::2].tolist() == found[1::2].tolist() == sorted(set(found.tolist())) for found in labels)
@@ -89,7 +91,7 @@ def test_of_many_classes_a_visit_recovers_some_and_visits_come_to_all() -> None:
     assert all(torch.equal(again.labels(0, 2, visit), labels[visit]) for visit in (7, 3))
     assert each.labels(1, 2, 7).tolist() == [0, 0, 1, 1, 2, 2]
     target = Target(members.name(0), members[0], labels[7])
-    assert torch.equal(each.visit([0], 2, 7)[0], *recover(create_engine(config, PREPROCESSING), [target], 7))
+    assert torch.equal(each.recover([0], 2, 7)[0], *recover(create_engine(config, PREPROCESSING), [target], 7))
 
 
 @pytest.mark.parametrize("engine", ["ei", "five"])
@@ -101,29 +103,29 @@ def test_a_visit_gives_what_the_engine_recovers_in_the_size_that_was_asked_for(e
         [Target(members.name(index), members[index], balanced_labels(3, 2)) for index in (2, 0)],
         5,
     )
-    found = each.visit([2, 0], 2, 5)
-    assert same(found, {index: fit_images(images, 16) for index, images in zip((2, 0), expected, strict=True)})
-    assert not same(found, source(members, engine).visit([2, 0], 2, 6))
-    assert not same(found, source(members, engine, seed=1).visit([2, 0], 2, 5))
+    found = each.recover([2, 0], 2, 5)
+    assert same(found, {index: resize_and_crop(images, 16) for index, images in zip((2, 0), expected, strict=True)})
+    assert not same(found, source(members, engine).recover([2, 0], 2, 6))
+    assert not same(found, source(members, engine, seed=1).recover([2, 0], 2, 5))
 
 
 def test_a_bad_member_is_left_out_named_once_and_not_drawn_again() -> None:
     members = Zoo.of([member(0), broken(1), member(2)])
     each = source(members)
-    found = each.visit([0, 1, 2], 2, 1)
-    assert same(found, source(members).visit([0, 2], 2, 1))
+    found = each.recover([0, 1, 2], 2, 1)
+    assert same(found, source(members).recover([0, 2], 2, 1))
     assert math.isfinite(each.last["inversion_loss"])
-    assert each.take_notes() == ["member-001 is set aside: the generator diverged (its loss is not finite)"]
-    assert each.take_notes() == []
-    assert all(sorted(each.draw(visit, 3)) == [0, 2] for visit in range(5))
+    assert each.pop_messages() == ["member-001 is excluded: the generator diverged (its loss is not finite)"]
+    assert each.pop_messages() == []
+    assert all(sorted(each.sample_members(visit, 3)) == [0, 2] for visit in range(5))
 
 
 def test_without_any_good_member_the_run_ends_with_a_reason() -> None:
     each = source(Zoo.of([broken(0), broken(1)]))
     with pytest.raises(
-        RunError, match=r"no member is left to learn from: of 2, member-00\d was set aside first: the gen"
+        RunError, match=r"no member is left to learn from: of 2, member-00\d was excluded first: the gen"
     ):
-        each.visit([0, 1], 2, 1)
+        each.recover([0, 1], 2, 1)
 
 
 def test_a_student_that_is_not_finite_is_no_fault_of_the_members() -> None:
@@ -134,8 +136,8 @@ def test_a_student_that_is_not_finite_is_no_fault_of_the_members() -> None:
         return Pupil()(images, torch.tensor([0, 1, 2])) * own[1].sum()
 
     with pytest.raises(RunError, match="the generator or the learner itself is not finite"):
-        each.visit([0, 1], 2, 1, student=student, own=own)
-    assert len(source(zoo()).visit([0, 1], 2, 1, own=own)) == 2  # nobody failed: nothing to explain
+        each.recover([0, 1], 2, 1, student=student, own=own)
+    assert len(source(zoo()).recover([0, 1], 2, 1, own=own)) == 2  # nobody failed: nothing to explain
 
 
 def test_the_student_is_asked_with_each_member_s_own_rows() -> None:
@@ -148,20 +150,20 @@ def test_the_student_is_asked_with_each_member_s_own_rows() -> None:
         asked.append(of.tolist())
         return Pupil()(images, of)
 
-    each.visit([2, 0], 2, 1, student=student)
+    each.recover([2, 0], 2, 1, student=student)
     assert asked == [[6, 7, 0], [0, 1, 2]]
     assert each.last["disagreement"] > 0
 
 
 def test_a_visit_without_steps_gives_first_pixels_that_are_judged_and_no_losses() -> None:
     members = Zoo.of([member(0), member(1, ("d", "e"), LARGER)])
-    each = source(members, steps=0, start="leaves")
-    found = each.visit([0, 1], 2, 1)
+    each = source(members, steps=0, start="dead_leaves")
+    found = each.recover([0, 1], 2, 1)
     assert {index: len(images) for index, images in found.items()} == {0: 6, 1: 4}
     assert all(images.shape[2:] == (16, 16) for images in found.values())
     assert each.last == {}
-    assert same(found, source(members, steps=0, start="leaves").visit([0, 1], 2, 1))
-    assert not same(found, each.visit([0, 1], 2, 2))
+    assert same(found, source(members, steps=0, start="dead_leaves").recover([0, 1], 2, 1))
+    assert not same(found, each.recover([0, 1], 2, 2))
 
 
 @pytest.mark.parametrize("engine", ["ei", "five"])
@@ -169,17 +171,21 @@ def test_what_was_learned_of_engine_and_members_outlives_an_interruption(engine:
     members = Zoo.of([member(0), broken(1), member(2)])
     weights = InversionWeights(batch_norm=0.1, momentum=0.5)
     straight, resumed = (source(members, engine, weights=weights) for _ in range(2))
-    straight.visit([0, 1, 2], 2, 1)
-    tensors, values = straight.state()
-    resumed.restore({name: value.detach().clone() for name, value in tensors.items()}, json.loads(json.dumps(values)))
-    assert straight.draw(2, 3) == resumed.draw(2, 3)
-    expected = straight.visit([0, 2], 2, 2)
-    assert same(expected, resumed.visit([0, 2], 2, 2))
+    straight.recover([0, 1, 2], 2, 1)
+    tensors, values = straight.state_dict()
+    resumed.load_state_dict(
+        {name: value.detach().clone() for name, value in tensors.items()}, json.loads(json.dumps(values))
+    )
+    assert straight.sample_members(2, 3) == resumed.sample_members(2, 3)
+    expected = straight.recover([0, 2], 2, 2)
+    assert same(expected, resumed.recover([0, 2], 2, 2))
     assert straight.last == resumed.last
-    assert not same(expected, source(members, engine, weights=weights).visit([0, 2], 2, 2))  # it had learned something
+    assert not same(
+        expected, source(members, engine, weights=weights).recover([0, 2], 2, 2)
+    )  # it had learned something
 
 
 def test_a_state_of_another_engine_is_refused() -> None:
-    tensors, values = source(engine="five").state()
+    tensors, values = source(engine="five").state_dict()
     with pytest.raises(RunError, match="of a run with the engine five, not ei; use the same one"):
-        source(engine="ei").restore(tensors, values)
+        source(engine="ei").load_state_dict(tensors, values)

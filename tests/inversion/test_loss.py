@@ -78,7 +78,7 @@ def test_a_weight_of_zero_turns_the_cost_off_too(monkeypatch: pytest.MonkeyPatch
     pixels, labels = PREPROCESSING.normalise(images(3)), torch.tensor([0, 1, 2])
     loss = inversion_loss(member(0), pixels, labels, PREPROCESSING, weights, View(), student=refuse)
     assert torch.equal(loss.total, loss.label)
-    assert loss.smoothed == ()
+    assert loss.ema_statistics == ()
 
 
 def test_statistics_are_drawn_towards_those_of_earlier_batches() -> None:
@@ -97,17 +97,17 @@ def test_statistics_are_drawn_towards_those_of_earlier_batches() -> None:
     ]
     pixels = PREPROCESSING.normalise(second).requires_grad_()
     before = inversion_loss(classifier, PREPROCESSING.normalise(first), labels, PREPROCESSING, weights, View())
-    after = inversion_loss(classifier, pixels, labels, PREPROCESSING, weights, View(), earlier=before.smoothed)
+    after = inversion_loss(classifier, pixels, labels, PREPROCESSING, weights, View(), earlier=before.ema_statistics)
     # A first batch is taken as it is.
-    torch.testing.assert_close(list(before.smoothed), plain(first))
+    torch.testing.assert_close(list(before.ema_statistics), plain(first))
     mixed = [
-        0.75 * old + 0.25 * new for old, new in zip(plain(first), plain(PREPROCESSING.restore(pixels)), strict=True)
+        0.75 * old + 0.25 * new for old, new in zip(plain(first), plain(PREPROCESSING.denormalise(pixels)), strict=True)
     ]
-    torch.testing.assert_close(list(after.smoothed), [part.detach() for part in mixed])
-    assert not any(part.requires_grad for part in after.smoothed)
+    torch.testing.assert_close(list(after.ema_statistics), [part.detach() for part in mixed])
+    assert not any(part.requires_grad for part in after.ema_statistics)
     distance = sum((part - kept).norm() for part, kept in zip(mixed, stored, strict=True))
     torch.testing.assert_close(after.batch_norm, distance.detach())
-    expected = functional.cross_entropy(classifier.logits(PREPROCESSING.restore(pixels)), labels) + distance
+    expected = functional.cross_entropy(classifier.logits(PREPROCESSING.denormalise(pixels)), labels) + distance
     torch.testing.assert_close(torch.autograd.grad(after.total, pixels), torch.autograd.grad(expected, pixels))
 
 
@@ -123,8 +123,8 @@ def test_statistics_of_the_training_images_have_distance_zero() -> None:
     classifier = member(0)
     for position in range(4):
         _, statistics = classifier.logits_and_statistics(images(8))
-        statistics[position].stored_mean.copy_(statistics[position].mean)
-        statistics[position].stored_variance.copy_(statistics[position].variance)
+        statistics[position].running_mean.copy_(statistics[position].mean)
+        statistics[position].running_variance.copy_(statistics[position].variance)
     _, statistics = classifier.logits_and_statistics(images(8))
     torch.testing.assert_close(batch_norm_distance(statistics), torch.tensor(0.0), atol=1e-4, rtol=0.0)
 

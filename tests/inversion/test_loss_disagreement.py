@@ -91,7 +91,7 @@ def test_the_gradient_reaches_the_images_through_the_student_or_not(through_stud
     pixels = PREPROCESSING.normalise(images(6, dtype=torch.float64)).requires_grad_()
     loss = inversion_loss(classifier, pixels, LABELS, PREPROCESSING, weights, View(), student=student)
 
-    shown = PREPROCESSING.restore(pixels)
+    shown = PREPROCESSING.denormalise(pixels)
     logits, answers = classifier.logits(shown), student(shown)
     answers = answers if through_student else answers.detach()
     reward = disagreement(logits, answers, divergence)

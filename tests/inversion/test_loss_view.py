@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dfml import seeds
-from dfml.inversion.loss import InversionWeights, View, draw_view
+from dfml.inversion.loss import InversionWeights, View, sample_view
 from tests.factories import images
 
 OFFSETS = st.integers(-6, 6)
@@ -48,12 +48,12 @@ def test_gradients_go_back_to_the_pixels_that_are_seen() -> None:
 
 def test_draws_reach_every_offset_within_the_jitter_and_both_sides() -> None:
     weights = InversionWeights(jitter=2, flip=True, wrap=False)
-    drawn = {draw_view(weights, seeds.generator(0, "view", index)) for index in range(800)}
+    drawn = {sample_view(weights, seeds.generator(0, "view", index)) for index in range(800)}
     assert drawn == {View(r, c, flip, False) for r in range(-2, 3) for c in range(-2, 3) for flip in (False, True)}
 
 
 def test_nothing_is_mirrored_or_shifted_unless_asked() -> None:
-    drawn = {draw_view(InversionWeights(jitter=1), seeds.generator(0, "view", index)) for index in range(100)}
+    drawn = {sample_view(InversionWeights(jitter=1), seeds.generator(0, "view", index)) for index in range(100)}
     assert drawn == {View(r, c) for r in range(-1, 2) for c in range(-1, 2)}
     still = InversionWeights(jitter=0)
-    assert {draw_view(still, seeds.generator(0, "view", index)) for index in range(20)} == {View()}
+    assert {sample_view(still, seeds.generator(0, "view", index)) for index in range(20)} == {View()}

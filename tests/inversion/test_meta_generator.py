@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from dfml.backbones.image_generator import create_generator
-from dfml.inversion.engine import Recovery
-from dfml.inversion.generator_based import GeneratorRecovery
+from dfml.inversion.engine import InversionRun
+from dfml.inversion.generator_based import GeneratorInversionRun
 from dfml.inversion.loss import InversionWeights, View, inversion_loss
 from dfml.inversion.meta_generator import MetaGenerator
 from tests.factories import PREPROCESSING
@@ -28,8 +28,8 @@ def _double() -> Iterator[None]:
         yield
 
 
-def at_work(recovery: Recovery) -> GeneratorRecovery:
-    assert isinstance(recovery, GeneratorRecovery)
+def at_work(recovery: InversionRun) -> GeneratorInversionRun:
+    assert isinstance(recovery, GeneratorInversionRun)
     return recovery
 
 
@@ -52,7 +52,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return all(torch.allclose(value, other[name], rtol=1e-9, atol=1e-12) for name, value in one.items())
 
 
-def summed(recovery: Recovery, part: str) -> dict[str, Tensor]:
+def summed(recovery: InversionRun, part: str) -> dict[str, Tensor]:
     parts = [getattr(copy, part) for copy in at_work(recovery).copies]
     return {name: sum(each[name].detach() for each in parts) for name in parts[0]}
 
@@ -178,10 +178,10 @@ def test_statistics_of_a_member_are_remembered_from_visit_to_visit_by_its_name()
     engine.learn(first)
     (second,) = engine.start(targets([0]), 2).step()
     (fresh,) = momentum_engine().start(targets([0]), 2).step()
-    for kept, old, new in zip(second.smoothed, opening.smoothed, fresh.smoothed, strict=True):
+    for kept, old, new in zip(second.ema_statistics, opening.ema_statistics, fresh.ema_statistics, strict=True):
         torch.testing.assert_close(kept, 0.9 * old + 0.1 * new)
     other = engine.start(targets([1]), 2).step()[0]
-    assert torch.equal(other.smoothed[0], momentum_engine().start(targets([1]), 2).step()[0].smoothed[0])
+    assert torch.equal(other.ema_statistics[0], momentum_engine().start(targets([1]), 2).step()[0].ema_statistics[0])
 
 
 def test_momentum_counts_visits_not_steps() -> None:
@@ -195,7 +195,7 @@ def test_momentum_counts_visits_not_steps() -> None:
     _, statistics = recovery.targets[0].classifier.logits_and_statistics(images)
     own = [part for layer in statistics for part in (layer.mean, layer.variance)]
     (third,) = recovery.step()
-    for seen, before, now in zip(third.smoothed, recovery.earlier[0], own, strict=True):
+    for seen, before, now in zip(third.ema_statistics, recovery.earlier[0], own, strict=True):
         torch.testing.assert_close(seen, 0.9 * before + 0.1 * now)
 
 

@@ -36,7 +36,7 @@ def lopsided(size: int) -> PretrainedClassifier:
 
 def test_all_engines_have_a_section_of_settings() -> None:
     assert set(ENGINES) == {"five", "fast_dfkd", "cmi", "ei"}
-    assert set(InversionConfig.model_fields) == {"engine", "classes_per_visit", *ENGINES}
+    assert set(InversionConfig.model_fields) == {"engine", "classes_per_round", *ENGINES}
     for name in ENGINES:
         config = InversionConfig(engine=name)
         assert create_engine(config, PREPROCESSING).steps == getattr(config, name).steps
@@ -131,7 +131,7 @@ def test_a_broken_member_does_not_touch_the_others(name: str, stacked: bool) -> 
     torch.testing.assert_close(images[0], expected[0])
     torch.testing.assert_close(images[2], expected[2])
     engine.learn(recovery, kept=[0, 2])
-    assert not any(value.isnan().any() for value in engine.state().values())
+    assert not any(value.isnan().any() for value in engine.state_dict().values())
 
 
 @every_engine
@@ -160,13 +160,13 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name: str, tmp_path: Path) 
     def go_on(engine_name: str, tensors: dict[str, torch.Tensor] | None, numbers: range) -> list[torch.Tensor]:
         engine = small_engine(engine_name, steps=2)
         if tensors is not None:
-            engine.restore(tensors)
+            engine.load_state_dict(tensors)
         found = []
         for number in numbers:
             recovery = visit(engine, targets([0, number % 3]), number)
             engine.learn(recovery)
             found += recovery.images()
-        save_checkpoint(tmp_path, numbers.stop, State({f"engine.{k}": v for k, v in engine.state().items()}))
+        save_checkpoint(tmp_path, numbers.stop, State({f"engine.{k}": v for k, v in engine.state_dict().items()}))
         return found
 
     whole = go_on(name, None, range(1, 5))
@@ -181,13 +181,13 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name: str, tmp_path: Path) 
 @every_engine
 def test_restoring_forgets_what_was_learned_meanwhile(name: str) -> None:
     engine = small_engine(name, steps=2)
-    before = {key: value.detach().clone() for key, value in engine.state().items()}
+    before = {key: value.detach().clone() for key, value in engine.state_dict().items()}
     expected = recover(engine, targets([0]))[0]
     engine.learn(visit(engine, targets([0, 1])))
-    engine.restore(before)
+    engine.load_state_dict(before)
     assert torch.equal(recover(engine, targets([0]))[0], expected)
     for key, value in before.items():
-        assert torch.equal(engine.state()[key], value)
+        assert torch.equal(engine.state_dict()[key], value)
 
 
 @every_engine

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfml.inversion.loss import total_variation
-from dfml.learners.calibration import ICFILConfig, first_pixels
+from dfml.learners.calibration import ICFILConfig, initial_pixels
 from dfml.learners.classifier import NetworkClassifier
 from dfml.learners.episode import Episode
 from dfml.learners.gradient_based import GradientLearner
@@ -122,7 +122,7 @@ def icfil(
     forward(real)
     aims = [moment.detach() for moment in moments()]
     of_pseudo = torch.arange(len(classifier.labels)).repeat_interleave(config.images_per_class)
-    pseudo = first_pixels(len(of_pseudo), learner.preprocessing.size, config).to(real).requires_grad_()
+    pseudo = initial_pixels(len(of_pseudo), learner.preprocessing.size, config).to(real).requires_grad_()
     optimiser = torch.optim.Adam([pseudo], lr=config.inversion_lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.inversion_steps)
     for _ in range(config.inversion_steps):

@@ -108,7 +108,7 @@ def test_shrinkage_still_draws_statistics_to_the_learned_ones() -> None:
         assert not torch.allclose(free.statistics[name], value)
 
 
-@pytest.mark.parametrize("start", ["noise", "leaves"])
+@pytest.mark.parametrize("start", ["noise", "dead_leaves"])
 def test_recalled_images_are_what_the_network_takes_for_its_classes(start: str) -> None:
     made, each = learner(test_inner_steps=20), support(5, 3, 3, 3)
     adapted = made.adapt(*each)

@@ -17,7 +17,7 @@ from dfml.evaluation import evaluate
 from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.embedding import EmbeddingClassifier, HeadFit, embedding_scores, episode_loss, fit_head
 from dfml.learners.student import Student, StudentEmbedding
-from dfml.learners.zoo_embedding import Opinion, ZooEmbeddingLearner
+from dfml.learners.zoo_embedding import Representation, ZooEmbeddingLearner
 from tests.factories import PREPROCESSING, coloured_dataset, images, load_episode, written_zoo
 
 FITS: tuple[HeadFit, ...] = ("mean", "ridge")
@@ -104,13 +104,13 @@ def test_scores_do_not_depend_on_the_length_of_an_embedding(fit: HeadFit) -> Non
         torch.testing.assert_close(fit_head(0.2 * features, labels, 3, fit), head)
 
 
-def student(fit: HeadFit, embedding: StudentEmbedding = "leanings") -> Student:
+def student(fit: HeadFit, embedding: StudentEmbedding = "centred") -> Student:
     return Student.untrained("conv4", {}, (3, 2, 4), PREPROCESSING, embedding=embedding, fit=fit)
 
 
 def asked(folder: Path, fit: HeadFit, embedding: StudentEmbedding) -> ZooEmbeddingLearner:
-    opinion: Opinion = "softmax" if embedding == "answers" else embedding
-    return ZooEmbeddingLearner(list(written_zoo(folder)), PREPROCESSING, opinion=opinion, fit=fit)
+    representation: Representation = "probabilities" if embedding == "answers" else embedding
+    return ZooEmbeddingLearner(list(written_zoo(folder)), PREPROCESSING, representation=representation, fit=fit)
 
 
 @every_fit

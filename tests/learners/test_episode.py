@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dfml import seeds
 from dfml.errors import UsageError
-from dfml.learners.episode import draw_indices
+from dfml.learners.episode import sample_episode_indices
 from dfml.methods.purer.dynamic_dataset import DynamicDataset
 from tests.factories import PREPROCESSING
 
@@ -19,7 +19,7 @@ def test_an_episode_has_distinct_classes_and_disjoint_support_and_query(data: st
     way, shot, query = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
     sizes = torch.tensor(data.draw(st.lists(st.integers(shot + query, 12), min_size=way, max_size=9)))
     draw = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
-    classes, support, of_query = draw_indices(sizes, way, shot, query, draw)
+    classes, support, of_query = sample_episode_indices(sizes, way, shot, query, draw)
     assert len(set(classes.tolist())) == way
     for row, chosen in enumerate(torch.cat([support, of_query], dim=1).tolist()):
         assert len(set(chosen)) == shot + query
@@ -30,16 +30,16 @@ def test_every_class_and_image_is_drawn_equally_often() -> None:
     sizes = torch.full((6,), 4)
     counts = torch.zeros(6, 4)
     for index in range(3000):
-        classes, support, _ = draw_indices(sizes, 2, 1, 1, seeds.generator(0, "test", index))
+        classes, support, _ = sample_episode_indices(sizes, 2, 1, 1, seeds.generator(0, "test", index))
         counts[classes, support[:, 0]] += 1
     assert torch.all((counts / counts.mean() - 1).abs() < 0.25)  # 5 standard deviations
 
 
 def test_too_few_classes_or_images_are_refused_with_the_numbers() -> None:
     with pytest.raises(UsageError, match=r"way 4 .*\(3\)"):
-        draw_indices(torch.tensor([9, 9, 9]), 4, 1, 1, torch.Generator())
+        sample_episode_indices(torch.tensor([9, 9, 9]), 4, 1, 1, torch.Generator())
     with pytest.raises(UsageError, match=r"7 images, but 5 shot \+ 15 query = 20"):
-        draw_indices(torch.tensor([9, 7, 30]), 2, 5, 15, torch.Generator())
+        sample_episode_indices(torch.tensor([9, 7, 30]), 2, 5, 15, torch.Generator())
 
 
 def test_dynamic_dataset_hands_out_the_images_of_the_right_classes_with_gradients_to_both_sets() -> None:

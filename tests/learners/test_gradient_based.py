@@ -222,7 +222,7 @@ def test_any_timm_network_can_be_a_backbone() -> None:
 def test_a_backbone_of_one_size_is_built_for_the_images_that_there_are(method: type[Method]) -> None:
     section = {"purer": "learner", "zoo_student": None}[method.name]
     chosen = {"backbone": "vit_tiny_patch16_224"}
-    run = method(way=2, iterations=1, **({section: chosen} if section else chosen)).begin(zoo(2), torch.device("cpu"))
+    run = method(way=2, iterations=1, **({section: chosen} if section else chosen)).start(zoo(2), torch.device("cpu"))
     support = images(4), torch.tensor([0, 0, 1, 1])
     assert run.learner().adapt(*support).predict_proba(images(3)).shape == (3, 2)
 
@@ -232,7 +232,7 @@ def test_a_backbone_that_cannot_take_the_images_is_refused_before_anything_is_co
     section = {"purer": "learner", "zoo_student": None}[method.name]
     chosen = {"backbone": "convnext_atto"}
     with pytest.raises(UsageError, match="'convnext_atto' cannot learn from images of 16 x 16 pixels"):
-        method(way=2, **({section: chosen} if section else chosen)).begin(zoo(2), torch.device("cpu"))
+        method(way=2, **({section: chosen} if section else chosen)).start(zoo(2), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_divergence_is_the_mean_of_a_loop_over_images_and_members_that_were_aske
     ("name", "of_one"),
     [
         ("log_softmax", lambda own: functional.log_softmax(own, dim=1)),
-        ("leanings", lambda own: functional.softmax(own / 2, dim=1) - 1 / own.shape[1]),
+        ("centred", lambda own: functional.softmax(own / 2, dim=1) - 1 / own.shape[1]),
     ],
 )
 @given(case=zoos())
@@ -164,11 +164,13 @@ def test_an_answer_does_not_depend_on_the_rest_of_the_batch(backbone: str, embed
 
 @every_backbone
 def test_an_embedding_is_of_every_members_answers_or_what_the_head_reads(backbone: str) -> None:
-    leanings, answers, features = (student(backbone, embedding=embedding) for embedding in get_args(StudentEmbedding))
+    centred_probabilities, answers, features = (
+        student(backbone, embedding=embedding) for embedding in get_args(StudentEmbedding)
+    )
     logits = answers.logits(images(4))
     torch.testing.assert_close(answers.embed(images(4)), answers.groups.log_softmax(logits).exp())
-    torch.testing.assert_close(leanings.embed(images(4)), answers.groups.leanings(logits))
-    assert not any(each.embed(images(1)).requires_grad for each in (leanings, answers, features))
+    torch.testing.assert_close(centred_probabilities.embed(images(4)), answers.groups.centred_probabilities(logits))
+    assert not any(each.embed(images(1)).requires_grad for each in (centred_probabilities, answers, features))
     head = features.network.get_classifier()  # type: ignore[operator]
     torch.testing.assert_close(head(features.embed(images(4))), logits)
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dfml.errors import ConfigError, LearnerError, RunError, UsageError, ZooError
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.embedding import HeadFit, embedding_scores, fit_head
 from dfml.learners.gradient_based import GradientLearner
-from dfml.learners.zoo_embedding import Opinion, ZooEmbeddingLearner
+from dfml.learners.zoo_embedding import Representation, ZooEmbeddingLearner
 from dfml.methods import METHODS, find_method
 from dfml.methods.best_member import BestMember, BestMemberRun, linear_cka
 from dfml.methods.zoo_embedding import ZooEmbedding
@@ -31,7 +31,7 @@ from tests.factories import PREPROCESSING, SIZE, images, member, written_zoo, zo
 CPU = torch.device("cpu")
 LABELS = torch.tensor([0, 1, 0, 1, 1])
 LARGER = Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.4, 0.3))
-LEAVES: dict[str, Any] = {"inversion": {"engine": "ei", "ei": {"start": "leaves", "steps": 0}}}
+LEAVES: dict[str, Any] = {"inversion": {"engine": "ei", "ei": {"start": "dead_leaves", "steps": 0}}}
 QUICK: dict[str, Any] = {"iterations": 4, "images_per_class": 3, "inversion": {"ei": {"steps": 2}}}
 
 
@@ -104,28 +104,30 @@ def test_methods_are_found_by_name() -> None:
         find_method("purr")
 
 
-def opinion_by_hand(classifier: PretrainedClassifier, shown: Tensor, opinion: Opinion) -> Tensor:
-    inputs = classifier.preprocessing.normalise(fit_images(shown, classifier.preprocessing.size))
+def opinion_by_hand(classifier: PretrainedClassifier, shown: Tensor, representation: Representation) -> Tensor:
+    inputs = classifier.preprocessing.normalise(resize_and_crop(shown, classifier.preprocessing.size))
     network: Any = classifier.network
     logits: Tensor = network(inputs)
-    if opinion == "features":
+    if representation == "features":
         features: Tensor = network.forward_head(network.forward_features(inputs), pre_logits=True)
         torch.testing.assert_close(network.get_classifier()(features), logits)
         return features / torch.linalg.vector_norm(features, dim=1, keepdim=True)
-    if opinion == "leanings":
+    if representation == "centred":
         weights = (logits / 2).exp()
         return weights / weights.sum(dim=1, keepdim=True) - 1 / len(classifier.labels)
-    return logits.softmax(dim=1) if opinion == "softmax" else logits
+    return logits.softmax(dim=1) if representation == "softmax" else logits
 
 
-@pytest.mark.parametrize(("opinion", "fit"), list(product(get_args(Opinion), ("mean", "ridge"))))
-def test_zoo_embedding_asks_for_the_opinion_and_fits_the_head_that_were_chosen(opinion: Opinion, fit: HeadFit) -> None:
+@pytest.mark.parametrize(("representation", "fit"), list(product(get_args(Representation), ("mean", "ridge"))))
+def test_zoo_embedding_asks_for_the_opinion_and_fits_the_head_that_were_chosen(
+    representation: Representation, fit: HeadFit
+) -> None:
     members = Zoo.of([member(0), member(1, ("d", "e"), LARGER), member(2)])
-    learner = ZooEmbedding(opinion=opinion, fit=fit).fit(members, device="cpu")
+    learner = ZooEmbedding(representation=representation, fit=fit).fit(members, device="cpu")
     assert isinstance(learner, ZooEmbeddingLearner)
 
     def embed(shown: Tensor) -> Tensor:
-        return torch.cat([opinion_by_hand(each, shown, opinion) for each in members], dim=1)
+        return torch.cat([opinion_by_hand(each, shown, representation) for each in members], dim=1)
 
     torch.testing.assert_close(learner.embed(images(5, 1)), embed(images(5, 1)))
     head = fit_head(embed(images(5, 1)), LABELS, 2, fit)
@@ -134,15 +136,15 @@ def test_zoo_embedding_asks_for_the_opinion_and_fits_the_head_that_were_chosen(o
 
 
 def test_zoo_embedding_remembers_what_it_asks_for_and_how_it_fits(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"opinion": "features", "fit": "ridge", "way": 2}
+    settings: dict[str, Any] = {"representation": "features", "fit": "ridge", "way": 2}
     learner = ZooEmbedding(**settings).fit(written_zoo(tmp_path / "zoo"), out=tmp_path / "run", device="cpu")
     again = MetaLearner.from_pretrained(tmp_path / "run")
     assert isinstance(again, ZooEmbeddingLearner)
-    assert (again.opinion, again.fit, again.way, again.name) == ("features", "ridge", 2, "zoo_embedding")
+    assert (again.representation, again.fit, again.way, again.name) == ("features", "ridge", 2, "zoo_embedding")
     answers = [each.adapt(images(5, 1), LABELS).predict_proba(images(3, 2)) for each in (learner, again)]
     assert torch.equal(*answers)
-    with pytest.raises(ConfigError, match="setting 'opinion'"):
-        ZooEmbedding(opinion="votes")
+    with pytest.raises(ConfigError, match="setting 'representation'"):
+        ZooEmbedding(representation="votes")
     with pytest.raises(ConfigError, match="setting 'fit'"):
         ZooEmbedding(fit="forest")
 
@@ -185,7 +187,7 @@ def test_best_member_is_the_one_that_sees_what_the_others_see_one_by_one(place: 
     learner = BestMember(**LEAVES, iterations=8, fit="ridge", way=3).fit(Zoo.of(members), device="cpu")
     assert isinstance(learner, ZooEmbeddingLearner)
     assert [each is members[place] for each in learner.members] == [True]
-    assert (learner.name, learner.opinion, learner.fit, learner.way) == ("best_member", "features", "ridge", 3)
+    assert (learner.name, learner.representation, learner.fit, learner.way) == ("best_member", "features", "ridge", 3)
     expected = opinion_by_hand(members[place], images(4), "features")
     torch.testing.assert_close(learner.embed(images(4)), expected)
 
@@ -204,29 +206,29 @@ def test_best_member_heeds_nobody_whose_answers_or_features_are_not_finite(place
 
 def test_best_member_says_whom_it_chose_and_fails_when_it_had_nothing_to_choose_by() -> None:
     members = Zoo.of([painter(0, 1, 2), painter(0), painter(1), painter(2)])
-    run = BestMember(**LEAVES, iterations=8).begin(members, CPU)
+    run = BestMember(**LEAVES, iterations=8).start(members, CPU)
     with pytest.raises(RunError, match="no image could be recovered"):
         run.learner()
     for iteration in range(1, 9):
         run.step(iteration)
-    (note,) = run.take_notes()
+    (note,) = run.pop_messages()
     assert note.startswith("member-000 agrees best with the whole zoo (linear CKA 0.")
 
 
 def test_best_member_keeps_images_of_one_member_a_visit_with_the_answers_of_all() -> None:
     members = Zoo.of([member(0), member(1, ("d", "e"), LARGER), member(2, ("f", "g", "h", "i"))])
-    run = BestMember(**QUICK).begin(members, CPU)
+    run = BestMember(**QUICK).start(members, CPU)
     assert isinstance(run, BestMemberRun)
-    assert len(run.pool.images) == 4 * 3 * 4  # enough if every visit is to the member of most classes
+    assert len(run.buffer.images) == 4 * 3 * 4  # enough if every visit is to the member of most classes
     expected = 0
     for iteration in (1, 2, 3):
-        (visited,) = run.source.draw(iteration, 1)
+        (visited,) = run.source.sample_members(iteration, 1)
         expected += 3 * len(members[visited].labels)
         assert run.step(iteration)["inversion_loss"] > 0
-        assert len(run.pool) == expected
-    shown = run.pool.images[:expected].float() / 255
+        assert len(run.buffer) == expected
+    shown = run.buffer.images[:expected].float() / 255
     answers = torch.cat([opinion_by_hand(each, shown, "logits").log_softmax(dim=1) for each in members], dim=1)
-    torch.testing.assert_close(run.pool.answers[:expected].float(), answers, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(run.buffer.answers[:expected].float(), answers, rtol=2e-3, atol=2e-3)
     assert torch.pdist(shown.flatten(1)).min() > 0
 
 
@@ -234,18 +236,18 @@ def test_best_member_goes_on_with_its_images_and_without_those_that_were_set_asi
     broken = member(1, ("d", "e", "f"))
     broken.network.head.weight.fill_(math.nan)  # type: ignore[union-attr,operator]
     members = Zoo.of([member(0), broken, member(2)])
-    straight, resumed = (BestMember(**{**QUICK, "iterations": 12}).begin(members, CPU) for _ in range(2))
+    straight, resumed = (BestMember(**{**QUICK, "iterations": 12}).start(members, CPU) for _ in range(2))
     assert isinstance(straight, BestMemberRun)
     assert isinstance(resumed, BestMemberRun)
     for iteration in range(1, 9):
         straight.step(iteration)
-    assert set(straight.source.health.set_aside) == {"member-001"}
-    state = straight.state()
-    resumed.restore(State({name: value.clone() for name, value in state.tensors.items()}, state.values))
+    assert set(straight.source.failures.excluded) == {"member-001"}
+    state = straight.state_dict()
+    resumed.load_state_dict(State({name: value.clone() for name, value in state.tensors.items()}, state.values))
     for iteration in range(9, 13):
         assert straight.step(iteration) == resumed.step(iteration)
-    assert torch.equal(straight.pool.images, resumed.pool.images)
-    assert set(resumed.source.health.set_aside) == {"member-001"}
+    assert torch.equal(straight.buffer.images, resumed.buffer.images)
+    assert set(resumed.source.failures.excluded) == {"member-001"}
 
 
 def test_best_member_resumed_ends_with_the_same_bits(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from dfml.backbones import size_arguments
 from dfml.data import ImageDataset, open_images
 from dfml.errors import DataError, RunError, UsageError, ZooMemberError
 from dfml.pretraining import PAPER, STRONG, BuiltMember, build_zoo
+from dfml.pretraining.classifier_training import split_images
 from dfml.pretraining.cost import best_workers, seconds_per_image
 from dfml.pretraining.normalisation import pixel_statistics
-from dfml.pretraining.train_classifier import split_images
 from dfml.zoo import Preprocessing, Zoo
-from dfml.zoo.readers import CONFIG, WEIGHTS, read_card
+from dfml.zoo.readers import CONFIG, WEIGHTS, read_member_config
 
 from .images import patterns
 
@@ -60,8 +60,8 @@ def test_a_zoo_is_what_it_says_of_itself(tmp_path: Path) -> None:
         predicted = zoo[index].logits(chosen.images[held_out].float() / 255).argmax(1)
         accuracy = float((predicted == chosen.labels[held_out]).double().mean())
         assert member.held_out_accuracy == pytest.approx(accuracy, abs=1e-4)
-        card = read_card(tmp_path / "zoo" / member.name)
-        assert card.details == {
+        config = read_member_config(tmp_path / "zoo" / member.name)
+        assert config.details == {
             "dataset": "patterns",
             "split": "train",
             "recipe": "strong",
@@ -102,7 +102,7 @@ def test_members_do_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
 def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
     for seed in (1, 2):
         build(tmp_path / str(seed), members=1, disjoint=True, seed=seed)
-    first, second = (read_card(tmp_path / seed / "member-000") for seed in ("1", "2"))
+    first, second = (read_member_config(tmp_path / seed / "member-000") for seed in ("1", "2"))
     assert first.labels == second.labels
     assert (first.path / WEIGHTS).read_bytes() != (second.path / WEIGHTS).read_bytes()
 
@@ -165,7 +165,7 @@ def test_a_real_member_learns_its_classes(tmp_path: Path, shared: Path) -> None:
     dataset = open_images(shared / "cifar-fs.zip", split="train", cache=tmp_path / "cache")
     recipe = PAPER.override(epochs=6)
     (member,) = build_zoo([dataset], tmp_path / "zoo", members=1, disjoint=True, recipe=recipe)
-    theirs = read_card(shared / "zoos" / "cifar-fs-disjoint-paper" / "member-000")
+    theirs = read_member_config(shared / "zoos" / "cifar-fs-disjoint-paper" / "member-000")
     assert member.labels == theirs.labels
     assert 0.7 < member.held_out_accuracy < 0.95  # 0.88 after all 60 epochs
     assert theirs.preprocessing.mean == pytest.approx(pixel_statistics(dataset).mean, abs=0.01)
@@ -181,7 +181,7 @@ def test_architectures_and_data_sets_of_several_sizes_mix(tmp_path: Path) -> Non
     assert [zoo[index].preprocessing.size for index in range(4)] == [16, 32, 16, 32]
     assert zoo[3].preprocessing == pixel_statistics(large)
     assert set(zoo.classes.names) == {"ant", "bee", "small/train/cat", "large/cat", "dog", "elk"}
-    assert [(card.details["dataset"], card.details["split"]) for card in zoo.cards if card] == [
+    assert [(config.details["dataset"], config.details["split"]) for config in zoo.member_configs if config] == [
         ("small", "train"),
         ("large", None),
     ] * 2

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dfml.errors import ConfigError, UsageError
 from dfml.pretraining import PAPER, RECIPES, STRONG, Optimisation, recipe_by_name
-from dfml.pretraining.train_classifier import learning_rate
+from dfml.pretraining.classifier_training import learning_rate
 
 
 def test_the_papers_recipe() -> None:

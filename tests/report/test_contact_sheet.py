@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
+from dfml.images import to_pil
+from dfml.report.contact_sheet import Block, Row, render_contact_sheet
 from tests.factories import images
 
 
@@ -27,31 +28,31 @@ def test_every_image_is_shown_enlarged_by_a_whole_factor() -> None:
         Block("one", [Row("red", _colour(1, 0, 0)), Row("green", _colour(0, 1, 0, count=3))]),
         Block("two", [Row("blue", _colour(0, 0, 1, count=1, size=24))]),
     ]
-    sheet = draw_contact_sheet(blocks)
+    sheet = render_contact_sheet(blocks)
     assert _area(sheet, (255, 0, 0)) == 2 * 64 * 64
     assert _area(sheet, (0, 255, 0)) == 3 * 64 * 64
     assert _area(sheet, (0, 0, 255)) == 72 * 72
 
 
 def test_large_images_are_not_made_smaller() -> None:
-    sheet = draw_contact_sheet([Block("one", [Row("red", _colour(1, 0, 0, count=1, size=200))])])
+    sheet = render_contact_sheet([Block("one", [Row("red", _colour(1, 0, 0, count=1, size=200))])])
     assert _area(sheet, (255, 0, 0)) == 200 * 200
 
 
 def test_values_are_clipped_not_wrapped() -> None:
-    picture = to_picture(_colour(1.5, -0.5, 0.5)[0])
+    picture = to_pil(_colour(1.5, -0.5, 0.5)[0])
     assert picture.getpixel((0, 0)) == (255, 0, 128)
 
 
 def test_many_blocks_make_no_tower() -> None:
     blocks = [Block(f"member {number}", [Row("class", images(4))] * 5) for number in range(24)]
-    sheet = draw_contact_sheet(blocks)
+    sheet = render_contact_sheet(blocks)
     assert 0.4 < sheet.width / sheet.height < 2.5
 
 
 @pytest.mark.parametrize("text", ["", "x" * 400, "two\nlines", "λ ж 字 ﷽", "\x00\u202e"])
 def test_any_text_is_a_label(text: str) -> None:
-    sheet = draw_contact_sheet([Block(text, [Row(text, _colour(1, 0, 0))], note=text)])
+    sheet = render_contact_sheet([Block(text, [Row(text, _colour(1, 0, 0))], note=text)])
     assert _area(sheet, (255, 0, 0)) == 2 * 64 * 64
 
 
@@ -59,4 +60,4 @@ def test_any_text_is_a_label(text: str) -> None:
 @settings(max_examples=20, deadline=None)
 def test_no_image_is_lost_in_any_arrangement(counts: list[list[int]]) -> None:
     blocks = [Block("block", [Row("row", _colour(1, 0, 1, count=count)) for count in rows]) for rows in counts]
-    assert _area(draw_contact_sheet(blocks), (255, 0, 255)) == sum(map(sum, counts)) * 64 * 64
+    assert _area(render_contact_sheet(blocks), (255, 0, 255)) == sum(map(sum, counts)) * 64 * 64

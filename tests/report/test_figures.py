@@ -35,9 +35,9 @@ def texts(figure: Figure) -> list[str]:
 @pytest.mark.parametrize("snapshots", [1, 2, 60])
 def test_learning_curve_names_every_line(snapshots: int) -> None:
     curve = {100 * (index + 1): evaluation(mean=0.3 + 0.005 * index) for index in range(snapshots)}
-    neighbours = [evaluation(name, 0.31) for name in ("random_init", "random_embedding", "average", "zoo_embedding")]
-    figure = learning_curve({"purer": curve}, neighbours)
-    assert {"purer", "guessing", *(each.name for each in neighbours)} <= set(texts(figure))
+    baselines = [evaluation(name, 0.31) for name in ("random_init", "random_embedding", "average", "zoo_embedding")]
+    figure = learning_curve({"purer": curve}, baselines)
+    assert {"purer", "guessing", *(each.name for each in baselines)} <= set(texts(figure))
     assert list(curve.values()) == [*drawn_from(figure, curve)]
 
 
@@ -127,10 +127,10 @@ def test_losses_beside_that_of_episodes_have_panels_too() -> None:
 
 def test_no_two_lines_of_a_learning_curve_look_alike() -> None:
     curves = {name: {0: evaluation(name), 1: evaluation(name)} for name in ("zoo_student", "purer", "free")}
-    neighbours = [evaluation(name) for name in ("init", "embedding", "average", "member", "zoo")]
-    root = ET.fromstring(to_svg(learning_curve(curves, neighbours)))
+    baselines = [evaluation(name) for name in ("init", "embedding", "average", "member", "zoo")]
+    root = ET.fromstring(to_svg(learning_curve(curves, baselines)))
     lines = [path.get("style", "") for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("clip-path")]
-    for width, count in (("stroke-width: 2", len(curves)), ("stroke-width: 1.5", len(neighbours))):
+    for width, count in (("stroke-width: 2", len(curves)), ("stroke-width: 1.5", len(baselines))):
         looks = [look for look in lines if width in look.split("; ")]
         assert len(looks) == len(set(looks)) == count
 

@@ -18,7 +18,7 @@ from tests.factories import zoo
 from tests.report.test_html_page import Reader
 
 SETTINGS = {"way": 3, "shot": 1, "query": 2, "iterations": 2, "checkpoint_every": 2, "snapshot_every": 2}
-ENGINE = {"engine": "ei", "ei": {"start": "leaves", "steps": 2}}
+ENGINE = {"engine": "ei", "ei": {"start": "dead_leaves", "steps": 2}}
 STUDENT = {"members_per_step": 2, "images_per_class": 2, "memory": 32, "student_steps": 2, "batch": 8}
 METHODS = {
     "purer": PURER(**SETTINGS, warm_up=1, learner={"inner_steps": 2}),
@@ -70,10 +70,10 @@ def test_members_that_were_set_aside_are_named(tmp_path: Path) -> None:
     method, members = METHODS["zoo_student"], zoo()
     learner = method.fit(members, out=out, device="cpu")
     run = RunFolder(out)
-    run.append_metrics({"iteration": 3, "notes": ["memory <b>1</b> is set aside: it collapsed"]})
+    run.append_metrics({"iteration": 3, "notes": ["memory <b>1</b> is excluded: it collapsed"]})
     write_training(run, "zoo_student", method.config, members, learner, seconds=1.0, command="dfml train")
     text = Reader((out / PAGE).read_text(encoding="utf-8")).text
-    assert "meta-iteration 3: memory <b>1</b> is set aside: it collapsed" in text
+    assert "meta-iteration 3: memory <b>1</b> is excluded: it collapsed" in text
 
 
 def test_a_method_of_someone_else_has_its_losses_drawn() -> None:
@@ -104,9 +104,9 @@ def test_captions_speak_of_what_is_drawn() -> None:
 
 
 def test_engines_that_are_not_chosen_are_left_out_of_the_settings() -> None:
-    inversion = {"engine": "ei", "classes_per_visit": 20, "ei": {"lr": 0.1}, "five": {"lr": 1}, "cmi": {}}
+    inversion = {"engine": "ei", "classes_per_round": 20, "ei": {"lr": 0.1}, "five": {"lr": 1}, "cmi": {}}
     found = chosen_settings({"seed": 0, "inversion": inversion})
-    assert found == {"seed": 0, "inversion": {"engine": "ei", "classes_per_visit": 20, "ei": {"lr": 0.1}}}
+    assert found == {"seed": 0, "inversion": {"engine": "ei", "classes_per_round": 20, "ei": {"lr": 0.1}}}
     for theirs in ({"engine": {"five": 5}}, {"engine": "steam", "five": 5}, {"engine": ["ei"]}):
         assert chosen_settings(theirs) == theirs
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dfml import seeds
+from dfml.images import to_bytes
 from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint
-from dfml.training.distillation_buffer import AnsweredImages, to_bytes
+from dfml.training.distillation_buffer import DistillationBuffer
 from tests.factories import images
 
 CPU = torch.device("cpu")
@@ -28,12 +29,12 @@ def answered(values: list[int]) -> Tensor:
     return torch.tensor([[-value / 8, value / 4] for value in values]).view(-1, 2)
 
 
-def filled(count: int, capacity: int = 8) -> AnsweredImages:
+def filled(count: int, capacity: int = 8) -> DistillationBuffer:
     """Images worth 0, 1, 2 ..., added one at a time."""
-    pool = AnsweredImages(capacity, SIZE, 2, CPU)
+    buffer = DistillationBuffer(capacity, SIZE, 2, CPU)
     for value in range(count):
-        pool.add(shown([value]), answered([value]), torch.tensor([value]))
-    return pool
+        buffer.add(shown([value]), answered([value]), torch.tensor([value]))
+    return buffer
 
 
 def values(of: Tensor) -> list[int]:
@@ -45,23 +46,23 @@ def values(of: Tensor) -> list[int]:
 def test_holds_what_a_plain_ring_buffer_holds_however_images_come(
     capacity: int, calls: list[tuple[list[int], bool]]
 ) -> None:
-    pool, count = AnsweredImages(capacity, SIZE, 2, CPU), 0
+    buffer, count = DistillationBuffer(capacity, SIZE, 2, CPU), 0
     ring, classes = [0] * capacity, [-1] * capacity
     for call, known in calls:
-        pool.add(shown(call), answered(call), torch.tensor(call, dtype=torch.int64) if known else None)
+        buffer.add(shown(call), answered(call), torch.tensor(call, dtype=torch.int64) if known else None)
         for value in call:
             ring[count % capacity], classes[count % capacity] = value, value if known else -1
             count += 1
-    assert pool.written == count
-    assert len(pool) == min(count, capacity)
-    assert torch.equal(pool.images, shown(ring))
-    assert torch.equal(pool.answers.float(), answered(ring))
-    assert pool.classes.tolist() == classes
+    assert buffer.written == count
+    assert len(buffer) == min(count, capacity)
+    assert torch.equal(buffer.images, shown(ring))
+    assert torch.equal(buffer.answers.float(), answered(ring))
+    assert buffer.classes.tolist() == classes
 
 
 def test_every_image_is_drawn_with_its_own_answer_and_nothing_else_is() -> None:
     for count, kept in ((5, range(5)), (13, range(5, 13))):
-        drawn, answers = filled(count).draw(300, seeds.generator(0, "batch"))
+        drawn, answers = filled(count).sample(300, seeds.generator(0, "batch"))
         assert drawn.shape == (300, 3, SIZE, SIZE)
         assert drawn.dtype == answers.dtype == torch.float32
         assert set(values(drawn)) == set(kept)
@@ -69,7 +70,7 @@ def test_every_image_is_drawn_with_its_own_answer_and_nothing_else_is() -> None:
 
 
 def test_all_are_drawn_equally_often_and_independently() -> None:
-    drawn = values(filled(8).draw(4000, seeds.generator(0, "batch"))[0])
+    drawn = values(filled(8).sample(4000, seeds.generator(0, "batch"))[0])
     counts = torch.bincount(torch.tensor(drawn), minlength=8)
     assert torch.all((counts - 500).abs() < 110)  # 5 standard deviations
     repeated = sum(one == other for one, other in pairwise(drawn))
@@ -77,11 +78,11 @@ def test_all_are_drawn_equally_often_and_independently() -> None:
 
 
 def test_answers_are_kept_to_half_precision_and_those_not_given_stay_unknown() -> None:
-    pool = AnsweredImages(4, SIZE, 6, CPU)
-    answers = (4.0 * torch.randn(4, 6, generator=seeds.generator(0, "answers"))).log_softmax(dim=1)
+    buffer = DistillationBuffer(4, SIZE, 6, CPU)
+    answers = (4.0 * torch.randn(4, 6, generator=seeds.generator(0, "probabilities"))).log_softmax(dim=1)
     answers[1, 2:4] = math.nan
-    pool.add(shown([1, 2, 3, 4]), answers.requires_grad_())
-    drawn, kept = pool.draw(50, seeds.generator(0))
+    buffer.add(shown([1, 2, 3, 4]), answers.requires_grad_())
+    drawn, kept = buffer.sample(50, seeds.generator(0))
     torch.testing.assert_close(
         kept, answers.detach()[[v - 1 for v in values(drawn)]], rtol=1e-3, atol=0, equal_nan=True
     )
@@ -90,14 +91,14 @@ def test_answers_are_kept_to_half_precision_and_those_not_given_stay_unknown() -
 
 
 def test_a_checkpoint_brings_back_the_same_draws_and_what_is_overwritten_next(tmp_path: Path) -> None:
-    pool, resumed = filled(11), AnsweredImages(8, SIZE, 2, CPU)
-    save_checkpoint(tmp_path, 1, State(pool.tensors()))
-    resumed.restore(load_checkpoint(tmp_path / "000001", CPU)[1].tensors)
-    for each in (pool, resumed):
+    buffer, resumed = filled(11), DistillationBuffer(8, SIZE, 2, CPU)
+    save_checkpoint(tmp_path, 1, State(buffer.state_dict()))
+    resumed.load_state_dict(load_checkpoint(tmp_path / "000001", CPU)[1].tensors)
+    for each in (buffer, resumed):
         each.add(shown([250, 251]), answered([250, 251]))
     assert resumed.classes.tolist() == [8, 9, 10, -1, -1, 5, 6, 7]
     assert (resumed.written, len(resumed)) == (13, 8)
-    expected, found = (each.draw(40, seeds.generator(3, "batch", 7)) for each in (pool, resumed))
+    expected, found = (each.sample(40, seeds.generator(3, "batch", 7)) for each in (buffer, resumed))
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
     assert {250, 251} < set(values(found[0]))
     assert not {3, 4} & set(values(found[0]))
@@ -105,8 +106,8 @@ def test_a_checkpoint_brings_back_the_same_draws_and_what_is_overwritten_next(tm
 
 @given(st.integers(0, 30), st.integers(1, 9), st.integers(1, 9))
 def test_a_buffer_of_another_capacity_takes_the_newest_of_what_was_kept(count: int, held: int, capacity: int) -> None:
-    other = AnsweredImages(capacity, SIZE, 2, CPU)
-    other.restore(filled(count, held).tensors())
+    other = DistillationBuffer(capacity, SIZE, 2, CPU)
+    other.load_state_dict(filled(count, held).state_dict())
     newest = list(range(count))[-min(held, capacity) :]
     assert len(other) == len(newest)
     other_values = values(other.images[: len(other)].float() / 255)
@@ -127,10 +128,10 @@ def test_bytes_are_the_nearest_of_256_values_and_come_back_as_they_were() -> Non
 @given(st.lists(st.integers(-1, 3), max_size=20), st.integers(1, 4))
 def test_images_are_found_by_what_they_were_recovered_as(classes: list[int], at_least: int) -> None:
     """Among those that are still kept; images of nothing in particular are of no class."""
-    pool = AnsweredImages(12, SIZE, 2, CPU)
+    buffer = DistillationBuffer(12, SIZE, 2, CPU)
     for value, label in enumerate(classes):
-        pool.add(shown([value]), answered([value]), torch.tensor([label]))
+        buffer.add(shown([value]), answered([value]), torch.tensor([label]))
     kept = list(enumerate(classes))[-12:]
     expected = [{value for value, label in kept if label == wanted} for wanted in range(4)]
-    found = [set(values(pool.take(rows)[0])) for rows in pool.of_classes(at_least)]
+    found = [set(values(buffer.get(rows)[0])) for rows in buffer.indices_by_class(at_least)]
     assert found == [members for members in expected if len(members) >= at_least]

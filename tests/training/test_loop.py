@@ -37,10 +37,10 @@ class Counting(TrainingRun):
             action()
         return {"outer_loss": float("nan") if action == "diverge" else self.total.item()}
 
-    def state(self) -> State:
+    def state_dict(self) -> State:
         return State({"total": self.total})
 
-    def restore(self, state: State) -> None:
+    def load_state_dict(self, state: State) -> None:
         self.total = state.tensors["total"]
 
     def learner(self) -> MetaLearner:

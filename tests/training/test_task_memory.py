@@ -119,7 +119,7 @@ def test_classes_of_different_members_meet_in_one_episode() -> None:
 
 def test_draws_after_restore_are_the_same_and_so_is_what_is_overwritten() -> None:
     memory, resumed = filled([11, 3, 8, 5]), TaskMemory(4, 8, SIZE, CPU)
-    resumed.restore({name: tensor.clone() for name, tensor in memory.tensors().items()})
+    resumed.load_state_dict({name: tensor.clone() for name, tensor in memory.state_dict().items()})
     for each in (memory, resumed):
         each.add(flat([250, 251, 252]), torch.tensor([0, 1, 0]))
     assert torch.equal(memory.images, resumed.images)

@@ -16,14 +16,14 @@ from torch import nn
 from dfml.backbones import create_backbone
 from dfml.errors import ZooError, ZooMemberError
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
-from dfml.zoo.readers import CONFIG, WEIGHTS, load_member, read_card
+from dfml.zoo.readers import CONFIG, WEIGHTS, load_member, read_member_config
 from dfml.zoo.writer import write_member
 
 from .members import SIZE, ZooMaker, edit_config, edit_weights
 
 
 def load(folder: Path) -> PretrainedClassifier:
-    return load_member(read_card(folder))
+    return load_member(read_member_config(folder))
 
 
 def refusal(folder: Path) -> str:
@@ -87,7 +87,7 @@ def test_restoring_undoes_normalising(mean: tuple[float, float, float], std: tup
     preprocessing = Preprocessing(SIZE, mean, std)
     images = torch.rand(2, 4, 3, 5, 5, dtype=torch.double)
     normalised = preprocessing.normalise(images)
-    torch.testing.assert_close(preprocessing.restore(normalised), images)
+    torch.testing.assert_close(preprocessing.denormalise(normalised), images)
     expected = (images[:, :, 1] - mean[1]) / std[1]
     torch.testing.assert_close(normalised[:, :, 1], expected, rtol=1e-6, atol=1e-9)
 

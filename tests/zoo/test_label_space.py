@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfml.errors import ConfigError
-from dfml.zoo.label_space import ClassSpace, build_class_space, read_identity
+from dfml.zoo.label_space import LabelSpace, build_label_space, read_identity
 
 NAMES = st.text("abcdef _-", min_size=1, max_size=4)
 PLACEHOLDERS = st.from_regex(r"(class|label|cls|category|LABEL|Class)?[ _-]?[0-9]{1,3}", fullmatch=True)
@@ -18,7 +18,7 @@ MEMBERS = st.lists(LABELS, max_size=5).map(lambda each: [(f"member-{i}", labels)
 
 
 def outputs(
-    members: list[tuple[str, tuple[str, ...]]], space: ClassSpace
+    members: list[tuple[str, tuple[str, ...]]], space: LabelSpace
 ) -> list[tuple[int, str, int]]:  # member, label, class
     return [
         (index, label, space.of_member[index][output])
@@ -31,7 +31,7 @@ def outputs(
 def test_every_output_has_one_class_and_every_class_a_name(
     members: list[tuple[str, tuple[str, ...]]], identity: str
 ) -> None:
-    space = build_class_space(members, identity)
+    space = build_label_space(members, identity)
     assert [len(classes) for classes in space.of_member] == [len(labels) for _, labels in members]
     assert {index for classes in space.of_member for index in classes} == set(range(len(space)))
     assert len(set(space.names)) == len(space)
@@ -41,7 +41,7 @@ def test_every_output_has_one_class_and_every_class_a_name(
 @given(st.lists(st.lists(NAMES, min_size=1, max_size=5, unique=True).map(tuple), max_size=5))
 def test_equal_names_merge_and_only_they(labels: list[tuple[str, ...]]) -> None:
     members = [(f"member-{i}", each) for i, each in enumerate(labels)]
-    space = build_class_space(members)
+    space = build_label_space(members)
     for _, label, index in outputs(members, space):
         for _, other, other_index in outputs(members, space):
             assert (label == other) == (index == other_index)
@@ -50,20 +50,20 @@ def test_equal_names_merge_and_only_they(labels: list[tuple[str, ...]]) -> None:
 
 @given(st.lists(st.lists(PLACEHOLDERS, min_size=1, max_size=5, unique=True).map(tuple), max_size=5))
 def test_placeholder_names_never_merge(labels: list[tuple[str, ...]]) -> None:
-    space = build_class_space([(f"member-{i}", each) for i, each in enumerate(labels)])
+    space = build_label_space([(f"member-{i}", each) for i, each in enumerate(labels)])
     assert len(space) == sum(map(len, labels))
     assert space.merges() == {}
 
 
 @given(MEMBERS)
 def test_distinct_never_merges(members: list[tuple[str, tuple[str, ...]]]) -> None:
-    space = build_class_space(members, "distinct")
+    space = build_label_space(members, "distinct")
     assert len(space) == sum(len(labels) for _, labels in members)
 
 
 @given(MEMBERS)
 def test_merges_list_the_members_of_every_shared_class(members: list[tuple[str, tuple[str, ...]]]) -> None:
-    space = build_class_space(members)
+    space = build_label_space(members)
     for index, name in enumerate(space.names):
         knowing = [member for member, classes in enumerate(space.of_member) if index in classes]
         assert space.merges().get(name, knowing) == knowing
@@ -72,29 +72,29 @@ def test_merges_list_the_members_of_every_shared_class(members: list[tuple[str, 
 
 @pytest.mark.parametrize("name", ["0", "17", "class_3", "class 3", "Class3", "LABEL_0", "label-1", " 4 ", "cls12"])
 def test_these_are_placeholders(name: str) -> None:
-    assert len(build_class_space([("a", (name,)), ("b", (name,))])) == 2
+    assert len(build_label_space([("a", (name,)), ("b", (name,))])) == 2
 
 
 @pytest.mark.parametrize("name", ["ant", "n01532829", "boeing 747", "class", "3d printer", "label_a", "7up"])
 def test_these_are_names(name: str) -> None:
-    assert build_class_space([("a", (name,)), ("b", (name,))]).merges() == {name: [0, 1]}
+    assert build_label_space([("a", (name,)), ("b", (name,))]).merges() == {name: [0, 1]}
 
 
 def test_a_mapping_merges_what_it_names_and_leaves_the_rest() -> None:
     members = [("a", ("0", "cat")), ("b", ("katze", "cat")), ("c", ("0", "dog"))]
-    space = build_class_space(members, {"a": {"0": "dog"}, "b": {"katze": "lynx"}})
+    space = build_label_space(members, {"a": {"0": "dog"}, "b": {"katze": "lynx"}})
     assert space.merges() == {"dog": [0, 2], "cat": [0, 1]}
     assert set(space.names) == {"dog", "cat", "lynx", "c/0"}
 
 
 def test_two_outputs_of_one_member_cannot_be_one_class() -> None:
     with pytest.raises(ConfigError, match="two outputs of a"):
-        build_class_space([("a", ("cat", "chat"))], {"a": {"chat": "cat"}})
+        build_label_space([("a", ("cat", "chat"))], {"a": {"chat": "cat"}})
 
 
 def test_an_unknown_identity_is_refused() -> None:
     with pytest.raises(ConfigError, match="must be 'names', 'distinct' or a mapping"):
-        build_class_space([("a", ("cat",))], "labels")
+        build_label_space([("a", ("cat",))], "labels")
 
 
 def test_identity_is_a_word_or_a_file(tmp_path: Path) -> None:

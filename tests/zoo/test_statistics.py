@@ -53,14 +53,14 @@ def test_statistics_are_those_of_plain_torch(architecture: str, arguments: dict[
     stored = [(layer.running_mean, layer.running_var) for layer in batch_norm_layers(member.network)]
     assert len(stored) == layers
     for found in statistics:
-        assert any(found.stored_mean is mean and found.stored_variance is variance for mean, variance in stored)
+        assert any(found.running_mean is mean and found.running_variance is variance for mean, variance in stored)
 
 
 def test_gradients_through_the_statistics_are_those_of_plain_torch() -> None:
     member = classifier(img_size=32)
     images = torch.rand(4, 3, 32, 32, dtype=torch.double, requires_grad=True)
     logits, statistics = member.logits_and_statistics(images)
-    loss = logits.square().sum() + sum((s.mean.norm() + (s.variance - s.stored_variance).norm()) for s in statistics)
+    loss = logits.square().sum() + sum((s.mean.norm() + (s.variance - s.running_variance).norm()) for s in statistics)
     (found,) = torch.autograd.grad(loss, images)
     inputs = member.preprocessing.normalise(images)
     layers = batch_norm_layers(member.network)

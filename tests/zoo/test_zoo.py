@@ -10,7 +10,7 @@ import torch
 
 from dfml.backbones import create_backbone
 from dfml.errors import ZooError, ZooMemberError
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.readers import WEIGHTS
 from tests.factories import PREPROCESSING, images, member
@@ -110,11 +110,11 @@ def test_networks_that_differ_in_more_than_weights_are_never_stacked() -> None:
 
 def test_members_answer_any_number_of_images_of_any_size_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier, shown = member(0), images(7, size=20)
-    expected = classifier.logits(fit_images(shown, classifier.size))
+    expected = classifier.logits(resize_and_crop(shown, classifier.size))
     seen: list[int] = []
     monkeypatch.setattr("dfml.zoo.pretrained._AT_ONCE", 3 * classifier.size**2)
     classifier.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    torch.testing.assert_close(classifier.answers(shown), expected)
+    torch.testing.assert_close(classifier.predict_logits(shown), expected)
     assert seen == [3, 3, 1]
 
 

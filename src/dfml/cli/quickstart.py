@@ -31,7 +31,7 @@ def quickstart(
     """Tell the whole story on letters that are drawn, not downloaded.
 
     Trains a zoo on Latin letters, learns from it without data in three ways (zoo_student, and the papers' PURER and
-    FREE), compares the learners with all their neighbours on Greek and Cyrillic letters, adapts the student to a new
+    FREE), compares the learners with all their baselines on Greek and Cyrillic letters, adapts the student to a new
     task, and leaves a report page. Three to four minutes on one CPU core.
     """
     output = Output(json_file)
@@ -54,8 +54,8 @@ def quickstart(
     except Interrupted as stop:
         show_error(f"{stop}; remove {out}, or choose another --out, and start again")
         raise typer.Exit(stop.exit_code) from stop
-    shown.write_story(story, out, shlex.join(["dfml", *sys.argv[1:]]))
-    results = {**shown.story_values(story), "seconds": round(output.seconds, 3)}
+    shown.write_quickstart(story, out, shlex.join(["dfml", *sys.argv[1:]]))
+    results = {**shown.quickstart_values(story), "seconds": round(output.seconds, 3)}
     (out / "results.json").write_text(to_json(results), encoding="utf-8")
 
     output.show(to_rich(results_table(story.evaluations, story.training_seconds)))

@@ -17,15 +17,15 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
-from dfml.cli.run_config import read_assignment
 from dfml.cli.trained import Trained
 from dfml.errors import UsageError
 from dfml.evaluation.protocol import versions
+from dfml.images import to_pil
 from dfml.inversion.engine import Engine, Target
 from dfml.inversion.fidelity import Fidelity, FidelityMeter
 from dfml.inversion.registry import InversionConfig, create_engine
-from dfml.methods.base import build_config, merge
-from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
+from dfml.report.contact_sheet import Block, Row, render_contact_sheet
+from dfml.settings import build_config, merge, read_assignment
 from dfml.training.progress import show_progress
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.zoo import Zoo
@@ -129,7 +129,7 @@ class Workshop:
         folders = [out / name / folder for folder in folder_names(classifier.labels)]
         shown: list[list[Tensor]] = [[] for _ in folders[:_ROWS]]
         size = max(classifier.size, self._trained.preprocessing.size if self._trained else 0)
-        visits = plan_visits(len(folders), per_class, size, self._config.classes_per_visit)
+        visits = plan_rounds(len(folders), per_class, size, self._config.classes_per_round)
         with show_progress(name, len(visits) * engine.steps) as progress:
             for visit, (classes, numbers) in enumerate(visits):
                 targets = torch.tensor(classes, device=zoo.device).repeat_interleave(len(numbers))
@@ -149,7 +149,7 @@ class Workshop:
         )
 
 
-def plan_visits(outputs: int, per_class: int, size: int, together: int) -> list[tuple[range, range]]:
+def plan_rounds(outputs: int, per_class: int, size: int, together: int) -> list[tuple[range, range]]:
     """What is recovered together: (classes, numbers of their images), one after the other.
 
     As many classes as may be, since their images together are to match statistics that are of all classes; where that
@@ -175,7 +175,7 @@ def plan_visits(outputs: int, per_class: int, size: int, together: int) -> list[
 def _write(folder: Path, numbers: range, images: Tensor) -> None:
     folder.mkdir(parents=True, exist_ok=numbers.start > 0)
     for number, image in zip(numbers, images, strict=True):
-        to_picture(image).save(folder / f"{number:04d}.png")
+        to_pil(image).save(folder / f"{number:04d}.png")
 
 
 def folder_names(labels: Sequence[str]) -> list[str]:
@@ -194,7 +194,7 @@ def folder_names(labels: Sequence[str]) -> list[str]:
 
 def draw(recovered: Sequence[Recovered]) -> Image.Image:
     """All members on one sheet, with the first images of each class; of members with many classes, the first ones."""
-    return draw_contact_sheet(
+    return render_contact_sheet(
         [
             Block(
                 title=each.name,

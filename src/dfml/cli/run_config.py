@@ -13,8 +13,9 @@ from pydantic import BaseModel
 
 from dfml.errors import ConfigError, UsageError
 from dfml.methods import find_method, method_names
-from dfml.methods.base import Method, Settings, build_config, merge
+from dfml.methods.base import Method
 from dfml.methods.plugins import RUN_ENTRIES
+from dfml.settings import Settings, build_config, merge, read_assignment
 from dfml.training.loop import TrainingConfig
 from dfml.zoo.label_space import ClassIdentity, check_identity
 
@@ -129,30 +130,6 @@ def resolve(
     for layer in layers:
         settings = merge(settings, layer)
     return build_config(method.config_type, settings)
-
-
-def read_assignment(assignment: str, method: str) -> Settings:
-    """`purer.learner.inner_steps=5` -> `{"learner": {"inner_steps": 5}}`.
-
-    Raises:
-        UsageError: If it has another form, or is for another method.
-        ConfigError: If the value is not YAML.
-    """
-    name, equals, text = assignment.partition("=")
-    owner, *path = name.strip().split(".")
-    if not equals or not path or not all(path):
-        raise UsageError(f"expected --set {method}.NAME=VALUE, found {assignment!r}")
-    if owner != method:
-        raise UsageError(
-            f"--set {assignment}: this run is for {method}, not {owner}; write {method}.{'.'.join(path)}=..."
-        )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {assignment}: the value is not YAML ({error})") from error
-    for part in reversed(path):
-        value = {part: value}
-    return dict(value)
 
 
 def explain(config: TrainingConfig, method: str, zoo: str | None) -> str:

@@ -13,8 +13,8 @@ from dfml.errors import RunError, UsageError
 from dfml.inversion.engine import Engine
 from dfml.inversion.registry import InversionConfig
 from dfml.learners import classifier
-from dfml.methods.base import build_config, merge
-from dfml.training.checkpoint import list_checkpoints, load_checkpoint, misfit
+from dfml.settings import build_config, merge
+from dfml.training.checkpoint import list_checkpoints, load_checkpoint, shape_mismatch
 from dfml.training.run_folder import CHECKPOINTS, CONFIG
 from dfml.zoo.pretrained import Preprocessing
 
@@ -44,12 +44,12 @@ class Trained:
         Raises:
             RunError: If the engine is of another shape, or the checkpoint holds no engine.
         """
-        wrong = misfit(self.tensors, engine.state())
+        wrong = shape_mismatch(self.tensors, engine.state_dict())
         if wrong:
             raise RunError(
                 f"the generator of {self.source} does not fit: {wrong}; leave width and latent as they are in the run"
             )
-        engine.restore(self.tensors)
+        engine.load_state_dict(self.tensors)
 
 
 def read_trained(engine: str, place: Path | None, device: torch.device) -> Trained | None:
@@ -93,7 +93,7 @@ def read_trained(engine: str, place: Path | None, device: torch.device) -> Train
     _, state = load_checkpoint(source, device)
     tensors = classifier.strip(state.tensors, "engine.")
     # A newcomer may bear the name of a member of the run, whose statistics are none of its own.
-    own = {name: value for name, value in tensors.items() if not name.startswith("smoothed.")}
+    own = {name: value for name, value in tensors.items() if not name.startswith("ema_statistics.")}
     return Trained(source, config, classifier.read_preprocessing(state.values["preprocessing"]), own)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dfml.data.decode import check_size, decode, decode_all
 from dfml.data.sources import arrange, open_source
 from dfml.errors import DataError
+from dfml.images import to_float
 
 
 def read_support(
@@ -46,7 +47,7 @@ def read_support(
     images = decode_all(source.read, [file for files in classes.values() for file in files], size)
     counts = torch.tensor([len(files) for files in classes.values()])
     labels = torch.repeat_interleave(torch.arange(len(classes)), counts)
-    return images.float() / 255, labels, tuple(classes)
+    return to_float(images), labels, tuple(classes)
 
 
 def read_image(path: str | os.PathLike[str], size: int) -> Float[Tensor, "3 size size"]:
@@ -63,4 +64,4 @@ def read_image(path: str | os.PathLike[str], size: int) -> Float[Tensor, "3 size
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except DataError as error:
         raise DataError(f"cannot decode {path}: {error}") from error
-    return torch.from_numpy(pixels.copy()).float() / 255
+    return to_float(torch.from_numpy(pixels.copy()))

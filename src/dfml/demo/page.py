@@ -13,8 +13,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from dfml.demo.result import NewTask, QuickstartSettings, RecoveredClass, Story, Training
+from dfml.demo.result import NewTask, QuickstartResult, QuickstartSettings, RecoveredClass, Training
 from dfml.evaluation.protocol import Difference, Evaluation, compare
+from dfml.images import to_pil
 from dfml.methods.average import Average
 from dfml.methods.best_member import BestMember
 from dfml.methods.free import FREE
@@ -22,7 +23,7 @@ from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
 from dfml.methods.zoo_student import ZooStudent
-from dfml.report.contact_sheet import Block, Row, draw_contact_sheet, to_picture
+from dfml.report.contact_sheet import Block, Row, render_contact_sheet
 from dfml.report.figures import learning_curve, to_svg
 from dfml.report.html_page import Page, PageFigure, PagePicture, PagePrediction, PageSheet, PageTask, write_page
 from dfml.report.results import curve_values, results_values
@@ -37,7 +38,7 @@ _REAL_SHOWN = 3  # images of the members' training set, beside the recovered one
 _PAPERS = (PURER.name, FREE.name)
 
 
-def write_story(story: Story, out: Path, command: str) -> None:
+def write_quickstart(story: QuickstartResult, out: Path, command: str) -> None:
     """Write the contact sheets, the learning curves, the new task as an image folder, and the page.
 
     Args:
@@ -48,15 +49,15 @@ def write_story(story: Story, out: Path, command: str) -> None:
     Raises:
         OSError: If the folder cannot be written.
     """
-    sheets = {name: draw_sheet(story, name) for name in story.trainings}
+    sheets = {name: render_sheet(story, name) for name in story.trainings}
     for name, sheet in sheets.items():
         sheet.save(out / SHEET.format(name))
     (out / CURVE).write_text(to_svg(_learning_curves(story)), encoding="utf-8")
     save_task(story.task, out / TASK)
-    write_page(story_page(story, sheets, command), out / PAGE)
+    write_page(quickstart_page(story, sheets, command), out / PAGE)
 
 
-def story_values(story: Story) -> dict[str, Any]:
+def quickstart_values(story: QuickstartResult) -> dict[str, Any]:
     """The story's `results.json`."""
     members = [{"name": each.name, "labels": each.labels, "held_out": each.held_out_accuracy} for each in story.members]
     return {
@@ -69,14 +70,14 @@ def story_values(story: Story) -> dict[str, Any]:
     }
 
 
-def differences(story: Story) -> list[Difference]:
+def differences(story: QuickstartResult) -> list[Difference]:
     """Each method that was trained against all that come after it."""
     return [
         compare(one, other) for place, one in enumerate(story.learned, start=1) for other in story.evaluations[place:]
     ]
 
 
-def explain(story: Story) -> list[str]:
+def explain(story: QuickstartResult) -> list[str]:
     """What the table means, in plain words; every sentence follows from the figures."""
     found = {each.name: each for each in story.evaluations}
     student, first = found[ZooStudent.name], story.evaluations[0]
@@ -108,7 +109,7 @@ def _about_learning(learned: Evaluation, initial: Evaluation, embedding: Evaluat
     return f"{_title(learned.name)} is {points}. {verdict} learned from the classifiers."
 
 
-def _about_student(story: Story, student: Evaluation, papers: Sequence[Evaluation]) -> str:
+def _about_student(story: QuickstartResult, student: Evaluation, papers: Sequence[Evaluation]) -> str:
     points = _listed([f"{_points(compare(student, each))} {_title(each.name)}" for each in papers])
     needed = _listed([f"{story.training_seconds[each.name]:.0f}" for each in papers])
     took = story.training_seconds[student.name]
@@ -117,7 +118,7 @@ def _about_student(story: Story, student: Evaluation, papers: Sequence[Evaluatio
     )
 
 
-def _about_pair(story: Story, one: Evaluation, other: Evaluation) -> str:
+def _about_pair(story: QuickstartResult, one: Evaluation, other: Evaluation) -> str:
     took, needed = (story.training_seconds[each.name] for each in (other, one))
     return (
         f"{_title(other.name)} is {_points(compare(other, one))} {_title(one.name)}, after {took:.0f} seconds of "
@@ -126,11 +127,11 @@ def _about_pair(story: Story, one: Evaluation, other: Evaluation) -> str:
     )
 
 
-def _against(story: Story, neighbour: Evaluation) -> str:
-    return _listed([f"{_title(each.name)} is {_points(compare(each, neighbour))} it" for each in story.learned])
+def _against(story: QuickstartResult, baseline: Evaluation) -> str:
+    return _listed([f"{_title(each.name)} is {_points(compare(each, baseline))} it" for each in story.learned])
 
 
-def _about_zoo_embedding(story: Story, zoo: Evaluation) -> str:
+def _about_zoo_embedding(story: QuickstartResult, zoo: Evaluation) -> str:
     best = max((each for each in story.evaluations if each is not zoo), key=lambda each: each.accuracy)
     difference = compare(zoo, best)
     size = story.stored_bytes[zoo.name] / story.stored_bytes[best.name]
@@ -151,7 +152,7 @@ def _title(method: str) -> str:
     return method.upper() if method in _PAPERS else method
 
 
-def _all(story: Story) -> str:
+def _all(story: QuickstartResult) -> str:
     return _listed([_title(each.name) for each in story.learned])
 
 
@@ -164,7 +165,7 @@ def _points(difference: Difference) -> str:
     return f"{abs(100 * difference.mean):.1f} ± {100 * difference.ci:.1f} points {word}"
 
 
-def story_page(story: Story, sheets: Mapping[str, Image.Image], command: str) -> Page:
+def quickstart_page(story: QuickstartResult, sheets: Mapping[str, Image.Image], command: str) -> Page:
     """The page's contents."""
     parameters = max(story.stored_bytes[each.name] for each in story.learned) / 4
     took = _listed([f"{story.training_seconds[each.name]:.0f} seconds ({_title(each.name)})" for each in story.learned])
@@ -208,12 +209,12 @@ def _sheet(title: str, sheet: Image.Image, training: Training) -> PageSheet:
     )
 
 
-def _learning_curves(story: Story) -> Figure:
+def _learning_curves(story: QuickstartResult) -> Figure:
     curves = {name: training.curve_in_seconds() for name, training in story.trainings.items()}
-    return learning_curve(curves, story.neighbours, along="seconds of training")
+    return learning_curve(curves, story.baselines, along="seconds of training")
 
 
-def _figures(story: Story) -> list[PageFigure]:
+def _figures(story: QuickstartResult) -> list[PageFigure]:
     drawn = [
         (
             "Learning curves",
@@ -231,9 +232,9 @@ def _figures(story: Story) -> list[PageFigure]:
     ]
 
 
-def draw_sheet(story: Story, method: str) -> Image.Image:
+def render_sheet(story: QuickstartResult, method: str) -> Image.Image:
     """Images that a method recovered and, after a gap, real ones; a block a member."""
-    return draw_contact_sheet(
+    return render_contact_sheet(
         [
             Block(
                 member.name,
@@ -261,7 +262,7 @@ def save_task(task: NewTask, folder: Path) -> None:
             for number, image in enumerate(images[labels == label]):
                 path = folder / place.format(name, number)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                to_picture(image).save(path)
+                to_pil(image).save(path)
 
 
 def _task(task: NewTask, learner: str) -> PageTask:
@@ -285,7 +286,7 @@ def _task(task: NewTask, learner: str) -> PageTask:
 
 
 def _picture(image: Float[Tensor, "3 size size"], alt: str) -> PagePicture:
-    return PagePicture.of(to_picture(image), alt)
+    return PagePicture.of(to_pil(image), alt)
 
 
 def predictions_table(task: NewTask, images: int) -> Table:

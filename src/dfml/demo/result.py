@@ -7,7 +7,6 @@ from itertools import accumulate
 from typing import Any
 
 from jaxtyping import Float, Int64
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from dfml.evaluation.protocol import Evaluation
@@ -20,20 +19,19 @@ from dfml.methods.free import FREE, FreeConfig
 from dfml.methods.purer import PURER, PurerConfig
 from dfml.methods.zoo_student import ZooStudent, ZooStudentConfig
 from dfml.pretraining import STRONG, BuiltMember, Recipe
+from dfml.settings import FrozenSettings
 from dfml.training.loop import TrainingConfig
 
 _LEARNER = LearnerConfig(kind="protonet")
 
 
-class QuickstartSettings(BaseModel):
+class QuickstartSettings(FrozenSettings):
     """All that the quickstart chooses, so that it takes about three minutes of one CPU core.
 
     The letters are small, two-coloured and alike: other settings than the papers' suit them. They were chosen on Latin
     letters that were kept from the zoo for that purpose, not on the Greek and Cyrillic ones that it is judged on; the
     numbers of meta-iterations (with and without curriculum) and episodes are what fits the time.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     image_size: int = 32
     train_images: int = 100
@@ -171,13 +169,13 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Story:
+class QuickstartResult:
     """What a quickstart found.
 
     Attributes:
         members: The zoo.
         trainings: By method.
-        evaluations: The methods of `trainings`, in their order, then the neighbours, on the same episodes.
+        evaluations: The methods of `trainings`, in their order, then the baselines, on the same episodes.
         task: One new task, solved by the first method.
         training_seconds: By method, the zoo not included.
         stored_bytes: Of the weights that a method must keep to be used, by method.
@@ -200,6 +198,6 @@ class Story:
         return self.evaluations[: len(self.trainings)]
 
     @property
-    def neighbours(self) -> tuple[Evaluation, ...]:
+    def baselines(self) -> tuple[Evaluation, ...]:
         """The other evaluations."""
         return self.evaluations[len(self.trainings) :]

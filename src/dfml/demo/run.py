@@ -15,10 +15,11 @@ import torch
 
 from dfml.data.dataset import ImageDataset
 from dfml.data.glyphs import glyphs
-from dfml.demo.result import NewTask, QuickstartSettings, RecoveredClass, Story, Training
-from dfml.evaluation.protocol import Evaluation, draw_episode, evaluate, to_float
+from dfml.demo.result import NewTask, QuickstartResult, QuickstartSettings, RecoveredClass, Training
+from dfml.evaluation.protocol import Evaluation, evaluate, sample_evaluation_episode
 from dfml.evaluation.recalled import recalled_images
 from dfml.evaluation.snapshots import evaluate_snapshots
+from dfml.images import to_float
 from dfml.learners import FewShotClassifier, MetaLearner
 from dfml.methods import find_method
 from dfml.methods.average import Average
@@ -37,7 +38,7 @@ from dfml.zoo.zoo import Zoo
 ZOO, LEARNER, CLASSIFIER = "zoo", "learner", "classifier"
 FOLDERS = {ZooStudent.name: LEARNER, PURER.name: "purer", FREE.name: "free"}
 """Of the methods that are trained."""
-NEIGHBOURS = (RandomInit, RandomEmbedding, Average, BestMember, ZooEmbedding)
+BASELINES = (RandomInit, RandomEmbedding, Average, BestMember, ZooEmbedding)
 
 Report = Callable[[str, float, str], None]
 """Called with (stage, its seconds, what came out)."""
@@ -53,8 +54,8 @@ def run_quickstart(
     settings: QuickstartSettings | None = None,
     report: Report | None = None,
     watch: Watch | None = None,
-) -> Story:
-    """Build a zoo, learn from it without data in three ways, judge the learners beside their neighbours, use one once.
+) -> QuickstartResult:
+    """Build a zoo, learn from it without data in three ways, judge the learners beside their baselines, use one once.
 
     Args:
         out: A new or empty folder, in which `zoo/`, `learner/` (the student's), `purer/`, `free/` and `classifier/`
@@ -91,7 +92,7 @@ def run_quickstart(
         task, classifier = _new_task(learners[0], test, settings, seed)
         classifier.save_pretrained(out / CLASSIFIER)
         outcome.append(f"{task.right} of {len(task.query_labels)} images of a new task right")
-    return Story(
+    return QuickstartResult(
         seed=seed,
         settings=settings,
         members=tuple(members),
@@ -160,15 +161,15 @@ def _train(
 def _judge(
     trained: list[MetaLearner], zoo: Zoo, test: ImageDataset, settings: QuickstartSettings, seed: int, watch: Watch
 ) -> tuple[tuple[Evaluation, ...], dict[str, float]]:
-    """Evaluations of the trained learners and their neighbours, and the seconds it took to make the neighbours."""
+    """Evaluations of the trained learners and their baselines, and the seconds it took to make the baselines."""
     config = settings.purer
     common: dict[str, Any] = {"way": config.way, "shot": config.shot, "protocol": config.protocol, "seed": seed}
     learners, seconds = [*trained], {}
-    for neighbour in NEIGHBOURS:
+    for baseline in BASELINES:
         began = time.perf_counter()
-        chosen = settings.best_member if neighbour is BestMember else None
-        learners.append(neighbour(chosen, **common).fit(zoo, device="cpu"))
-        seconds[neighbour.name] = time.perf_counter() - began
+        chosen = settings.best_member if baseline is BestMember else None
+        learners.append(baseline(chosen, **common).fit(zoo, device="cpu"))
+        seconds[baseline.name] = time.perf_counter() - began
     found: list[Evaluation] = []
     with watch("evaluate", len(learners) * settings.episodes) as progress:
         for each in learners:
@@ -212,7 +213,7 @@ def _new_task(
 ) -> tuple[NewTask, FewShotClassifier]:
     """A task that no evaluation has drawn."""
     way, shot = settings.purer.way, settings.purer.shot
-    support, of_query = draw_episode(test, way, shot, settings.shown, seed, settings.episodes)
+    support, of_query = sample_evaluation_episode(test, way, shot, settings.shown, seed, settings.episodes)
     classes = tuple(test.classes[label] for label in test.labels[support[::shot]])
     labels = torch.arange(way).repeat_interleave(shot)
     images, queries = to_float(test.images[support]), to_float(test.images[of_query])
@@ -238,7 +239,7 @@ def _recovered(
 
 
 def _stored_bytes(out: Path, evaluations: tuple[Evaluation, ...]) -> dict[str, int]:
-    """Of the learner; neighbours have a network like PURER's, but for those that keep one member or the whole zoo."""
+    """Of the learner; baselines have a network like PURER's, but for those that keep one member or the whole zoo."""
     members = [path.stat().st_size for path in (out / ZOO).glob(f"*/{WEIGHTS}")]
     folders = {each.name: FOLDERS.get(each.name, FOLDERS[PURER.name]) for each in evaluations}
     stored = {name: (out / folder / WEIGHTS).stat().st_size for name, folder in folders.items()}

@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dfml import seeds
 from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError, ProtocolError, UsageError
-from dfml.images import fit_images
+from dfml.images import resize_and_crop, to_float
 from dfml.learners.base import Calibration, MetaLearner, ProtocolName
 from dfml.learners.embedding import EmbeddingLearner, embedding_scores, fit_head
-from dfml.learners.episode import draw_indices, episode_labels
+from dfml.learners.episode import episode_labels, sample_episode_indices
 
 # The normal quantile; at 600 episodes it differs from Student's by one in a thousand.
 _Z = 1.96
@@ -151,7 +150,7 @@ def evaluate(
         else _adapted_scores(learner, dataset, calibration)
     )
     accuracies, adapting, predicting = [], 0.0, 0.0
-    drawn = [draw_episode(dataset, way, shot, query, seed, index) for index in range(episodes)]
+    drawn = [sample_evaluation_episode(dataset, way, shot, query, seed, index) for index in range(episodes)]
     for scores, adapt_seconds, predict_seconds in score(drawn, way):
         target = episode_labels(way, query, scores.device)
         accuracies.append((scores.argmax(dim=1) == target).double().mean().item())
@@ -175,23 +174,20 @@ def evaluate(
     )
 
 
-def draw_episode(
+def sample_evaluation_episode(
     dataset: ImageDataset, way: int, shot: int, query: int, seed: int, index: int
 ) -> tuple[Tensor, Tensor]:
     """Indices of the support and query images of one episode, class by class."""
     rows = [dataset.of_class(label) for label in range(len(dataset.classes))]
     sizes = torch.tensor([len(row) for row in rows])
-    classes, support, of_query = draw_indices(sizes, way, shot, query, seeds.generator(seed, "evaluation", index))
+    classes, support, of_query = sample_episode_indices(
+        sizes, way, shot, query, seeds.generator(seed, "evaluation", index)
+    )
     chosen = [rows[label] for label in classes.tolist()]
     return (
         torch.cat([row[place] for row, place in zip(chosen, support, strict=True)]),
         torch.cat([row[place] for row, place in zip(chosen, of_query, strict=True)]),
     )
-
-
-def to_float(images: UInt8[Tensor, "images 3 height width"]) -> Float[Tensor, "images 3 height width"]:
-    """Stored bytes -> images in [0, 1]."""
-    return images.float().div_(255.0)
 
 
 Score = Callable[[Sequence[tuple[Tensor, Tensor]], int], Iterator[tuple[Tensor, float, float]]]
@@ -221,7 +217,7 @@ def _adapted_scores(learner: MetaLearner, dataset: ImageDataset, calibration: Ca
 
 
 def _support(learner: MetaLearner, dataset: ImageDataset, support: Tensor, way: int) -> tuple[Tensor, Tensor]:
-    images = fit_images(to_float(dataset.images[support]), learner.preprocessing.size).to(learner.device)
+    images = resize_and_crop(to_float(dataset.images[support]), learner.preprocessing.size).to(learner.device)
     return images, episode_labels(way, len(support) // way, learner.device)
 
 
@@ -231,7 +227,7 @@ def _embedded_scores(learner: EmbeddingLearner, dataset: ImageDataset) -> Score:
     began = time.perf_counter()
     with torch.no_grad():
         parts = [
-            learner.embed(fit_images(to_float(part).to(learner.device), size))
+            learner.embed(resize_and_crop(to_float(part).to(learner.device), size))
             for part in torch.split(dataset.images, 500)
         ]
     table = torch.cat(parts)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from dfml.evaluation.protocol import to_float
+from dfml.images import to_float
 from dfml.learners.base import MetaLearner
 from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
@@ -43,7 +43,7 @@ def recalled_images(run: RunFolder, method: str, learner: MetaLearner) -> Images
 
 def _from_dynamic_dataset(tensors: Mapping[str, Tensor], index: int, count: int, learner: MetaLearner) -> Tensor:
     """PURER's images of one class."""
-    return learner.preprocessing.restore(tensors["pixels"][index, :count]).clamp(0.0, 1.0)
+    return learner.preprocessing.denormalise(tensors["pixels"][index, :count]).clamp(0.0, 1.0)
 
 
 def _from_memory(tensors: Mapping[str, Tensor], index: int, count: int, learner: MetaLearner) -> Tensor:
@@ -54,9 +54,9 @@ def _from_memory(tensors: Mapping[str, Tensor], index: int, count: int, learner:
 
 def _from_pool(tensors: Mapping[str, Tensor], index: int, count: int, learner: MetaLearner) -> Tensor:
     """The zoo student's newest images of one class; none if its members were not drawn lately."""
-    ring = tensors["pool.images"]
-    slots = _newest_first(len(ring), int(tensors["pool.written"]))
-    return to_float(ring[slots[tensors["pool.classes"][slots] == index][:count]])
+    ring = tensors["buffer.images"]
+    slots = _newest_first(len(ring), int(tensors["buffer.written"]))
+    return to_float(ring[slots[tensors["buffer.classes"][slots] == index][:count]])
 
 
 def _newest_first(capacity: int, written: int) -> Tensor:
@@ -65,7 +65,7 @@ def _newest_first(capacity: int, written: int) -> Tensor:
 
 
 _IMAGES: dict[str, tuple[str, Callable[[Mapping[str, Tensor], int, int, MetaLearner], Tensor]]] = {
-    ZooStudent.name: ("pool.images", _from_pool),
+    ZooStudent.name: ("buffer.images", _from_pool),
     PURER.name: ("pixels", _from_dynamic_dataset),
     FREE.name: ("memory.images", _from_memory),
 }

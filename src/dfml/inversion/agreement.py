@@ -1,4 +1,4 @@
-"""`SecondOpinions`: do members recognise what others recall of the classes that they share?"""
+"""`CrossMemberAgreement`: do members recognise what others recall of the classes that they share?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GUESSING = 1.25  # times the rate of guessing: a member that is no better knows
 _ANOTHER = 0.25  # times the rate of guessing: a class that is hardly ever recognised is another one
 
 
-class SecondOpinions:
+class CrossMemberAgreement:
     """Counts, for every output of every member, images that others recalled of its class, and those it recognised.
 
     Nobody has labels, but a class that several members know is recalled by one and put to the others. A member at
@@ -35,23 +35,26 @@ class SecondOpinions:
         self.recognised = torch.zeros(sum(outputs), dtype=torch.int64)
 
     def add(
-        self, recalled_by: int, labels: Int64[Tensor, "images"], answers: Mapping[int, Float[Tensor, "images _outputs"]]
+        self,
+        inverted_from: int,
+        labels: Int64[Tensor, "images"],
+        answers: Mapping[int, Float[Tensor, "images _outputs"]],
     ) -> None:
         """Count what was answered about images that one member recalled.
 
         Args:
-            recalled_by: The member.
+            inverted_from: The member.
             labels: Which of its outputs each image is of.
             answers: Scores of members' outputs, by member. Those of members that answer nothing are not counted. Where
                 its own are among them, only images that it recognises itself count: others are no image of anything,
                 and say nothing of those that do not recognise them either.
         """
-        own = answers.get(recalled_by)
+        own = answers.get(inverted_from)
         meant = slice(None) if own is None else own.argmax(dim=1) == labels
-        classes = self._classes[recalled_by][labels[meant].cpu()]
+        classes = self._classes[inverted_from][labels[meant].cpu()]
         for member, every in answers.items():
             scores = every[meant]
-            if member == recalled_by or bool(scores.isnan().any()):
+            if member == inverted_from or bool(scores.isnan().any()):
                 continue
             known = classes[:, None] == self._classes[member]
             shared, output = known.any(dim=1), known.int().argmax(dim=1)
@@ -60,7 +63,7 @@ class SecondOpinions:
             self.asked[columns] += torch.bincount(output[shared], minlength=len(columns))
             self.recognised[columns] += torch.bincount(output[shared & right], minlength=len(columns))
 
-    def doubts(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """One line for every member, or class of a member, that the others do not confirm."""
         found = []
         for member, columns in enumerate(self._columns):
@@ -82,10 +85,10 @@ class SecondOpinions:
             ]
         return found
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The counts, for a checkpoint."""
         return {"asked": self.asked, "recognised": self.recognised}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         self.asked, self.recognised = tensors["asked"].cpu(), tensors["recognised"].cpu()

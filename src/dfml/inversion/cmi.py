@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from dfml import seeds
 from dfml.backbones.image_generator import ImageGenerator, create_generator
-from dfml.inversion.engine import Engine, Recovery, SeenStatistics, StatisticsMemory, Target, TargetStudent
-from dfml.inversion.generator_based import GeneratorConfig, GeneratorRecovery
+from dfml.inversion.engine import EmaStatistics, Engine, InversionRun, StatisticsMemory, StudentRowLogits, Target
+from dfml.inversion.generator_based import GeneratorConfig, GeneratorInversionRun
 from dfml.inversion.loss import InversionWeights
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 
@@ -75,7 +75,9 @@ class ContrastiveInversion(Engine):
         self._memories: dict[str, _Memory] = {}
         self._statistics = StatisticsMemory()
 
-    def start(self, targets: Sequence[Target], visit: int = 0, *, student: TargetStudent | None = None) -> Recovery:
+    def start(
+        self, targets: Sequence[Target], visit: int = 0, *, student: StudentRowLogits | None = None
+    ) -> InversionRun:
         """See `Engine.start`."""
         networks = []
         for target in targets:
@@ -85,7 +87,7 @@ class ContrastiveInversion(Engine):
             networks.append(create_generator(size, latent=latent, width=width, seed=drawn).to(self._device))
             if self.config.contrast and target.name not in self._memories:
                 self._memories[target.name] = self._empty(target)
-        return _ContrastiveRecovery(
+        return _ContrastiveInversionRun(
             self.config,
             networks[0],
             [dict(network.named_parameters()) for network in networks],
@@ -111,9 +113,9 @@ class ContrastiveInversion(Engine):
         return _Memory(head, nothing, nothing)
 
     @torch.no_grad()
-    def learn(self, recovery: Recovery, kept: Sequence[int] | None = None) -> None:
+    def learn(self, recovery: InversionRun, kept: Sequence[int] | None = None) -> None:
         """Remember the images of a visit as negatives for the next ones, and the projection heads."""
-        assert isinstance(recovery, _ContrastiveRecovery)
+        assert isinstance(recovery, _ContrastiveInversionRun)
         self._statistics.keep(recovery, kept)
         if not self.config.contrast:
             return
@@ -125,24 +127,24 @@ class ContrastiveInversion(Engine):
                 memory.local = torch.cat([memory.local, local])[-self.config.bank :]
                 memory.whole = torch.cat([memory.whole, whole])[-self.config.bank :]
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
-        tensors = self._statistics.tensors()
+        tensors = self._statistics.state_dict()
         for name, memory in self._memories.items():
             tensors |= {f"{name}.head.{index}": value for index, value in enumerate(memory.head)}
             tensors |= {f"{name}.local": memory.local, f"{name}.whole": memory.whole}
         return tensors
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Engine.restore`."""
-        self._statistics.restore(tensors)
+        self._statistics.load_state_dict(tensors)
         self._memories = {}
         for name in [key.removesuffix(".local") for key in tensors if key.endswith(".local")]:
             head = [tensors[f"{name}.head.{index}"] for index in range(2)]
             self._memories[name] = _Memory(head, tensors[f"{name}.local"], tensors[f"{name}.whole"])
 
 
-class _ContrastiveRecovery(GeneratorRecovery):
+class _ContrastiveInversionRun(GeneratorInversionRun):
     def __init__(
         self,
         config: ContrastiveConfig,
@@ -154,8 +156,8 @@ class _ContrastiveRecovery(GeneratorRecovery):
         *,
         seed: int,
         visit: int,
-        student: TargetStudent | None,
-        earlier: Sequence[SeenStatistics],
+        student: StudentRowLogits | None,
+        earlier: Sequence[EmaStatistics],
         stacked: bool,
     ) -> None:
         self._contrast, self._memories = config, memories

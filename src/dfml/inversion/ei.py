@@ -12,17 +12,17 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from dfml import seeds
 from dfml.inversion.engine import (
+    EmaStatistics,
     Engine,
-    Recovery,
-    SeenStatistics,
+    InversionRun,
     StatisticsMemory,
+    StudentRowLogits,
     Target,
-    TargetStudent,
     recover,
 )
 from dfml.inversion.initialisation import dark_strokes, dead_leaves, pen_strokes
@@ -30,27 +30,26 @@ from dfml.inversion.loss import (
     InversionLoss,
     InversionWeights,
     batch_norm_distance,
-    draw_view,
     inversion_loss,
+    sample_view,
 )
+from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import PretrainedClassifier
 
-FirstPixels = Callable[[int, int, torch.Generator], Float[Tensor, "count 3 size size"]]
+InitialPixels = Callable[[int, int, torch.Generator], Float[Tensor, "count 3 size size"]]
 """(count, size, generator) -> images of nothing, in normalised space."""
 
 _COMPARED = 64  # images of each kind, to find the kind that a member knows best
 
 
-class PixelInversionConfig(BaseModel):
+class PixelInversionConfig(FrozenSettings):
     """Settings of pixel inversion.
 
     Unlike PURER, which never shows its images, the defaults here weigh statistics and smoothness so that the images are
     fit to look at.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    start: Literal["noise", "leaves", "familiar"] = "noise"
+    start: Literal["noise", "dead_leaves", "auto"] = "noise"
     """The first pixels. `noise`: N(0, 1). `leaves`: dead leaves (`dfml.inversion.initialisation`), which look more like
     photographs before the first step than noise does after hundreds. `familiar`: dead leaves, and for every other image
     light or dark strokes of a pen where these are nearer to a member's batch-norm statistics."""
@@ -74,14 +73,16 @@ class PixelInversion(Engine):
         self.seed = seed
         self.steps = config.steps
         self._statistics = StatisticsMemory()
-        self._familiar: dict[str, tuple[FirstPixels, ...]] = {}
+        self._matched: dict[str, tuple[InitialPixels, ...]] = {}
 
-    def start(self, targets: Sequence[Target], visit: int = 0, *, student: TargetStudent | None = None) -> Recovery:
+    def start(
+        self, targets: Sequence[Target], visit: int = 0, *, student: StudentRowLogits | None = None
+    ) -> InversionRun:
         """See `Engine.start`."""
-        first = [self._first_pixels(target, visit).requires_grad_() for target in targets]
-        return _PixelRecovery(self.config, self.seed, targets, visit, first, student, self._statistics.of(targets))
+        first = [self._initial_pixels(target, visit).requires_grad_() for target in targets]
+        return _PixelInversionRun(self.config, self.seed, targets, visit, first, student, self._statistics.of(targets))
 
-    def _first_pixels(self, target: Target, visit: int) -> Tensor:
+    def _initial_pixels(self, target: Target, visit: int) -> Tensor:
         size = target.classifier.preprocessing.size
         if self.config.start == "noise":
             # One draw an image: asking for more images does not change the first ones' start.
@@ -90,13 +91,13 @@ class PixelInversion(Engine):
                 for i in range(len(target.labels))
             ]
             return torch.stack(draws).to(target.labels.device)
-        kinds: tuple[FirstPixels, ...] = (dead_leaves,)
-        if self.config.start == "familiar":
-            if target.name not in self._familiar:
-                self._familiar[target.name] = familiar_kinds(target.classifier, self.seed)
-            kinds = self._familiar[target.name]
+        kinds: tuple[InitialPixels, ...] = (dead_leaves,)
+        if self.config.start == "auto":
+            if target.name not in self._matched:
+                self._matched[target.name] = matched_initialisations(target.classifier, self.seed)
+            kinds = self._matched[target.name]
         drawn = torch.empty(len(target.labels), 3, size, size)
-        for place, (make, purpose) in enumerate(zip(kinds, ("leaves", "strokes"), strict=False)):
+        for place, (make, purpose) in enumerate(zip(kinds, ("dead_leaves", "strokes"), strict=False)):
             # Images take turns; the next visit begins with another kind: classes of one image a visit get both.
             turn = slice((place + visit) % len(kinds), None, len(kinds))
             draw = seeds.generator(self.seed, purpose, visit, target.name)
@@ -104,33 +105,33 @@ class PixelInversion(Engine):
                 drawn[turn] = make(len(drawn[turn]), size, draw)
         return drawn.to(target.labels.device)
 
-    def learn(self, recovery: Recovery, kept: Sequence[int] | None = None) -> None:
+    def learn(self, recovery: InversionRun, kept: Sequence[int] | None = None) -> None:
         """Keep the statistics of the images, for the momentum; see `Engine.learn`."""
         self._statistics.keep(recovery, kept)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
-        return self._statistics.tensors()
+        return self._statistics.state_dict()
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Engine.restore`."""
-        self._statistics.restore(tensors)
+        self._statistics.load_state_dict(tensors)
 
 
-class _PixelRecovery(Recovery):
+class _PixelInversionRun(InversionRun):
     def __init__(
         self,
         config: PixelInversionConfig,
         seed: int,
         targets: Sequence[Target],
         visit: int,
-        first_pixels: Sequence[Tensor],
-        student: TargetStudent | None,
-        earlier: Sequence[SeenStatistics],
+        initial_pixels: Sequence[Tensor],
+        student: StudentRowLogits | None,
+        earlier: Sequence[EmaStatistics],
     ) -> None:
         super().__init__(targets, student, earlier)
         self._config, self._seed, self._visit = config, seed, visit
-        self._pixels = list(first_pixels)
+        self._pixels = list(initial_pixels)
         self._optimiser = torch.optim.Adam(self._pixels, lr=config.lr)
 
     def step(self) -> list[InversionLoss]:
@@ -143,12 +144,12 @@ class _PixelRecovery(Recovery):
                 target.labels,
                 target.classifier.preprocessing,
                 weights,
-                draw_view(weights, generator),
+                sample_view(weights, generator),
                 student=self.student_for(target.rows),
                 earlier=self.earlier[index],
             )
             (self._pixels[index].grad,) = torch.autograd.grad(loss.total, self._pixels[index])
-            self.smoothed[index] = loss.smoothed
+            self.ema_statistics[index] = loss.ema_statistics
             losses.append(loss.detach())
         for group in self._optimiser.param_groups:
             group["lr"] = self._config.lr * 0.5 * (1.0 + math.cos(math.pi * min(self.done / self._config.steps, 1.0)))
@@ -159,13 +160,13 @@ class _PixelRecovery(Recovery):
     def images(self) -> list[Tensor]:
         """As large as each member's input; clipped."""
         return [
-            target.classifier.preprocessing.restore(pixels.detach()).clamp(0.0, 1.0)
+            target.classifier.preprocessing.denormalise(pixels.detach()).clamp(0.0, 1.0)
             for target, pixels in zip(self.targets, self._pixels, strict=True)
         ]
 
 
 @torch.no_grad()
-def familiar_kinds(classifier: PretrainedClassifier, seed: int = 0) -> tuple[FirstPixels, ...]:
+def matched_initialisations(classifier: PretrainedClassifier, seed: int = 0) -> tuple[InitialPixels, ...]:
     """Which images of nothing recovery from a classifier should begin with, by its batch-norm statistics.
 
     Strokes never stand alone: writing whose statistics they share may still be unlike them, and is then recalled worse
@@ -184,7 +185,7 @@ def familiar_kinds(classifier: PretrainedClassifier, seed: int = 0) -> tuple[Fir
     device = next(classifier.parameters()).device
 
     def distance(drawn: Tensor) -> float:
-        _, statistics = classifier.logits_and_statistics(space.restore(drawn.to(device)).clamp(0.0, 1.0))
+        _, statistics = classifier.logits_and_statistics(space.denormalise(drawn.to(device)).clamp(0.0, 1.0))
         return batch_norm_distance(statistics).item()
 
     leaves, strokes = _to_compare(space.size, seed)

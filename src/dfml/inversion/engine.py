@@ -1,7 +1,7 @@
 """What every inversion engine is: it starts on members, steps, and gives images.
 
 An `Engine` lasts as long as a run and keeps what it learns from one member for the next (FIVE's generator, the memory
-of CMI). A `Recovery` is one visit to one or several members.
+of CMI). A `InversionRun` is one visit to one or several members.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from dfml.inversion.loss import InversionLoss, Student
 from dfml.zoo.pretrained import PretrainedClassifier
 
-TargetStudent = Callable[[Tensor, Tensor | None], Tensor]
+StudentRowLogits = Callable[[Tensor, Tensor | None], Tensor]
 """(images, a target's `rows`) -> the student's logits for the outputs of that target's member."""
 
 
@@ -39,11 +39,11 @@ class Target:
     rows: Int64[Tensor, " outputs"] | None = None
 
 
-SeenStatistics = tuple[Tensor, ...]
+EmaStatistics = tuple[Tensor, ...]
 """Mean and variance of every batch-norm layer of a member, over some of its images."""
 
 
-class Recovery(ABC):
+class InversionRun(ABC):
     """One visit to some members.
 
     Attributes:
@@ -51,19 +51,19 @@ class Recovery(ABC):
         done: Steps taken.
         earlier: For every target the statistics of earlier visits' images, which this visit's are drawn towards; empty
             without momentum, or at a first visit.
-        smoothed: The same with this visit's images among them.
+        ema_statistics: The same with this visit's images among them.
     """
 
     def __init__(
         self,
         targets: Sequence[Target],
-        student: TargetStudent | None = None,
-        earlier: Sequence[SeenStatistics] | None = None,
+        student: StudentRowLogits | None = None,
+        earlier: Sequence[EmaStatistics] | None = None,
     ) -> None:
         self.targets = tuple(targets)
         self.done = 0
-        self.earlier: tuple[SeenStatistics, ...] = tuple(earlier or [()] * len(self.targets))
-        self.smoothed: list[SeenStatistics] = list(self.earlier)
+        self.earlier: tuple[EmaStatistics, ...] = tuple(earlier or [()] * len(self.targets))
+        self.ema_statistics: list[EmaStatistics] = list(self.earlier)
         self._student = student
 
     @abstractmethod
@@ -90,7 +90,9 @@ class Engine(ABC):
     steps: int
 
     @abstractmethod
-    def start(self, targets: Sequence[Target], visit: int = 0, *, student: TargetStudent | None = None) -> Recovery:
+    def start(
+        self, targets: Sequence[Target], visit: int = 0, *, student: StudentRowLogits | None = None
+    ) -> InversionRun:
         """Begin a visit to some members.
 
         Args:
@@ -99,7 +101,7 @@ class Engine(ABC):
             student: Whom the images should be hard for.
         """
 
-    def learn(self, recovery: Recovery, kept: Sequence[int] | None = None) -> None:  # noqa: B027
+    def learn(self, recovery: InversionRun, kept: Sequence[int] | None = None) -> None:  # noqa: B027
         """Keep what a visit has taught for later ones.
 
         Args:
@@ -107,11 +109,11 @@ class Engine(ABC):
             kept: The targets to learn from; None: all.
         """
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """What the engine has learned so far, for a checkpoint."""
         return {}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
         """The inverse of `state`."""
 
 
@@ -119,28 +121,28 @@ class StatisticsMemory:
     """Batch-norm statistics of the images that were recovered from each member so far, for the momentum."""
 
     def __init__(self) -> None:
-        self._of: dict[str, SeenStatistics] = {}
+        self._of: dict[str, EmaStatistics] = {}
 
-    def of(self, targets: Sequence[Target]) -> list[SeenStatistics]:
+    def of(self, targets: Sequence[Target]) -> list[EmaStatistics]:
         """For every target; empty for a member that was never visited."""
         return [self._of.get(target.name, ()) for target in targets]
 
-    def keep(self, recovery: Recovery, kept: Sequence[int] | None) -> None:
+    def keep(self, recovery: InversionRun, kept: Sequence[int] | None) -> None:
         """Remember a visit; see `Engine.learn`."""
         for index in range(len(recovery.targets)) if kept is None else kept:
-            if recovery.smoothed[index]:
-                self._of[recovery.targets[index].name] = recovery.smoothed[index]
+            if recovery.ema_statistics[index]:
+                self._of[recovery.targets[index].name] = recovery.ema_statistics[index]
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
         each = self._of.items()
-        return {f"smoothed.{name}.{i}": value for name, parts in each for i, value in enumerate(parts)}
+        return {f"ema_statistics.{name}.{i}": value for name, parts in each for i, value in enumerate(parts)}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`; ignores others."""
-        prefixes = Counter(key.rpartition(".")[0] for key in tensors if key.startswith("smoothed."))
+        prefixes = Counter(key.rpartition(".")[0] for key in tensors if key.startswith("ema_statistics."))
         self._of = {
-            prefix.removeprefix("smoothed."): tuple(tensors[f"{prefix}.{index}"] for index in range(count))
+            prefix.removeprefix("ema_statistics."): tuple(tensors[f"{prefix}.{index}"] for index in range(count))
             for prefix, count in prefixes.items()
         }
 

@@ -16,10 +16,10 @@ from dfml.inversion.loss import InversionLoss
 _CONSTANT = 1e-3  # mean standard deviation of values in [0, 1]: a quarter of a grey level of 256
 
 
-class Health:
+class FailureTracker:
     """Keeps the record of members whose recovery fails, so that a run can go on without them.
 
-    A member is set aside at once when its loss or its images are not finite, its images are flat, or all of a class are
+    A member is excluded at once when its loss or its images are not finite, its images are flat, or all of a class are
     the same; and after `patience` visits in a row that left the cross-entropy no lower than they found it, and worse
     than guessing.
 
@@ -27,11 +27,11 @@ class Health:
         patience: Such visits in a row.
 
     Attributes:
-        set_aside: What is wrong with the members that are not visited any more, by name.
+        excluded: What is wrong with the members that are not visited any more, by name.
     """
 
     def __init__(self, patience: int = 5) -> None:
-        self.set_aside: dict[str, str] = {}
+        self.excluded: dict[str, str] = {}
         self._patience = patience
         self._stalled: dict[str, int] = {}
 
@@ -50,28 +50,28 @@ class Health:
         """
         values = [loss.label.item() for loss in losses]
         if not all(map(math.isfinite, values)) or not bool(images.isfinite().all()):
-            self.set_aside[target.name] = "the generator diverged (its loss is not finite)"
+            self.excluded[target.name] = "the generator diverged (its loss is not finite)"
             return False
         if _variety(images, target.labels) < _CONSTANT:
-            self.set_aside[target.name] = "the generator collapsed (images are flat, or all of a class the same)"
+            self.excluded[target.name] = "the generator collapsed (images are flat, or all of a class the same)"
             return False
         stalled = len(values) > 1 and values[-1] >= values[0] and values[-1] > math.log(len(target.classifier.labels))
         self._stalled[target.name] = self._stalled.get(target.name, 0) + 1 if stalled else 0
         if self._stalled[target.name] >= self._patience:
-            self.set_aside[target.name] = (
+            self.excluded[target.name] = (
                 f"its cross-entropy has stopped falling (at {values[-1]:.2f}, worse than guessing, "
                 f"after {self._patience} visits)"
             )
             return False
         return True
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {"set_aside": dict(self.set_aside), "stalled": dict(self._stalled)}
+        return {"excluded": dict(self.excluded), "stalled": dict(self._stalled)}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
-        self.set_aside, self._stalled = dict(state["set_aside"]), dict(state["stalled"])
+        self.excluded, self._stalled = dict(state["excluded"]), dict(state["stalled"])
 
 
 def _variety(images: Tensor, labels: Tensor) -> float:

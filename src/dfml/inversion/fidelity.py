@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dfml import seeds
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.inversion.loss import batch_norm_distance
 from dfml.zoo.zoo import Zoo
 
@@ -70,9 +70,9 @@ class FidelityMeter:
             labels: Outputs of the member that the images were recovered for.
         """
         classifier, count = self._zoo[self._member], len(images)
-        logits, statistics = classifier.logits_and_statistics(fit_images(images, classifier.preprocessing.size))
+        logits, statistics = classifier.logits_and_statistics(resize_and_crop(images, classifier.preprocessing.size))
         noise = torch.rand(images.shape, generator=seeds.generator(0, "noise")).to(images.device)
-        _, of_noise = classifier.logits_and_statistics(fit_images(noise, classifier.preprocessing.size))
+        _, of_noise = classifier.logits_and_statistics(resize_and_crop(noise, classifier.preprocessing.size))
         self._images += count
         self._agreed += int((logits.argmax(dim=1) == labels).sum())
         if statistics:
@@ -88,7 +88,7 @@ class FidelityMeter:
             known = torch.isin(wanted, torch.tensor(classes, device=labels.device))
             if index == self._member or not bool(known.any()):
                 continue
-            answer = self._zoo[index].answers(images[known]).argmax(dim=1)
+            answer = self._zoo[index].predict_logits(images[known]).argmax(dim=1)
             right = torch.tensor(classes, device=labels.device)[answer] == wanted[known]
             self._others_agreed += int(right.sum())
             self._expected += len(right) / len(classes)

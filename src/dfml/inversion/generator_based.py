@@ -1,4 +1,4 @@
-"""Recovery through generators: each member gets a copy of one generator, which a few steps specialise on it.
+"""InversionRun through generators: each member gets a copy of one generator, which a few steps specialise on it.
 
 What FIVE, FastDFKD and CMI share (papers 2.2, 3). They differ in where the copies start from, and in what is kept.
 """
@@ -11,24 +11,23 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.func import functional_call
 
 from dfml import seeds
 from dfml.backbones.image_generator import ImageGenerator
-from dfml.inversion.engine import Recovery, SeenStatistics, Target, TargetStudent
-from dfml.inversion.loss import InversionLoss, InversionWeights, View, draw_view, inversion_loss
+from dfml.inversion.engine import EmaStatistics, InversionRun, StudentRowLogits, Target
+from dfml.inversion.loss import InversionLoss, InversionWeights, View, inversion_loss, sample_view
+from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.stack import MemberStack, StackedMember, stack_key
 
 GeneratorWeights = dict[str, Tensor]
 
 
-class GeneratorConfig(BaseModel):
+class GeneratorConfig(FrozenSettings):
     """A generator and its steps on one member; defaults are FREE's (papers 2.2, 2.5)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     steps: PositiveInt = 5
     """On a member: k."""
@@ -67,7 +66,7 @@ class GeneratorCopy:
     total: GeneratorWeights
 
 
-class GeneratorRecovery(Recovery):
+class GeneratorInversionRun(InversionRun):
     """Generators at work on some members.
 
     Args:
@@ -79,7 +78,7 @@ class GeneratorRecovery(Recovery):
         seed: Of latent vectors and views.
         visit: See `Engine.start`.
         student: See `Engine.start`.
-        earlier: See `Recovery`.
+        earlier: See `InversionRun`.
         accumulate: Sum the gradients of all steps.
         stacked: Evaluate targets of one architecture and as many images in one call.
     """
@@ -94,8 +93,8 @@ class GeneratorRecovery(Recovery):
         *,
         seed: int,
         visit: int,
-        student: TargetStudent | None = None,
-        earlier: Sequence[SeenStatistics] | None = None,
+        student: StudentRowLogits | None = None,
+        earlier: Sequence[EmaStatistics] | None = None,
         accumulate: bool = False,
         stacked: bool = False,
     ) -> None:
@@ -134,8 +133,8 @@ class GeneratorRecovery(Recovery):
         return torch.stack(codes)[target.labels.cpu()]
 
     def step(self) -> list[InversionLoss]:
-        """See `Recovery.step`."""
-        view = draw_view(self.config.weights, seeds.generator(self._seed, "view", self._visit, self.done))
+        """See `InversionRun.step`."""
+        view = sample_view(self.config.weights, seeds.generator(self._seed, "view", self._visit, self.done))
         losses: dict[int, InversionLoss] = {}
         for key, group in self._groups.items():
             losses |= self._stacked(self._stacks[key], group, view)
@@ -143,7 +142,7 @@ class GeneratorRecovery(Recovery):
             if index not in losses:
                 losses[index] = self._one(index, view)
         for index, copy in enumerate(self.copies):
-            self.smoothed[index] = losses[index].smoothed
+            self.ema_statistics[index] = losses[index].ema_statistics
             if self._accumulate:
                 total = copy.total
                 copy.total = {n: total[n] + gradient if total else gradient for n, gradient in copy.last.items()}
@@ -187,7 +186,7 @@ class GeneratorRecovery(Recovery):
         ) -> Any:
             def loss(weights: GeneratorWeights, latents: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
                 found = self._loss(member, self._draw(weights, latents), labels, rows, earlier, view)
-                return found.total, (found.label, found.batch_norm, found.disagreement, *found.smoothed)
+                return found.total, (found.label, found.batch_norm, found.disagreement, *found.ema_statistics)
 
             return torch.func.grad_and_value(loss, argnums=(0, 1), has_aux=True)(weights, latents)
 
@@ -206,8 +205,8 @@ class GeneratorRecovery(Recovery):
         for place, index in enumerate(group):
             copies[place].last = {name: value[place] for name, value in of_weights.items()}
             copies[place].latents.grad = of_latents[place]
-            label, batch_norm, adversarial, *smoothed = (part[place] for part in parts)
-            losses[index] = InversionLoss(totals[place], label, batch_norm, adversarial, tuple(smoothed))
+            label, batch_norm, adversarial, *ema_statistics = (part[place] for part in parts)
+            losses[index] = InversionLoss(totals[place], label, batch_norm, adversarial, tuple(ema_statistics))
         return losses
 
     def _draw(self, weights: GeneratorWeights, latents: Tensor) -> Tensor:
@@ -241,7 +240,7 @@ class GeneratorRecovery(Recovery):
         return [self._draw(copy.weights, copy.latents) for copy in self.copies]
 
 
-def _groups(targets: Sequence[Target], earlier: Sequence[SeenStatistics]) -> dict[object, list[int]]:
+def _groups(targets: Sequence[Target], earlier: Sequence[EmaStatistics]) -> dict[object, list[int]]:
     """Targets that can be evaluated in one call; a first visit has no earlier statistics to be stacked with others'."""
     groups: dict[object, list[int]] = {}
     for index, (target, seen) in enumerate(zip(targets, earlier, strict=True)):

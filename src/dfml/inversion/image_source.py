@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import RunError
-from dfml.images import fit_images
-from dfml.inversion.engine import Target, TargetStudent, balanced_labels
-from dfml.inversion.failures import Health
+from dfml.images import resize_and_crop
+from dfml.inversion.engine import StudentRowLogits, Target, balanced_labels
+from dfml.inversion.failures import FailureTracker
 from dfml.inversion.loss import InversionLoss
 from dfml.inversion.registry import InversionConfig, create_engine
 from dfml.zoo.pretrained import Preprocessing
@@ -27,14 +27,14 @@ class ImageSource:
         config: The engine and its settings.
         zoo: Whose members are visited.
         preprocessing: Of the images; those of members with another input are resized.
-        patience: See `Health`.
+        patience: See `FailureTracker`.
         rows: For every member, the rows of the student's head that stand for its outputs; None without a student.
         seed: Of all draws.
         device: Where everything is.
 
     Attributes:
         engine: What recovers; it learns from visit to visit.
-        classes_per_visit: The most classes of a member that a visit recovers images of.
+        classes_per_round: The most classes of a member that a visit recovers images of.
         health: The record of the members.
         last: Means of the last visit's losses over the members that it went well with.
     """
@@ -51,52 +51,52 @@ class ImageSource:
         device: torch.device | None = None,
     ) -> None:
         self.engine = create_engine(config, preprocessing, seed=seed, device=device)
-        self.health = Health(patience)
+        self.failures = FailureTracker(patience)
         self.last: dict[str, float] = {}
-        self.classes_per_visit = config.classes_per_visit
+        self.classes_per_round = config.classes_per_round
         self._name, self._zoo, self._size, self._rows = config.engine, zoo, preprocessing.size, rows
         self._seed, self._device = seed, device or torch.device("cpu")
-        self._notes: list[str] = []
+        self._messages: list[str] = []
 
-    def draw(self, visit: int, count: int) -> list[int]:
-        """Up to `count` different members at random, without those that are set aside."""
-        fit = [index for index in range(len(self._zoo)) if self._zoo.name(index) not in self.health.set_aside]
+    def sample_members(self, visit: int, count: int) -> list[int]:
+        """Up to `count` different members at random, without those that are excluded."""
+        fit = [index for index in range(len(self._zoo)) if self._zoo.name(index) not in self.failures.excluded]
         order = torch.randperm(len(fit), generator=seeds.generator(self._seed, "members", visit))
         return [fit[index] for index in order[:count].tolist()]
 
-    def in_turn(self, visit: int, count: int) -> list[int]:
+    def next_members(self, visit: int, count: int) -> list[int]:
         """Up to `count` different members, so that after many visits all have been visited equally often.
 
-        Every round has an order of its own. Members that are set aside are passed over.
+        Every round has an order of its own. Members that are excluded are passed over.
         """
         everyone = len(self._zoo)
         chosen: dict[int, None] = {}
         for place in range((visit - 1) * count, visit * count):
             order = torch.randperm(everyone, generator=seeds.generator(self._seed, "round", place // everyone))
             chosen[int(order[place % everyone])] = None  # a set that keeps its order
-        fit = [index for index in chosen if self._zoo.name(index) not in self.health.set_aside]
-        return fit or self.draw(visit, count)
+        fit = [index for index in chosen if self._zoo.name(index) not in self.failures.excluded]
+        return fit or self.sample_members(visit, count)
 
     def labels(self, member: int, per_class: int, visit: int) -> Int64[Tensor, " images"]:
         """`per_class` images of every output of a member, or of as many of its outputs as a visit has room for."""
         outputs = len(self._zoo.classes.of_member[member])
-        if outputs <= self.classes_per_visit:
+        if outputs <= self.classes_per_round:
             return balanced_labels(outputs, per_class, self._device)
         draw = seeds.generator(self._seed, "outputs", visit, self._zoo.name(member))
-        chosen = torch.randperm(outputs, generator=draw)[: self.classes_per_visit].sort().values
+        chosen = torch.randperm(outputs, generator=draw)[: self.classes_per_round].sort().values
         return chosen.repeat_interleave(per_class).to(self._device)
 
     def most_images(self, per_class: int) -> int:
         """Of one member that a visit recovers."""
-        return per_class * min(max(map(len, self._zoo.classes.of_member)), self.classes_per_visit)
+        return per_class * min(max(map(len, self._zoo.classes.of_member)), self.classes_per_round)
 
-    def visit(
+    def recover(
         self,
         members: Sequence[int],
         per_class: int,
         visit: int,
         *,
-        student: TargetStudent | None = None,
+        student: StudentRowLogits | None = None,
         own: Iterable[Tensor] = (),
     ) -> dict[int, Tensor]:
         """Recover images from some members.
@@ -125,39 +125,39 @@ class ImageSource:
         kept = [
             place
             for place, target in enumerate(targets)
-            if self.health.judge(target, [losses[place] for losses in history], images[place])
+            if self.failures.judge(target, [losses[place] for losses in history], images[place])
         ]
         self._report({name for place, name in enumerate(names) if place not in kept}, own)
         self.engine.learn(recovery, kept)
         self.last = _means([history[-1][place] for place in kept]) if history else {}
-        return {members[place]: fit_images(images[place], self._size) for place in kept}
+        return {members[place]: resize_and_crop(images[place], self._size) for place in kept}
 
-    def take_notes(self) -> list[str]:
-        """Who was set aside since the last call, and why."""
-        notes, self._notes = self._notes, []
+    def pop_messages(self) -> list[str]:
+        """Who was excluded since the last call, and why."""
+        notes, self._messages = self._messages, []
         return notes
 
     def _report(self, names: set[str], own: Iterable[Tensor]) -> None:
-        """Say which members are set aside, unless the fault is not theirs."""
+        """Say which members are excluded, unless the fault is not theirs."""
         for name in sorted(names):
-            self._notes.append(f"{name} is set aside: {self.health.set_aside[name]}")
-        if names and not all(bool(value.isfinite().all()) for value in [*self.engine.state().values(), *own]):
+            self._messages.append(f"{name} is excluded: {self.failures.excluded[name]}")
+        if names and not all(bool(value.isfinite().all()) for value in [*self.engine.state_dict().values(), *own]):
             raise RunError(
                 "the generator or the learner itself is not finite any more; lower the learning rates. "
                 "The last checkpoint is intact"
             )
-        if len(self.health.set_aside) == len(self._zoo):
-            first, reason = next(iter(self.health.set_aside.items()))
+        if len(self.failures.excluded) == len(self._zoo):
+            first, reason = next(iter(self.failures.excluded.items()))
             raise RunError(
-                f"no member is left to learn from: of {len(self._zoo)}, {first} was set aside first: {reason}; "
+                f"no member is left to learn from: of {len(self._zoo)}, {first} was excluded first: {reason}; "
                 "lower the engine's learning rates, or look at the members with `dfml zoo inspect`"
             )
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values for a checkpoint."""
-        return self.engine.state(), {"engine": self._name, "health": self.health.state()}
+        return self.engine.state_dict(), {"engine": self._name, "health": self.failures.state_dict()}
 
-    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """The inverse of `state`.
 
         Raises:
@@ -167,8 +167,8 @@ class ImageSource:
             raise RunError(
                 f"the checkpoint is of a run with the engine {values['engine']}, not {self._name}; use the same one"
             )
-        self.engine.restore(tensors)
-        self.health.restore(values["health"])
+        self.engine.load_state_dict(tensors)
+        self.failures.load_state_dict(values["health"])
 
 
 def _means(losses: list[InversionLoss]) -> dict[str, float]:

@@ -13,10 +13,11 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 from torch.nn import functional
 
+from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
 
@@ -25,7 +26,7 @@ Student = Callable[[Float[Tensor, "images 3 size size"]], Float[Tensor, "images 
 
 
 @runtime_checkable
-class Recaller(Protocol):
+class InvertibleModel(Protocol):
     """Whom images are recovered from: a `PretrainedClassifier`, one of a stack, an adapted network."""
 
     @property
@@ -41,10 +42,8 @@ class Recaller(Protocol):
         """Also what its batch-norm layers see, beside what they ought to."""
 
 
-class InversionWeights(BaseModel):
+class InversionWeights(FrozenSettings):
     """Weights of the inversion loss; on their own those of PURER, for every data set. A weight of 0 costs nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     label: NonNegativeFloat = 1.0
     """Cross-entropy of the assigned labels."""
@@ -95,7 +94,7 @@ class View:
         return padded[..., top - self.rows :, left - self.columns :][..., :height, :width]
 
 
-def draw_view(weights: InversionWeights, generator: torch.Generator) -> View:
+def sample_view(weights: InversionWeights, generator: torch.Generator) -> View:
     """Offsets in [-jitter, jitter] for height and width, and whether to mirror."""
     rows, columns = torch.randint(-weights.jitter, weights.jitter + 1, (2,), generator=generator).tolist()
     flip = weights.flip and bool(torch.randint(2, (1,), generator=generator))
@@ -105,22 +104,22 @@ def draw_view(weights: InversionWeights, generator: torch.Generator) -> View:
 def batch_norm_distance(statistics: Sequence[LayerStatistics], first_layer: float = 1.0) -> Float[Tensor, ""]:
     """Sum over layers of ||var - stored var||_2 + ||mean - stored mean||_2, over channels, not squared."""
     distances = [
-        torch.linalg.vector_norm(layer.variance - layer.stored_variance)
-        + torch.linalg.vector_norm(layer.mean - layer.stored_mean)
+        torch.linalg.vector_norm(layer.variance - layer.running_variance)
+        + torch.linalg.vector_norm(layer.mean - layer.running_mean)
         for layer in statistics
     ]
     return torch.stack([distances[0] * first_layer, *distances[1:]]).sum()
 
 
-def smooth_statistics(
+def update_ema_statistics(
     statistics: Sequence[LayerStatistics], earlier: Sequence[Tensor], momentum: float
 ) -> list[LayerStatistics]:
     """Statistics of a batch, drawn towards those of earlier batches (FastDFKD's momentum, papers 3).
 
     Args:
         statistics: Of the batch.
-        earlier: Mean and variance of every layer, as `InversionLoss.smoothed` of the last batch gave them; empty for a
-            first batch, which is taken as it is.
+        earlier: Mean and variance of every layer (`InversionLoss.ema_statistics` of the last batch); empty for a first
+            batch, which is taken as it is.
         momentum: Share of the earlier ones.
     """
     if not earlier:
@@ -173,14 +172,15 @@ class InversionLoss:
     """The weighted sum, differentiable, and its parts, not weighted and detached.
 
     Attributes:
-        smoothed: Mean and variance of every batch-norm layer for the next batch's momentum; empty without momentum.
+        ema_statistics: Mean and variance of every batch-norm layer, for the momentum of the next batch; empty without
+            momentum.
     """
 
     total: Float[Tensor, ""]
     label: Float[Tensor, ""]
     batch_norm: Float[Tensor, ""]
     disagreement: Float[Tensor, ""]
-    smoothed: tuple[Tensor, ...] = ()
+    ema_statistics: tuple[Tensor, ...] = ()
 
     def detach(self) -> InversionLoss:
         """The same without the graph: kept for a while, a graph pins the memory that its step has used."""
@@ -188,7 +188,7 @@ class InversionLoss:
 
 
 def inversion_loss(
-    classifier: Recaller,
+    classifier: InvertibleModel,
     pixels: Float[Tensor, "images 3 size size"],
     labels: Int64[Tensor, "images"],
     preprocessing: Preprocessing,
@@ -207,23 +207,23 @@ def inversion_loss(
         preprocessing: Turns the pixels into images; the member then normalises with its own. Its image size may differ:
             the images are resized.
         weights: Of the terms.
-        view: Of the whole batch, from `draw_view`.
+        view: Of the whole batch, from `sample_view`.
         student: Whom the images should be hard for; None, or a weight of 0: nobody.
-        earlier: Statistics of this member's earlier batches (`InversionLoss.smoothed`), for the momentum.
+        earlier: Statistics of this member's earlier batches (`InversionLoss.ema_statistics`), for the momentum.
     """
     shifted = view.apply(pixels)
-    images = shown = preprocessing.restore(shifted)
+    images = shown = preprocessing.denormalise(shifted)
     size = classifier.size
     if images.shape[-1] != size:
         shown = functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     zero = pixels.new_zeros(())
     batch_norm = zero
-    smoothed: tuple[Tensor, ...] = ()
+    ema_statistics: tuple[Tensor, ...] = ()
     if weights.batch_norm:
         logits, statistics = classifier.logits_and_statistics(shown)
         if statistics and weights.momentum:
-            statistics = smooth_statistics(statistics, earlier, weights.momentum)
-            smoothed = tuple(part.detach() for layer in statistics for part in (layer.mean, layer.variance))
+            statistics = update_ema_statistics(statistics, earlier, weights.momentum)
+            ema_statistics = tuple(part.detach() for layer in statistics for part in (layer.mean, layer.variance))
         batch_norm = batch_norm_distance(statistics, weights.first_layer) if statistics else zero
     else:
         logits = classifier.logits(shown)
@@ -239,4 +239,4 @@ def inversion_loss(
             answers = student(images)
         adversarial = disagreement(logits, answers, weights.divergence)
         total = total - weights.disagreement * adversarial
-    return InversionLoss(total, label.detach(), batch_norm.detach(), adversarial.detach(), smoothed)
+    return InversionLoss(total, label.detach(), batch_norm.detach(), adversarial.detach(), ema_statistics)

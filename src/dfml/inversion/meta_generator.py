@@ -16,10 +16,10 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.backbones.image_generator import ImageGenerator, create_generator
-from dfml.inversion.engine import Engine, Recovery, StatisticsMemory, Target, TargetStudent
-from dfml.inversion.generator_based import GeneratorConfig, GeneratorCopy, GeneratorRecovery, GeneratorWeights
+from dfml.inversion.engine import Engine, InversionRun, StatisticsMemory, StudentRowLogits, Target
+from dfml.inversion.generator_based import GeneratorConfig, GeneratorCopy, GeneratorInversionRun, GeneratorWeights
 from dfml.inversion.loss import InversionWeights
-from dfml.optimisers import optimiser_tensors, restore_optimiser
+from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
 from dfml.zoo.pretrained import Preprocessing
 
 
@@ -100,9 +100,11 @@ class MetaGenerator(Engine):
             self._preprocessing.size, latent=self.config.latent, width=self.config.width, seed=drawn
         )
 
-    def start(self, targets: Sequence[Target], visit: int = 0, *, student: TargetStudent | None = None) -> Recovery:
+    def start(
+        self, targets: Sequence[Target], visit: int = 0, *, student: StudentRowLogits | None = None
+    ) -> InversionRun:
         """See `Engine.start`."""
-        return GeneratorRecovery(
+        return GeneratorInversionRun(
             self.config,
             self._network,
             [self.weights] * len(targets),
@@ -117,9 +119,9 @@ class MetaGenerator(Engine):
         )
 
     @torch.no_grad()
-    def learn(self, recovery: Recovery, kept: Sequence[int] | None = None) -> None:
+    def learn(self, recovery: InversionRun, kept: Sequence[int] | None = None) -> None:
         """One outer update from the copies of a visit (see `FiveConfig.outer`); the copies are summed."""
-        assert isinstance(recovery, GeneratorRecovery)
+        assert isinstance(recovery, GeneratorInversionRun)
         self._statistics.keep(recovery, kept)
         copies = [recovery.copies[index] for index in (range(len(recovery.copies)) if kept is None else kept)]
         if self.config.outer == "none" or not copies:
@@ -139,17 +141,17 @@ class MetaGenerator(Engine):
             return self.weights[name] - copy.weights[name]
         return copy.last[name] if self.config.outer == "last" else copy.total[name]
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
         tensors = {f"weights.{name}": value for name, value in self.weights.items()}
-        tensors |= {"updates": torch.tensor(self.updates), **self._statistics.tensors()}
-        return tensors | optimiser_tensors("optimiser", self._optimiser)
+        tensors |= {"updates": torch.tensor(self.updates), **self._statistics.state_dict()}
+        return tensors | optimiser_state_dict("optimiser", self._optimiser)
 
     @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Engine.restore`."""
         for name, value in self.weights.items():
             value.copy_(tensors[f"weights.{name}"])
         self.updates = int(tensors["updates"])
-        restore_optimiser("optimiser", self._optimiser, tensors)
-        self._statistics.restore(tensors)
+        load_optimiser_state_dict("optimiser", self._optimiser, tensors)
+        self._statistics.load_state_dict(tensors)

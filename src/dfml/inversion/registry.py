@@ -5,27 +5,26 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
 
 from dfml.inversion.cmi import ContrastiveConfig, ContrastiveInversion
 from dfml.inversion.ei import PixelInversion, PixelInversionConfig
 from dfml.inversion.engine import Engine
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
+from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing
 
 EngineName = Literal["five", "fast_dfkd", "cmi", "ei"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 
 
-class InversionConfig(BaseModel):
+class InversionConfig(FrozenSettings):
     """Which engine recovers images, and the settings of each; only those of the chosen one count."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     engine: EngineName = "five"
     """`five`: a generator that is meta-learned over members (FREE). `fast_dfkd`: the same, as in FastDFKD. `cmi`: a
     generator from scratch for every member, with a contrastive term. `ei`: pixels, as in PURER and DeepInversion."""
-    classes_per_visit: PositiveInt = 20
+    classes_per_round: PositiveInt = 20
     """Of a member with more, a visit recovers images of so many: those of a thousand classes at once would not fit any
     memory. Trainings draw them at random, `dfml invert` takes them in turn."""
     five: FiveConfig = FiveConfig()

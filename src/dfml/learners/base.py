@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dfml.errors import LearnerError
 from dfml.files import save_tensors
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.learners.classifier import (
     CONFIG,
     WEIGHTS,
@@ -115,7 +115,7 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
             raise LearnerError(f"the support set has {count} classes, but {len(names)} names were given")
         if calibration:
             calibration.check(self)
-        support = fit_images(images, self.preprocessing.size).to(self.device), labels.to(self.device)
+        support = resize_and_crop(images, self.preprocessing.size).to(self.device), labels.to(self.device)
         classifier = self.fit_support(*support, names or tuple(str(index) for index in range(count)))
         return calibration.calibrate(self, [classifier], [support])[0] if calibration else classifier
 

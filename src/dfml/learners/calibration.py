@@ -16,30 +16,29 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
 from dfml import seeds
 from dfml.errors import LearnerError
 from dfml.inversion.initialisation import dead_leaves
-from dfml.inversion.loss import InversionWeights, View, draw_view, inversion_loss
+from dfml.inversion.loss import InversionWeights, View, inversion_loss, sample_view
 from dfml.learners.base import Calibration, MetaLearner
 from dfml.learners.classifier import FewShotClassifier, NetworkClassifier
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
+from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
 
 
-class ICFILConfig(BaseModel):
+class ICFILConfig(FrozenSettings):
     """Settings of ICFIL, chosen on the validation classes of CIFAR-FS (docs/results/icfil.md)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     images_per_class: PositiveInt = 2
     """Pseudo support images of every class."""
-    start: Literal["noise", "leaves"] = "leaves"
+    start: Literal["noise", "dead_leaves"] = "dead_leaves"
     """The first pixels; see `dfml.inversion.ei`."""
     inversion_steps: NonNegativeInt = 40
     inversion_lr: PositiveFloat = 0.1
@@ -177,11 +176,11 @@ def recall(
         return inversion_loss(seen, pixels, labels, preprocessing, config.weights, view).total
 
     step = torch.vmap(torch.func.grad(loss), in_dims=(0, 0, 0, None))
-    first = first_pixels(len(labels), preprocessing.size, config).to(inputs)
+    first = initial_pixels(len(labels), preprocessing.size, config).to(inputs)
     pixels = first.repeat(len(inputs), 1, 1, 1, 1)
     optimiser = torch.optim.Adam([pixels], lr=config.inversion_lr)
     for done in range(config.inversion_steps):
-        view = draw_view(config.weights, seeds.generator(config.seed, "calibration", "view", done))
+        view = sample_view(config.weights, seeds.generator(config.seed, "calibration", "view", done))
         pixels.grad = step(pixels, parameters, aims, view)
         for group in optimiser.param_groups:
             group["lr"] = config.inversion_lr * 0.5 * (1.0 + math.cos(math.pi * done / config.inversion_steps))
@@ -258,9 +257,9 @@ class _Adapted:
         return functional.linear(features, self._parameters["head.weight"], self._parameters["head.bias"]), statistics
 
 
-def first_pixels(count: int, size: int, config: ICFILConfig) -> Float[Tensor, "count 3 size size"]:
+def initial_pixels(count: int, size: int, config: ICFILConfig) -> Float[Tensor, "count 3 size size"]:
     """Where the inversion starts, in normalised space; the same for all tasks."""
     generator = seeds.generator(config.seed, "calibration", "start")
-    if config.start == "leaves":
+    if config.start == "dead_leaves":
         return dead_leaves(count, size, generator)
     return torch.randn(count, 3, size, size, generator=generator)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dfml.errors import LearnerError
 from dfml.files import save_tensors
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
 from dfml.zoo.pretrained import Preprocessing
 
@@ -105,7 +105,7 @@ class FewShotClassifier(ABC):
         Raises:
             DataError: If the images are bytes instead of floats in [0, 1].
         """
-        fitted = fit_images(images, self.preprocessing.size).to(self.device)
+        fitted = resize_and_crop(images, self.preprocessing.size).to(self.device)
         return torch.cat([self.scores(part).softmax(dim=1) for part in torch.split(fitted, batch_size)])
 
     def predict(

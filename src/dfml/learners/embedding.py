@@ -14,7 +14,7 @@ from dfml.errors import LearnerError
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import FewShotClassifier, find_kind, strip
 from dfml.learners.episode import episode_labels
-from dfml.learners.protonet import class_means
+from dfml.learners.protonet import prototypes
 from dfml.zoo.pretrained import Preprocessing
 
 HeadFit = Literal["mean", "ridge"]
@@ -102,11 +102,11 @@ class EmbeddingClassifier(FewShotClassifier):
         return cls(learner, tensors["head"], labels, preprocessing)
 
 
-def leanings(logits: Float[Tensor, "*images outputs"]) -> Float[Tensor, "*images outputs"]:
+def centred_probabilities(logits: Float[Tensor, "*images outputs"]) -> Float[Tensor, "*images outputs"]:
     """What a classifier leans to or away from: its probabilities at temperature 2, less those of guessing.
 
     As an embedding they are ahead of plain probabilities by half a point (docs/results/zoo-student.md): a member that
-    has no opinion of an image has no part in a cosine.
+    has no representation of an image has no part in a cosine.
     """
     return (logits / _SOFTER).softmax(dim=-1) - 1.0 / logits.shape[-1]
 
@@ -116,7 +116,7 @@ def fit_head(
 ) -> Float[Tensor, "way features"]:
     """A row a class, whose product with an image's unit-norm embedding is the image's score; see `HeadFit`."""
     if fit == "mean":
-        return functional.normalize(class_means(features, labels, way), dim=1)
+        return functional.normalize(prototypes(features, labels, way), dim=1)
     rows = functional.normalize(features, dim=1)
     targets = functional.one_hot(labels, way).to(rows.dtype)
     # The dual form: a support set has fewer images than an embedding has features.

@@ -21,7 +21,7 @@ class Episode:
     query_labels: Int64[Tensor, "query"]
 
 
-def draw_indices(
+def sample_episode_indices(
     sizes: Int64[Tensor, "classes"], way: int, shot: int, query: int, generator: torch.Generator
 ) -> tuple[Int64[Tensor, "way"], Int64[Tensor, "way shot"], Int64[Tensor, "way query"]]:
     """Draw an episode: `way` classes, and within each `shot` support and `query` other query images.

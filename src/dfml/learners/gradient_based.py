@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,15 +21,14 @@ from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.learners.classifier import FewShotClassifier, NetworkClassifier, read_preprocessing, strip
 from dfml.learners.episode import Episode
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics, architecture_of
+from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing
 
 _STRICT_STEPS = 10  # chosen on CIFAR-FS val
 
 
-class LearnerConfig(BaseModel):
+class LearnerConfig(FrozenSettings):
     """How a learner is built and adapts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["maml", "anil", "protonet"] = "maml"
     """What adapts: all weights (MAML), the head (ANIL), or nothing but class means (ProtoNet)."""

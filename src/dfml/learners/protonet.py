@@ -32,11 +32,11 @@ class ProtoNet(GradientLearner):
     ) -> tuple[Parameters, Statistics]:
         """See `GradientLearner.inner_loop`."""
         features, statistics = self.network.features(parameters, inputs)
-        means = class_means(features, labels, way)
+        means = prototypes(features, labels, way)
         return {**parameters, "head.weight": 2.0 * means, "head.bias": -(means * means).sum(dim=1)}, statistics
 
 
-def class_means(
+def prototypes(
     features: Float[Tensor, "support features"], labels: Int64[Tensor, "support"], way: int
 ) -> Float[Tensor, "way features"]:
     """Mean feature of every class; classes may have unequal numbers."""

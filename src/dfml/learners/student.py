@@ -15,13 +15,13 @@ from torch.nn import functional
 from dfml import seeds
 from dfml.backbones import create_backbone, head_inputs, sized
 from dfml.learners.classifier import read_preprocessing
-from dfml.learners.embedding import EmbeddingLearner, HeadFit, leanings
+from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
 from dfml.learners.network import architecture_of
 from dfml.zoo.pretrained import Preprocessing
 
-StudentEmbedding = Literal["leanings", "answers", "features"]
-"""What embeds an image. `answers`: the probabilities that the student expects from every member. `leanings`: these,
-softer, less those of guessing (`dfml.learners.embedding.leanings`). `features`: what its head reads them from."""
+StudentEmbedding = Literal["centred", "probabilities", "features"]
+"""What embeds an image. `probabilities`: those that the student predicts for every member. `centred`: these, softened,
+less the uniform distribution (`dfml.learners.embedding.centred_probabilities`). `features`: the input of its head."""
 
 
 class Student(EmbeddingLearner):
@@ -49,7 +49,7 @@ class Student(EmbeddingLearner):
         outputs: Sequence[int],
         preprocessing: Preprocessing,
         *,
-        embedding: StudentEmbedding = "leanings",
+        embedding: StudentEmbedding = "centred",
         fit: HeadFit = "ridge",
         way: int = 5,
         name: str = "student",
@@ -116,8 +116,8 @@ class Student(EmbeddingLearner):
             logits = self.network.get_classifier()(features)  # type: ignore[operator]
             return logits.to(images.dtype), features.to(images.dtype)
         logits = self.logits(images)
-        if self.embedding == "leanings":
-            return logits, self.groups.leanings(logits)
+        if self.embedding == "centred":
+            return logits, self.groups.centred_probabilities(logits)
         return logits, self.groups.log_softmax(logits).exp()
 
     def _input(self, images: Tensor) -> Tensor:
@@ -180,9 +180,9 @@ class OutputGroups:
         """Log-probabilities: over the outputs of each member apart."""
         return self._apart(lambda own: functional.log_softmax(own, dim=-1), logits)
 
-    def leanings(self, logits: Float[Tensor, "images outputs"]) -> Float[Tensor, "images outputs"]:
-        """See `dfml.learners.embedding.leanings`: of each member apart."""
-        return self._apart(leanings, logits)
+    def centred_probabilities(self, logits: Float[Tensor, "images outputs"]) -> Float[Tensor, "images outputs"]:
+        """See `dfml.learners.embedding.centred_probabilities`: of each member apart."""
+        return self._apart(centred_probabilities, logits)
 
     def _apart(self, function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
         found = torch.empty_like(logits)

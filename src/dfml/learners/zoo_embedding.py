@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml.errors import LearnerError, ZooMemberError
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import read_preprocessing
-from dfml.learners.embedding import EmbeddingLearner, HeadFit, leanings
+from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
-from dfml.zoo.readers import WEIGHTS, load_member, read_card, sha256
+from dfml.zoo.readers import WEIGHTS, load_member, read_member_config, sha256
 
-Opinion = Literal["softmax", "leanings", "logits", "features"]
+Representation = Literal["probabilities", "centred", "logits", "features"]
 """What is asked of a member about an image: its probabilities; these, softer, less those of guessing
-(`dfml.learners.embedding.leanings`); its logits; or its unit-norm features."""
+(`dfml.learners.embedding.centred_probabilities`); its logits; or its unit-norm features."""
 
 
 class ZooEmbeddingLearner(EmbeddingLearner):
@@ -29,7 +29,7 @@ class ZooEmbeddingLearner(EmbeddingLearner):
     Args:
         members: The whole zoo.
         preprocessing: Its size is the one that images are brought to; members resize and normalise on their own.
-        opinion: What is asked of the members.
+        representation: What is asked of the members.
         fit: How heads are fitted.
         way: For the record; it adapts to any number of classes.
         name: What it is called in tables.
@@ -42,29 +42,31 @@ class ZooEmbeddingLearner(EmbeddingLearner):
         members: list[PretrainedClassifier],
         preprocessing: Preprocessing,
         *,
-        opinion: Opinion = "softmax",
+        representation: Representation = "probabilities",
         fit: HeadFit = "mean",
         way: int = 5,
         name: str = "zoo_embedding",
     ) -> None:
         self.members = members
         self.preprocessing = preprocessing
-        self.opinion: Opinion = opinion
+        self.representation: Representation = representation
         self.fit = fit
         self.way, self.name, self.protocol = way, name, "any"
 
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
         """All members' opinions side by side; each sees the images at its own size."""
-        return torch.cat([self._opinion(member, fit_images(images, member.size)) for member in self.members], dim=1)
+        return torch.cat(
+            [self._opinion(member, resize_and_crop(images, member.size)) for member in self.members], dim=1
+        )
 
     def _opinion(self, member: PretrainedClassifier, images: Tensor) -> Tensor:
-        if self.opinion == "features":
+        if self.representation == "features":
             return functional.normalize(member.features(images), dim=1)
         logits = member.logits(images)
-        if self.opinion == "logits":
+        if self.representation == "logits":
             return logits
-        return leanings(logits) if self.opinion == "leanings" else logits.softmax(dim=1)
+        return centred_probabilities(logits) if self.representation == "centred" else logits.softmax(dim=1)
 
     def to(self, device: torch.device) -> ZooEmbeddingLearner:
         """Move to a device; returns itself."""
@@ -75,7 +77,7 @@ class ZooEmbeddingLearner(EmbeddingLearner):
 
     def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `MetaLearner.contents`."""
-        return {"members": member_references(self.members), "opinion": self.opinion, "fit": self.fit}, {}
+        return {"members": member_references(self.members), "representation": self.representation, "fit": self.fit}, {}
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MetaLearner:
@@ -83,7 +85,7 @@ class ZooEmbeddingLearner(EmbeddingLearner):
         return cls(
             load_references(config["members"]),
             read_preprocessing(config["preprocessing"]),
-            opinion=config["opinion"],
+            representation=config["representation"],
             fit=config["fit"],
             way=config["way"],
             name=config["name"],
@@ -117,7 +119,7 @@ def load_references(references: list[dict[str, str]]) -> list[PretrainedClassifi
         if not (path / WEIGHTS).is_file() or sha256(path / WEIGHTS) != reference["sha256"]:
             raise LearnerError(f"the zoo member {path} has moved or changed since this was saved; make it anew")
         try:
-            members.append(load_member(read_card(path)))
+            members.append(load_member(read_member_config(path)))
         except ZooMemberError as error:
             raise LearnerError(str(error)) from error
     return members

@@ -26,8 +26,8 @@ class Average(Method):
     config_type: ClassVar[type[TrainingConfig]] = AdaptationConfig
     config: AdaptationConfig
 
-    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
-        """See `Method.begin`."""
+    def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """See `Method.start`."""
         learner = untrained_learner(self.config, zoo, device, self.name)
         learner.parameters = average_members(zoo, learner)
         return Finished(learner)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ValidationError
 
-from dfml.errors import ConfigError
 from dfml.learners.base import MetaLearner
+from dfml.settings import build_config, merge
 from dfml.training.device import select_device
 from dfml.training.loop import TrainingConfig, TrainingRun, restore, train
 from dfml.training.progress import Progress
 from dfml.training.run_folder import CONFIG, RunFolder, describe
 from dfml.zoo.zoo import Zoo
-
-Config = TypeVar("Config", bound=BaseModel)
-Settings = dict[str, Any]
 
 
 class Method(ABC):
@@ -44,7 +39,7 @@ class Method(ABC):
         self.config = build_config(self.config_type, merge(base.model_dump(), settings))
 
     @abstractmethod
-    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+    def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
         """The method's state before the first meta-iteration.
 
         Raises:
@@ -78,7 +73,7 @@ class Method(ABC):
         """
         place = select_device(device)
         zoo.vet()
-        run = self.begin(zoo.to(place), place)
+        run = self.start(zoo.to(place), place)
         folder = RunFolder(Path(out)) if out is not None else None
         start = Path(start_from).resolve() if start_from else folder.started_from() if folder and resume else None
         going_on = resume and folder is not None and folder.newest_checkpoint() is not None
@@ -96,38 +91,3 @@ class Method(ABC):
             progress=progress,
             device=place,
         )
-
-
-def build_config(kind: type[Config], settings: dict[str, Any]) -> Config:
-    """A validated config.
-
-    Raises:
-        ConfigError: With the name of the first setting that is unknown or has a wrong value, and what would be right.
-    """
-    try:
-        return kind(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(_fields(kind, first["loc"][:-1]))
-        reason = f"unknown setting; known are {known}" if first["type"] == "extra_forbidden" else first["msg"]
-        raise ConfigError(f"setting {name!r}: {reason} (found {first['input']!r})") from error
-
-
-def merge(base: Settings, over: Mapping[str, Any]) -> Settings:
-    """`over` on top of `base`; where both hold mappings, these are merged likewise."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _fields(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """Settings that a config knows, at a place within it."""
-    for part in path:
-        inner = kind.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        kind = inner
-    return list(kind.model_fields)

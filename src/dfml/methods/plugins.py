@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from dfml.errors import ConfigError, UsageError
-from dfml.methods.base import Method, build_config
+from dfml.methods.base import Method
+from dfml.settings import build_config
 from dfml.training.loop import TrainingConfig
 
 GROUP = "dfml.methods"

@@ -20,8 +20,8 @@ class RandomInit(Method):
     config_type: ClassVar[type[TrainingConfig]] = AdaptationConfig
     config: AdaptationConfig
 
-    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
-        """See `Method.begin`; of the zoo only the image size and normalisation are used."""
+    def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """See `Method.start`; of the zoo only the image size and normalisation are used."""
         return Finished(untrained_learner(self.config, zoo, device, self.name))
 
 

@@ -1,4 +1,4 @@
-"""`zoo_embedding`: ask all members for their opinion, and take the nearest class mean.
+"""`zoo_embedding`: ask all members for their representation, and take the nearest class mean.
 
 The softmax outputs of all members side by side are an image's embedding. Nothing is trained; every member must be kept
 and run on every image. A learner in one network has to beat this to be worth its training.
@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from dfml.learners.embedding import HeadFit
-from dfml.learners.zoo_embedding import Opinion, ZooEmbeddingLearner
+from dfml.learners.zoo_embedding import Representation, ZooEmbeddingLearner
 from dfml.methods.base import Method
 from dfml.methods.untrained import Finished
 from dfml.training.loop import TrainingConfig, TrainingRun
@@ -22,9 +22,9 @@ class ZooEmbeddingConfig(TrainingConfig):
     """Settings of `zoo_embedding`."""
 
     iterations: int = 0
-    opinion: Opinion = "softmax"
-    """What embeds an image: every member's `softmax` outputs, `leanings` (softer outputs, less those of guessing),
-    `logits`, or unit-norm `features`, side by side."""
+    representation: Representation = "probabilities"
+    """What embeds an image: every member's `probabilities`, `centred` (softened probabilities less the
+    uniform distribution), `logits`, or unit-norm `features`, side by side."""
     fit: HeadFit = "mean"
     """How heads are fitted to a support set: `mean`, the nearest class mean by cosine, or `ridge` regression."""
 
@@ -36,10 +36,15 @@ class ZooEmbedding(Method):
     config_type: ClassVar[type[TrainingConfig]] = ZooEmbeddingConfig
     config: ZooEmbeddingConfig
 
-    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
-        """See `Method.begin`."""
+    def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """See `Method.start`."""
         config = self.config
         learner = ZooEmbeddingLearner(
-            list(zoo), zoo.preprocessing(), opinion=config.opinion, fit=config.fit, way=config.way, name=self.name
+            list(zoo),
+            zoo.preprocessing(),
+            representation=config.representation,
+            fit=config.fit,
+            way=config.way,
+            name=self.name,
         )
         return Finished(learner.to(device))

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dfml.pretraining.build import BuiltMember, build_zoo
+    from dfml.pretraining.classifier_training import TrainedClassifier, train_classifier
     from dfml.pretraining.recipes import PAPER, RECIPES, STRONG, Optimisation, Recipe, recipe_by_name
-    from dfml.pretraining.train_classifier import TrainedClassifier, train_classifier
 
 _HOMES = {
     "build": ("BuiltMember", "build_zoo"),
     "recipes": ("PAPER", "RECIPES", "STRONG", "Optimisation", "Recipe", "recipe_by_name"),
-    "train": ("TrainedClassifier", "train_classifier"),
+    "classifier_training": ("TrainedClassifier", "train_classifier"),
 }
 
 __all__ = [

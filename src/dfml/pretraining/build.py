@@ -17,15 +17,15 @@ from safetensors import SafetensorError
 from dfml.backbones import size_arguments
 from dfml.data.dataset import ImageDataset
 from dfml.errors import RunError, UsageError
+from dfml.pretraining.classifier_training import split_images, train_classifier
 from dfml.pretraining.cost import best_workers, seconds_per_image
 from dfml.pretraining.normalisation import pixel_statistics
 from dfml.pretraining.plan import MemberPlan, plan_members
 from dfml.pretraining.recipes import PAPER, Recipe
 from dfml.pretraining.record import dataset_record, open_zoo_folder
-from dfml.pretraining.train_classifier import split_images, train_classifier
 from dfml.pretraining.workers import run_in_processes
 from dfml.zoo import Preprocessing
-from dfml.zoo.readers import load_member, read_card
+from dfml.zoo.readers import load_member, read_member_config
 from dfml.zoo.writer import write_member
 
 
@@ -172,11 +172,11 @@ def _expected_seconds(pending: Sequence[MemberPlan], datasets: Sequence[ImageDat
 
 
 def _existing(out: Path, plan: MemberPlan) -> BuiltMember:
-    card = read_card(out / plan.name)
-    load_member(card)
-    noted = card.details.get("held_out_accuracy")
+    config = read_member_config(out / plan.name)
+    load_member(config)
+    noted = config.details.get("held_out_accuracy")
     accuracy = float(noted) if isinstance(noted, int | float) else math.nan
-    return BuiltMember(plan.number, plan.name, card.architecture, card.labels, accuracy, seconds=None)
+    return BuiltMember(plan.number, plan.name, config.architecture, config.labels, accuracy, seconds=None)
 
 
 def _job(

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from dfml.backbones import create_backbone, sized
-from dfml.pretraining.train_classifier import one_thread
+from dfml.pretraining.classifier_training import one_thread
 
 _IMAGES = 16
 _START = 5.0  # seconds until a process has imported torch and timm

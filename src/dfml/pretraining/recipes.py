@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dfml.errors import ConfigError, UsageError
+from dfml.settings import FrozenSettings
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Optimisation(_Settings):
+class Optimisation(FrozenSettings):
     """An optimiser and its learning rate over time.
 
     Attributes:
@@ -32,7 +29,7 @@ class Optimisation(_Settings):
     step_factor: float = Field(default=0.2, gt=0)
 
 
-class Recipe(_Settings):
+class Recipe(FrozenSettings):
     """All that decides how a member is trained, besides its images, its architecture and its seed.
 
     Attributes:

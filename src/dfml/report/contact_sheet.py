@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from dfml.images import to_pil
 
 _TILE = 64  # pixels that an image is enlarged to, as far as whole multiples allow
 _GAP, _MARGIN = 3, 20
@@ -48,7 +49,7 @@ class Block:
     note: str = ""
 
 
-def draw_contact_sheet(blocks: Sequence[Block]) -> Image.Image:
+def render_contact_sheet(blocks: Sequence[Block]) -> Image.Image:
     """Blocks below each other, in several columns when they would make a tower.
 
     Args:
@@ -72,12 +73,6 @@ def draw_contact_sheet(blocks: Sequence[Block]) -> Image.Image:
     return sheet
 
 
-def to_picture(image: Float[Tensor, "3 height width"]) -> Image.Image:
-    """One image in [0, 1] (clipped) as RGB bytes."""
-    levels = (image.detach().cpu().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
-
-
 def _draw_block(block: Block, label_width: int) -> Image.Image:
     side = _tile_side(block)
     heading = _draw_heading(block)
@@ -91,7 +86,7 @@ def _draw_block(block: Block, label_width: int) -> Image.Image:
         label = _shorten(row.label, label_width - 12)
         pen.text((_MARGIN, top + side / 2), label, fill=_INK, font=_font(_TEXT), anchor="lm")
         for place, image in enumerate(row.images):
-            tile = to_picture(image).resize((side, side), Image.Resampling.NEAREST)
+            tile = to_pil(image).resize((side, side), Image.Resampling.NEAREST)
             picture.paste(tile, (_MARGIN + label_width + place * (side + _GAP), top))
     return picture
 

@@ -69,14 +69,14 @@ _LEAST = 1e-6  # a loss can reach zero, which a logarithm cannot show
 
 def learning_curve(
     curves: Mapping[str, Curve],
-    neighbours: Sequence[Evaluation] = (),
+    baselines: Sequence[Evaluation] = (),
     along: str = "meta-iterations",
 ) -> Figure:
-    """Accuracy in the course of trainings with its 95% confidence interval; neighbours, which do not train, as lines.
+    """Accuracy in the course of trainings with its 95% confidence interval; baselines, which do not train, as lines.
 
     Args:
         curves: By name; at least one, none empty.
-        neighbours: Labelled where their lines end.
+        baselines: Labelled where their lines end.
         along: What the axis counts.
     """
     figure, (axes,) = _new_figure(1)
@@ -88,7 +88,7 @@ def learning_curve(
         if max(curve) < end:
             axes.hlines(last, max(curve), end, color=colour, linewidth=0.8, linestyle=":")
         labels.append((last, name, colour))
-    for index, each in enumerate(neighbours):
+    for index, each in enumerate(baselines):
         colour, dashes = _OTHERS[index % len(_OTHERS)], _DASHES[index % len(_DASHES)]
         axes.axhline(100 * each.accuracy, color=colour, linestyle=dashes, linewidth=1.5)
         labels.append((100 * each.accuracy, each.name, colour))

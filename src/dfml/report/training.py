@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from dfml.evaluation.protocol import versions
 from dfml.evaluation.recalled import recalled_images
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.inversion.registry import ENGINES
 from dfml.learners.base import MetaLearner
 from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
 from dfml.methods.zoo_student import ZooStudent
-from dfml.report.contact_sheet import Block, Row, draw_contact_sheet
+from dfml.report.contact_sheet import Block, Row, render_contact_sheet
 from dfml.report.figures import inversion_fidelity, to_svg, training_losses
 from dfml.report.html_page import Page, PageFigure, PagePicture, PageSheet, write_page
 from dfml.training.loop import TrainingConfig
@@ -107,7 +107,7 @@ def write_training(
         title=f"{method}: a few-shot learner from {len(zoo)} classifiers",
         summary=_summary(run, method, config, zoo, seconds),
         command=command,
-        notes=_notes(run, metrics),
+        notes=_messages(run, metrics),
         figures=[
             PageFigure(title, caption, to_svg(figure, f"figure-{number}", themed=True))
             for number, (title, figure, caption) in enumerate(training_figures(method, method, metrics))
@@ -130,8 +130,8 @@ def _summary(run: RunFolder, method: str, config: TrainingConfig, zoo: Zoo, seco
     return told + (f" It keeps {weights.stat().st_size / 1e6:.1f} MB of weights." if weights.exists() else "")
 
 
-def _notes(run: RunFolder, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Such as members that were set aside."""
+def _messages(run: RunFolder, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Such as members that were excluded."""
     start = run.started_from()
     begun = [f"It began with {start}: what happened before is not on this page."] if start else []
     return [*begun, *(f"meta-iteration {row['iteration']}: {note}" for row in metrics for note in row.get("notes", ()))]
@@ -158,10 +158,10 @@ def _sheets(run: RunFolder, method: str, zoo: Zoo, learner: MetaLearner) -> list
         return []
     found = ((name, images_of(index, _SHOWN)) for index, name in enumerate(zoo.classes.names))
     some = itertools.islice(((name, images) for name, images in found if len(images)), _CLASSES)
-    rows = [Row(name, fit_images(images, min(images.shape[-1], _SIDE))) for name, images in some]
+    rows = [Row(name, resize_and_crop(images, min(images.shape[-1], _SIDE))) for name, images in some]
     if not rows:
         return []
-    sheet = draw_contact_sheet([Block(method, rows, f"{len(rows)} of {len(zoo.classes)} classes")])
+    sheet = render_contact_sheet([Block(method, rows, f"{len(rows)} of {len(zoo.classes)} classes")])
     picture = PagePicture.of(sheet, "Recovered images, a row a class.")
     about = "Images that the classifiers recalled and the learner learned from, as they were at the end."
     return [PageSheet("What the classifiers still knew", about, picture)]

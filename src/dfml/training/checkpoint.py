@@ -92,7 +92,7 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[int, State]:
     return values.pop("iteration"), State(tensors, values)
 
 
-def misfit(
+def shape_mismatch(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], any_length: frozenset[str] = frozenset()
 ) -> str | None:
     """What the first tensor is that is missing or of another shape, in words; None if all fit. Others may be there."""

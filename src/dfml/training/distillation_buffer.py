@@ -1,4 +1,4 @@
-"""`AnsweredImages`: recovered images with what every member of the zoo answers to them, for a student to learn from."""
+"""`DistillationBuffer`: recovered images with the predictions of all members of the zoo, to train a student on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float, Float16, Int64, UInt8
 from torch import Tensor
 
+from dfml.images import to_float
 
-class AnsweredImages:
+
+class DistillationBuffer:
     """A ring buffer, allocated once on the device: an image takes eight bits a value, an answer sixteen.
 
     Args:
@@ -65,33 +67,33 @@ class AnsweredImages:
         self.classes[slots] = classes[-capacity:].to(self.classes.device)
         self.written += len(images)
 
-    def draw(
+    def sample(
         self, count: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "count 3 size size"], Float[Tensor, "count outputs"]]:
-        """A batch at random, with repetition; see `take`."""
-        return self.take(self.choose(count, generator))
+        """A batch at random, with repetition; see `get`."""
+        return self.get(self.sample_indices(count, generator))
 
-    def take(
+    def get(
         self, chosen: Int64[Tensor, "count"]
     ) -> tuple[Float[Tensor, "count 3 size size"], Float[Tensor, "count outputs"]]:
         """The images at some indices, in [0, 1], and their answers."""
-        return self.images[chosen].float() / 255.0, self.answers[chosen].float()
+        return to_float(self.images[chosen]), self.answers[chosen].float()
 
-    def of_classes(self, at_least: int) -> list[Int64[Tensor, "_images"]]:
+    def indices_by_class(self, at_least: int) -> list[Int64[Tensor, "_images"]]:
         """Indices of the images of each class that has so many, class by class."""
         order = torch.argsort(self.classes, stable=True)
         classes, counts = torch.unique_consecutive(self.classes[order], return_counts=True)
         rows = torch.split(order, counts.tolist())
         return [row for label, row in zip(classes.tolist(), rows, strict=True) if label >= 0 and len(row) >= at_least]
 
-    def choose(self, count: int, generator: torch.Generator) -> Int64[Tensor, "count"]:
+    def sample_indices(self, count: int, generator: torch.Generator) -> Int64[Tensor, "count"]:
         """Indices of images at random, with repetition."""
         return torch.randint(len(self), (count,), generator=generator).to(self.images.device)
 
-    ROWS: ClassVar[tuple[str, ...]] = ("images", "answers", "classes")
+    ROWS: ClassVar[tuple[str, ...]] = ("images", "probabilities", "classes")
     """Those of `tensors` of which there is a row for each slot."""
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Everything as named tensors, not copied, for a checkpoint."""
         return {
             "images": self.images,
@@ -100,7 +102,7 @@ class AnsweredImages:
             "written": torch.tensor(self.written),
         }
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`; into a buffer of another capacity, as many of the newest images as it takes."""
         held, written = len(tensors["images"]), int(tensors["written"])
         capacity = len(self.images)
@@ -112,8 +114,3 @@ class AnsweredImages:
         for name in self.ROWS:
             rows = tensors[name]
             getattr(self, name)[: len(kept)] = rows[kept.to(rows.device)]
-
-
-def to_bytes(images: Float[Tensor, "images 3 size size"]) -> UInt8[Tensor, "images 3 size size"]:
-    """Images nominally in [0, 1], clipped and rounded to the nearest of 256 values."""
-    return images.clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)

@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from dfml.errors import RunError
 from dfml.learners.base import MetaLearner, ProtocolName
-from dfml.training.checkpoint import State, load_checkpoint, misfit, save_checkpoint
+from dfml.settings import FrozenSettings
+from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint, shape_mismatch
 from dfml.training.device import keep_freed_memory
 from dfml.training.progress import Progress, SilentProgress
 from dfml.training.run_folder import RunFolder
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(FrozenSettings):
     """What every trained method has."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     way: PositiveInt = 5
     """Classes an episode."""
@@ -58,15 +57,15 @@ class TrainingRun(ABC):
         """One meta-iteration, counted from 1; returns its metrics. It depends on the state and `iteration` only."""
         raise TypeError(f"{type(self).__name__} does not train")
 
-    def take_notes(self) -> list[str]:
+    def pop_messages(self) -> list[str]:
         """What has happened since the last call that a user should hear of."""
         return []
 
-    def state(self) -> State:
+    def state_dict(self) -> State:
         """All that `restore` needs."""
         return State()
 
-    def restore(self, state: State) -> None:  # noqa: B027
+    def load_state_dict(self, state: State) -> None:  # noqa: B027
         """Go on from a state."""
 
     @abstractmethod
@@ -89,14 +88,14 @@ def restore(run: TrainingRun, checkpoint: Path, device: torch.device) -> int:
         RunError: If the checkpoint is damaged, or holds what another method, way, backbone or number of members has.
     """
     iteration, state = load_checkpoint(checkpoint, device)
-    expected = run.state()
-    wrong = misfit(state.tensors, expected.tensors, expected.any_length)
+    expected = run.state_dict()
+    wrong = shape_mismatch(state.tensors, expected.tensors, expected.any_length)
     if wrong:
         raise RunError(
             f"checkpoint {checkpoint} does not fit this run: {wrong}; "
             "use the same zoo, method, way and backbone, and engine, memory and heads of the same size"
         )
-    run.restore(state)
+    run.load_state_dict(state)
     return iteration
 
 
@@ -141,12 +140,12 @@ def train(
             try:
                 metrics = dict(run.step(iteration))
             except RunError:
-                for note in run.take_notes():
+                for note in run.pop_messages():
                     shown.note(note)
                 raise
             metrics["seconds"] = time.perf_counter() - began
             _require_finite(metrics, iteration)
-            notes = run.take_notes()
+            notes = run.pop_messages()
             for note in notes:
                 shown.note(note)
             if folder:
@@ -154,7 +153,7 @@ def train(
                 if iteration % config.snapshot_every == 0 or iteration == run.iterations:
                     run.learner().save_pretrained(folder.snapshots / f"{iteration:06d}")
                 if iteration % config.checkpoint_every == 0 or iteration == run.iterations or stopped:
-                    save_checkpoint(folder.checkpoints, iteration, run.state())
+                    save_checkpoint(folder.checkpoints, iteration, run.state_dict())
             shown.update(iteration, _worth_showing(metrics))
             if stopped:
                 break

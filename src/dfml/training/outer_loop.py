@@ -10,7 +10,7 @@ from torch import Tensor
 from dfml.learners.episode import Episode
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters, Statistics
-from dfml.optimisers import optimiser_tensors, restore_optimiser
+from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
 
 
 class OuterLoop:
@@ -80,17 +80,17 @@ class OuterLoop:
         learner.device = blank.device
         return learner
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
         tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
         tensors |= {f"stored.{name}": value for name, value in self.stored.items()}
-        return {**tensors, "updates": torch.tensor(self.updates), **optimiser_tensors("optimiser", self._optimiser)}
+        return {**tensors, "updates": torch.tensor(self.updates), **optimiser_state_dict("optimiser", self._optimiser)}
 
     @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         for name, value in self.parameters.items():
             value.copy_(tensors[f"parameters.{name}"])
         self.stored = {name: tensors[f"stored.{name}"] for name in self.stored}
         self.updates = int(tensors["updates"])
-        restore_optimiser("optimiser", self._optimiser, tensors)
+        load_optimiser_state_dict("optimiser", self._optimiser, tensors)

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dfml.errors import UsageError
-from dfml.learners.episode import Episode, draw_indices, episode_labels
+from dfml.images import to_bytes, to_float
+from dfml.learners.episode import Episode, episode_labels, sample_episode_indices
 
 
 class TaskMemory:
@@ -52,8 +53,8 @@ class TaskMemory:
         order, of_class, rank = order[newest], of_class[newest], rank[newest]
         slots = (self.written[of_class] + rank) % capacity
         device = self.images.device
-        kept = images[order.to(images.device)].float().clamp(0.0, 1.0).mul(255.0).round()
-        self.images[of_class.to(device), slots.to(device)] = kept.to(device, torch.uint8)
+        kept = to_bytes(images[order.to(images.device)])
+        self.images[of_class.to(device), slots.to(device)] = kept.to(device)
         self.written += counts
 
     def ready(self, needed: int) -> Int64[Tensor, "ready"]:
@@ -73,21 +74,21 @@ class TaskMemory:
                 f"but {len(ready)} of {len(self.written)} hold that many (at most {self.images.shape[1]} are kept of a "
                 "class); recover more images first, keep more, or choose a smaller way, shot or query"
             )
-        drawn, support, of_query = draw_indices(self._held()[ready], way, shot, query, generator)
+        drawn, support, of_query = sample_episode_indices(self._held()[ready], way, shot, query, generator)
         device = self.images.device
         rows = ready[drawn].to(device)[:, None]
         return Episode(
-            self.images[rows, support.to(device)].flatten(0, 1).float() / 255.0,
+            to_float(self.images[rows, support.to(device)].flatten(0, 1)),
             episode_labels(way, shot, device),
-            self.images[rows, of_query.to(device)].flatten(0, 1).float() / 255.0,
+            to_float(self.images[rows, of_query.to(device)].flatten(0, 1)),
             episode_labels(way, query, device),
         )
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The whole memory as named tensors, not copied, for a checkpoint."""
         return {"images": self.images, "written": self.written}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`, into a memory of the same shape."""
         self.images.copy_(tensors["images"])
         self.written.copy_(tensors["written"])

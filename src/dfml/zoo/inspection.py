@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from dfml.errors import ZooMemberError
 from dfml.seeds import generator
-from dfml.zoo.label_space import ClassIdentity, build_class_space
+from dfml.zoo.label_space import ClassIdentity, build_label_space
 from dfml.zoo.pretrained import PretrainedClassifier
-from dfml.zoo.readers import WEIGHTS, MemberCard, load_member, read_card, sha256
+from dfml.zoo.readers import WEIGHTS, MemberConfig, load_member, read_member_config, sha256
 from dfml.zoo.statistics import batch_norm_layers
 from dfml.zoo.zoo import member_folders
 
@@ -80,38 +80,38 @@ def inspect_zoo(path: str | Path, *, class_identity: ClassIdentity = "names") ->
 
     Args:
         path: The zoo's folder.
-        class_identity: See `dfml.zoo.label_space.build_class_space`.
+        class_identity: See `dfml.zoo.label_space.build_label_space`.
 
     Raises:
         ZooError: If there is no member at all.
         ConfigError: If `class_identity` cannot be used.
     """
-    cards: list[MemberCard] = []
+    configs: list[MemberConfig] = []
     members = []
     for folder in member_folders(Path(path)):
         try:
-            cards.append(read_card(folder))
+            configs.append(read_member_config(folder))
         except ZooMemberError as error:
             members.append(MemberReport(folder.name, _one_line(error), sha256=_digest(folder)))
         else:
-            members.append(_examine(cards[-1]))
-    space = build_class_space([(card.name, card.labels) for card in cards], class_identity)
-    merges = {name: [cards[index].name for index in knowing] for name, knowing in space.merges().items()}
+            members.append(_examine(configs[-1]))
+    space = build_label_space([(config.name, config.labels) for config in configs], class_identity)
+    merges = {name: [configs[index].name for index in knowing] for name, knowing in space.merges().items()}
     return ZooReport(_with_duplicates(members), len(space), merges)
 
 
-def _examine(card: MemberCard) -> MemberReport:
-    accuracy = card.details.get("held_out_accuracy")
+def _examine(config: MemberConfig) -> MemberReport:
+    accuracy = config.details.get("held_out_accuracy")
     report = MemberReport(
-        name=card.name,
-        architecture=card.architecture,
-        labels=card.labels,
-        size=card.preprocessing.size,
-        sha256=_digest(card.path),
+        name=config.name,
+        architecture=config.architecture,
+        labels=config.labels,
+        size=config.preprocessing.size,
+        sha256=_digest(config.path),
         held_out_accuracy=float(accuracy) if isinstance(accuracy, int | float) else None,
     )
     try:
-        classifier = load_member(card)
+        classifier = load_member(config)
     except ZooMemberError as error:
         return replace(report, problem=_one_line(error))
     return replace(

@@ -20,11 +20,11 @@ _PLACEHOLDER = re.compile(r"(class|label|cls|category)?[\s_-]*\d+", re.IGNORECAS
 
 
 ClassIdentity = str | Mapping[str, Mapping[str, str]]
-"""Which outputs of different members are the same class; see `build_class_space`."""
+"""Which outputs of different members are the same class; see `build_label_space`."""
 
 
 @dataclass(frozen=True)
-class ClassSpace:
+class LabelSpace:
     """The classes of a whole zoo.
 
     Attributes:
@@ -52,7 +52,7 @@ class ClassSpace:
         return {self.names[index]: members for index, members in sorted(knowing.items()) if len(members) > 1}
 
 
-def build_class_space(members: Sequence[tuple[str, tuple[str, ...]]], identity: ClassIdentity = "names") -> ClassSpace:
+def build_label_space(members: Sequence[tuple[str, tuple[str, ...]]], identity: ClassIdentity = "names") -> LabelSpace:
     """Decide which outputs are the same class.
 
     Args:
@@ -73,7 +73,7 @@ def build_class_space(members: Sequence[tuple[str, tuple[str, ...]]], identity: 
         if len(set(names)) != len(names):
             raise ConfigError(f"class identity: two outputs of {member} mean the same class ({', '.join(names)})")
         of_member.append(tuple(index.setdefault(name, len(index)) for name in names))
-    return ClassSpace(tuple(index), tuple(of_member))
+    return LabelSpace(tuple(index), tuple(of_member))
 
 
 def _class_name(member: str, label: str, *, distinct: bool) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dfml.backbones import head_inputs
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.zoo.statistics import LayerStatistics, batch_norm_layers, record_means, record_statistics
 
 _AT_ONCE = 2**21  # pixels that are put to a network: 2048 images of 32 x 32, 41 of 224 x 224
@@ -29,7 +29,7 @@ class Preprocessing:
         mean, std = self._columns(images)
         return (images - mean) / std
 
-    def restore(self, inputs: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
+    def denormalise(self, inputs: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
         """From the network's input back to images; not clipped."""
         mean, std = self._columns(inputs)
         return torch.addcmul(mean, inputs, std)
@@ -82,10 +82,10 @@ class PretrainedClassifier(nn.Module):
         logits: Tensor = self.network(self._input(images))
         return logits
 
-    def answers(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images labels"]:
+    def predict_logits(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images labels"]:
         """The logits of any number of images of any size, of so many at a time as fit the memory."""
         parts = torch.split(images, max(1, _AT_ONCE // self.size**2))
-        return torch.cat([self.logits(fit_images(part, self.size)) for part in parts])
+        return torch.cat([self.logits(resize_and_crop(part, self.size)) for part in parts])
 
     def features(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images features"]:
         """What the network's head sees, for networks in timm's manner."""
@@ -105,15 +105,15 @@ class PretrainedClassifier(nn.Module):
         The logits where there is no batch-norm layer. Images are resized to the member's input.
         """
         with record_means(self.network) as seen:
-            logits = self.logits(fit_images(images, self.size))
+            logits = self.logits(resize_and_crop(images, self.size))
         return torch.cat(seen, dim=1) if seen else logits
 
     def _input(self, images: Tensor) -> Tensor:
         return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
 
 
-def ask(
+def query_members(
     members: Iterable[PretrainedClassifier], images: Float[Tensor, "images 3 _height _width"]
 ) -> Float[Tensor, "images outputs"]:
     """All members' logits side by side; each sees the images at its own size."""
-    return torch.cat([member.answers(images) for member in members], dim=1)
+    return torch.cat([member.predict_logits(images) for member in members], dim=1)

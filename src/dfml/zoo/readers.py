@@ -32,7 +32,7 @@ _RETRAIN = "restore the file from where the member came from, or remove the memb
 
 
 @dataclass(frozen=True)
-class MemberCard:
+class MemberConfig:
     """What a member says of itself in its `config.json`.
 
     Attributes:
@@ -57,7 +57,7 @@ class MemberCard:
         return self.path.name
 
 
-def read_card(folder: Path) -> MemberCard:
+def read_member_config(folder: Path) -> MemberConfig:
     """Read and check a member's `config.json`.
 
     Raises:
@@ -78,7 +78,7 @@ def read_card(folder: Path) -> MemberCard:
     arguments, details = config.get("model_args") or {}, config.get("dfml") or {}
     if not all(isinstance(part, dict) for part in (pretrained, arguments, details)):
         raise ZooMemberError(folder, f"`pretrained_cfg`, `model_args` and `dfml` in {CONFIG} must be objects", _RETRAIN)
-    return MemberCard(
+    return MemberConfig(
         path=folder,
         architecture=config["architecture"],
         labels=_labels(folder, config, pretrained),
@@ -128,7 +128,7 @@ def _preprocessing(folder: Path, pretrained: dict[str, Any]) -> Preprocessing:
     return Preprocessing(int(height), mean, std)  # type: ignore[arg-type]
 
 
-def load_member(card: MemberCard) -> PretrainedClassifier:
+def load_member(config: MemberConfig) -> PretrainedClassifier:
     """Build the member's network, compare it with the weight file, load strictly, and let it classify one image.
 
     Half-precision weights are widened to float32.
@@ -137,77 +137,77 @@ def load_member(card: MemberCard) -> PretrainedClassifier:
         ZooMemberError: If the architecture is unknown, or the weight file is missing, truncated, of another network, or
             holds values that are not finite, or the network cannot classify an image of the size that it claims.
     """
-    network = _build(card)
-    weights = _read_weights(card)
-    _compare(card, network.state_dict(), weights)
+    network = _build(config)
+    weights = _read_weights(config)
+    _compare(config, network.state_dict(), weights)
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ZooMemberError(card.path, f"{WEIGHTS} holds NaN or infinite values in {name}", _RETRAIN)
+            raise ZooMemberError(config.path, f"{WEIGHTS} holds NaN or infinite values in {name}", _RETRAIN)
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     network.load_state_dict(weights, strict=True, assign=True)
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         # A buffer that is computed at construction and not saved: build once more, with memory.
-        network = _build(card, device="cpu")
+        network = _build(config, device="cpu")
         network.load_state_dict(weights, strict=True)
-    classifier = PretrainedClassifier(network, card.labels, card.preprocessing, source=str(card.path))
-    _try(card, classifier)
+    classifier = PretrainedClassifier(network, config.labels, config.preprocessing, source=str(config.path))
+    _try(config, classifier)
     return classifier
 
 
 @torch.no_grad()  # not inference mode: a network may keep what it computes for a size
-def _try(card: MemberCard, classifier: PretrainedClassifier) -> None:
-    size = card.preprocessing.size
+def _try(config: MemberConfig, classifier: PretrainedClassifier) -> None:
+    size = config.preprocessing.size
     try:
         logits = classifier.network(torch.zeros(1, 3, size, size))
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ZooMemberError(
-            card.path,
-            f"{card.architecture} cannot classify an image of {size} x {size} pixels, the `input_size` ({reason})",
+            config.path,
+            f"{config.architecture} cannot classify an image of {size} x {size} pixels, the `input_size` ({reason})",
             f"correct `input_size` or `model_args` in {CONFIG}",
         ) from error
-    if logits.shape != (1, len(card.labels)) or not bool(torch.isfinite(logits).all()):
+    if logits.shape != (1, len(config.labels)) or not bool(torch.isfinite(logits).all()):
         found = f"{tuple(logits.shape[1:])} scores, {int(logits.isfinite().sum())} of them finite"
         raise ZooMemberError(
-            card.path, f"expected {len(card.labels)} finite scores for a grey image, found {found}", _RETRAIN
+            config.path, f"expected {len(config.labels)} finite scores for a grey image, found {found}", _RETRAIN
         )
 
 
-def _build(card: MemberCard, device: str = "meta") -> nn.Module:
+def _build(config: MemberConfig, device: str = "meta") -> nn.Module:
     from dfml.backbones import create_backbone
 
-    reserved = sorted(_RESERVED & card.arguments.keys())
+    reserved = sorted(_RESERVED & config.arguments.keys())
     if reserved:
         raise ZooMemberError(
-            card.path, f"`model_args` in {CONFIG} may not hold {', '.join(reserved)}", "remove them from `model_args`"
+            config.path, f"`model_args` in {CONFIG} may not hold {', '.join(reserved)}", "remove them from `model_args`"
         )
     try:
         with torch.device(device):
-            return create_backbone(card.architecture, len(card.labels), **card.arguments)
+            return create_backbone(config.architecture, len(config.labels), **config.arguments)
     except DfmlError as error:
-        raise ZooMemberError(card.path, str(error), f"correct `architecture` or `model_args` in {CONFIG}") from error
+        raise ZooMemberError(config.path, str(error), f"correct `architecture` or `model_args` in {CONFIG}") from error
 
 
-def _read_weights(card: MemberCard) -> dict[str, Tensor]:
-    path = card.path / WEIGHTS
+def _read_weights(config: MemberConfig) -> dict[str, Tensor]:
+    path = config.path / WEIGHTS
     try:
         with path.open("rb") as file:
             if file.read(len(_LFS_MARK)) == _LFS_MARK:
                 raise ZooMemberError(
-                    card.path, f"{WEIGHTS} is a git-lfs pointer, not the weights", "run `git lfs pull`"
+                    config.path, f"{WEIGHTS} is a git-lfs pointer, not the weights", "run `git lfs pull`"
                 )
         with safe_open(path, framework="pt") as weights:
             return {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ZooMemberError(card.path, f"{WEIGHTS} cannot be read ({reason})", _RETRAIN) from error
+        raise ZooMemberError(config.path, f"{WEIGHTS} cannot be read ({reason})", _RETRAIN) from error
     except SafetensorError as error:
-        raise ZooMemberError(card.path, f"{WEIGHTS} is damaged or cut short ({error})", _RETRAIN) from error
+        raise ZooMemberError(config.path, f"{WEIGHTS} is damaged or cut short ({error})", _RETRAIN) from error
 
 
-def _compare(card: MemberCard, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def _compare(config: MemberConfig, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
     problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"{name} is not part of {card.architecture}" for name in sorted(found.keys() - expected.keys())]
+    problems += [f"{name} is not part of {config.architecture}" for name in sorted(found.keys() - expected.keys())]
     problems += [
         f"{name} has shape {tuple(found[name].shape)} where {tuple(tensor.shape)} is expected"
         for name, tensor in expected.items()
@@ -221,8 +221,8 @@ def _compare(card: MemberCard, expected: dict[str, Tensor], found: dict[str, Ten
     if problems:
         more = f" and {len(problems) - 1} more differences" if len(problems) > 1 else ""
         raise ZooMemberError(
-            card.path,
-            f"{WEIGHTS} does not fit {card.architecture} with {len(card.labels)} classes: {problems[0]}{more}",
+            config.path,
+            f"{WEIGHTS} does not fit {config.architecture} with {len(config.labels)} classes: {problems[0]}{more}",
             f"correct `architecture`, `num_classes` or `model_args` in {CONFIG}",
         )
 

@@ -26,14 +26,14 @@ class LayerStatistics:
     Attributes:
         mean: Of the batch, per channel; differentiable.
         variance: Of the batch, biased; differentiable.
-        stored_mean: The layer's running mean.
-        stored_variance: The layer's running variance.
+        running_mean: The layer's running mean.
+        running_variance: The layer's running variance.
     """
 
     mean: Float[Tensor, "*members channels"]
     variance: Float[Tensor, "*members channels"]
-    stored_mean: Float[Tensor, "*members channels"]
-    stored_variance: Float[Tensor, "*members channels"]
+    running_mean: Float[Tensor, "*members channels"]
+    running_variance: Float[Tensor, "*members channels"]
 
 
 class _ChannelMoments(torch.autograd.Function):
@@ -89,10 +89,10 @@ def record_statistics(network: nn.Module) -> AbstractContextManager[list[LayerSt
     """
 
     def measure(layer: nn.Module, images: Tensor) -> LayerStatistics:
-        stored_mean, stored_variance = layer.running_mean, layer.running_var
-        assert isinstance(stored_mean, Tensor)
-        assert isinstance(stored_variance, Tensor)
-        return LayerStatistics(*channel_moments(images), stored_mean, stored_variance)
+        running_mean, running_variance = layer.running_mean, layer.running_var
+        assert isinstance(running_mean, Tensor)
+        assert isinstance(running_variance, Tensor)
+        return LayerStatistics(*channel_moments(images), running_mean, running_variance)
 
     return _record(network, measure)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from dfml.errors import ConfigError, ZooError, ZooMemberError
-from dfml.zoo.label_space import ClassIdentity, ClassSpace, build_class_space
+from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
-from dfml.zoo.readers import CONFIG, WEIGHTS, MemberCard, load_member, read_card
+from dfml.zoo.readers import CONFIG, WEIGHTS, MemberConfig, load_member, read_member_config
 from dfml.zoo.stack import stack_key
 
 
@@ -22,13 +22,13 @@ class Zoo:
     Attributes:
         classes: The label space across members.
         class_identity: What decided which of their classes are the same.
-        cards: What every member says of itself; None for a member that was given in memory.
+        configs: What every member says of itself; None for a member that was given in memory.
     """
 
     def __init__(
         self,
-        cards: Sequence[MemberCard | None],
-        classes: ClassSpace,
+        configs: Sequence[MemberConfig | None],
+        classes: LabelSpace,
         *,
         given: Mapping[int, PretrainedClassifier] | None = None,
         class_identity: ClassIdentity = "names",
@@ -37,7 +37,7 @@ class Zoo:
     ) -> None:
         if max_resident < 1:
             raise ConfigError(f"max_resident must be at least 1, but is {max_resident}")
-        self.cards = tuple(cards)
+        self.member_configs = tuple(configs)
         self.classes = classes
         self.class_identity = class_identity
         self.path = path
@@ -58,7 +58,7 @@ class Zoo:
 
         Args:
             path: A folder that holds one folder a member (or is one member itself).
-            class_identity: See `dfml.zoo.label_space.build_class_space`.
+            class_identity: See `dfml.zoo.label_space.build_label_space`.
             max_resident: Members kept in memory at once; the one unused for longest makes room.
 
         Raises:
@@ -66,9 +66,9 @@ class Zoo:
             ConfigError: If `class_identity` cannot be used.
         """
         path = Path(path)
-        cards = [read_card(folder) for folder in member_folders(path)]
-        classes = build_class_space([(card.name, card.labels) for card in cards], class_identity)
-        return cls(cards, classes, class_identity=class_identity, max_resident=max_resident, path=path)
+        configs = [read_member_config(folder) for folder in member_folders(path)]
+        classes = build_label_space([(config.name, config.labels) for config in configs], class_identity)
+        return cls(configs, classes, class_identity=class_identity, max_resident=max_resident, path=path)
 
     @classmethod
     def of(
@@ -86,12 +86,12 @@ class Zoo:
             raise ZooError("a zoo needs at least one classifier, but none was given")
         named = [(f"member-{index:03d}", classifier.labels) for index, classifier in enumerate(classifiers)]
         given = dict(enumerate(classifiers))
-        classes = build_class_space(named, class_identity)
+        classes = build_label_space(named, class_identity)
         return cls([None] * len(classifiers), classes, given=given, class_identity=class_identity)
 
     def __len__(self) -> int:
         """Number of members."""
-        return len(self.cards)
+        return len(self.member_configs)
 
     def __iter__(self) -> Iterator[PretrainedClassifier]:
         """The members, each loaded when its turn comes."""
@@ -108,11 +108,11 @@ class Zoo:
         if index in self._given:
             return self._given[index]
         if index not in self._resident:
-            card = self.cards[index]
-            assert card is not None
+            config = self.member_configs[index]
+            assert config is not None
             while len(self._resident) >= self._max_resident:
                 self._resident.popitem(last=False)
-            self._resident[index] = load_member(card).to(self.device)
+            self._resident[index] = load_member(config).to(self.device)
         self._resident.move_to_end(index)
         return self._resident[index]
 
@@ -138,8 +138,8 @@ class Zoo:
 
     def name(self, index: int) -> str:
         """A short name of a member, for messages and tables."""
-        card = self.cards[index]
-        return card.name if card else f"member-{index:03d}"
+        config = self.member_configs[index]
+        return config.name if config else f"member-{index:03d}"
 
     def vet(self) -> None:
         """Load every member once, so that a bad one is reported before work starts.
@@ -164,9 +164,11 @@ class Zoo:
         """Members that can be evaluated in one batched call: same architecture, number of classes and input size."""
         groups: dict[tuple[str, int, int], list[int]] = {}
         for index in range(len(self)):
-            card = self.cards[index]
-            architecture = f"{card.architecture} {sorted(card.arguments.items())}" if card else stack_key(self[index])
-            labels, size = (card or self[index]).labels, (card or self[index]).preprocessing.size
+            config = self.member_configs[index]
+            architecture = (
+                f"{config.architecture} {sorted(config.arguments.items())}" if config else stack_key(self[index])
+            )
+            labels, size = (config or self[index]).labels, (config or self[index]).preprocessing.size
             groups.setdefault((architecture, len(labels), size), []).append(index)
         return groups
 
@@ -175,7 +177,7 @@ class Zoo:
 
         A learner and the pseudo-images that all members share need one; members still normalise with their own.
         """
-        each = [(card or self[index]).preprocessing for index, card in enumerate(self.cards)]
+        each = [(config or self[index]).preprocessing for index, config in enumerate(self.member_configs)]
         sizes = [p.size for p in each]
         common = max(sorted(set(sizes)), key=sizes.count)
 

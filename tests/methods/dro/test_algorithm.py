@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
 
 
 def begin(members: Zoo | None = None, **settings: Any) -> DRORun:
-    run = DRO(**{**SMALL, **settings}).begin(members or zoo(), CPU)
+    run = DRO(**{**SMALL, **settings}).start(members or zoo(), CPU)
     assert isinstance(run, DRORun)
     return run
 

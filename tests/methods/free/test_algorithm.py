@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {
 
 
 def begin(members: Zoo | None = None, **settings: Any) -> FreeRun:
-    run = FREE(**{**SMALL, **settings}).begin(members or zoo(), CPU)
+    run = FREE(**{**SMALL, **settings}).start(members or zoo(), CPU)
     assert isinstance(run, FreeRun)
     return run
 
@@ -66,14 +66,16 @@ def broken(seed: int, labels: tuple[str, ...]) -> PretrainedClassifier:
 
 def test_the_warm_up_trains_the_engine_only() -> None:
     run = begin(warm_up=2)
-    learner, generator = weights(run), {k: v.clone() for k, v in run.source.engine.state().items()}
+    learner, generator = weights(run), {k: v.clone() for k, v in run.source.engine.state_dict().items()}
     for iteration in (1, 2):
         metrics = run.step(iteration)
         assert "outer_loss" not in metrics
         assert metrics["disagreement"] == 0.0  # no student yet
     assert equal(learner, weights(run))
     assert int(run.memory.written.sum()) == 0
-    assert not torch.equal(generator["weights.project.weight"], run.source.engine.state()["weights.project.weight"])
+    assert not torch.equal(
+        generator["weights.project.weight"], run.source.engine.state_dict()["weights.project.weight"]
+    )
     assert run.step(3)["disagreement"] > 0.0
     assert not equal(learner, weights(run))
 
@@ -219,7 +221,7 @@ def test_a_bad_member_is_named_and_set_aside_while_the_run_goes_on(tmp_path: Pat
     )
     assert isinstance(learner, GradientLearner)
     assert all(bool(value.isfinite().all()) for value in learner.parameters.values())
-    assert heard == ["member-001 is set aside: the generator diverged (its loss is not finite)"]
+    assert heard == ["member-001 is excluded: the generator diverged (its loss is not finite)"]
     rows = RunFolder(tmp_path / "run").read_metrics()
     assert rows[0]["notes"] == heard
     assert not any("notes" in row for row in rows[1:])
@@ -233,14 +235,14 @@ def test_a_member_stays_set_aside_after_a_resumed_run(tmp_path: Path) -> None:
     from dfml.training.loop import restore
 
     assert restore(run, tmp_path / "run/checkpoints/000003", CPU) == 3
-    assert set(run.source.health.set_aside) == {"member-001"}
-    assert len(run.source.draw(4, 3)) == 2
+    assert set(run.source.failures.excluded) == {"member-001"}
+    assert len(run.source.sample_members(4, 3)) == 2
 
 
 def test_a_run_without_any_good_member_fails_with_one_line() -> None:
     members = Zoo.of([broken(0, ("ant", "bee", "cat")), broken(1, ("dog", "elk", "fox"))])
     with pytest.raises(
-        RunError, match=r"no member is left to learn from: of 2, member-00\d was set aside first: the"
+        RunError, match=r"no member is left to learn from: of 2, member-00\d was excluded first: the"
     ) as error:
         begin(members).step(1)
     assert "\n" not in str(error.value)
@@ -321,6 +323,6 @@ def test_the_state_does_not_grow_once_the_memory_is_there() -> None:
     sizes = []
     for iteration in range(1, 9):
         run.step(iteration)
-        sizes.append({name: tensor.numel() for name, tensor in run.state().tensors.items()})
+        sizes.append({name: tensor.numel() for name, tensor in run.state_dict().tensors.items()})
     assert all(size == sizes[0] for size in sizes)
     assert PREPROCESSING.size == run.memory.images.shape[-1]

@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
 
 
 def begin(members: Zoo | None = None, **settings: Any) -> PurerRun:
-    run = PURER(**{**SMALL, **settings}).begin(members or zoo(), CPU)
+    run = PURER(**{**SMALL, **settings}).start(members or zoo(), CPU)
     assert isinstance(run, PurerRun)
     return run
 
@@ -226,8 +226,8 @@ def test_the_state_does_not_grow_and_keeps_no_graph() -> None:
     sizes = []
     for iteration in range(1, 13):
         run.step(iteration)
-        state = run.state()
+        state = run.state_dict()
         sizes.append({name: tensor.numel() for name, tensor in state.tensors.items()})
     assert all(size == sizes[0] for size in sizes)
-    assert json.dumps(run.state().values)
+    assert json.dumps(run.state_dict().values)
     assert not any(value.grad_fn for value in run.outer.parameters.values())

@@ -26,7 +26,7 @@ def test_fires_as_the_papers_say(accuracies: list[float], warm_up: int, patience
     switch, fired = GradientSwitch(warm_up, patience), []
     for iteration, accuracy in enumerate(accuracies, start=1):
         resumed = GradientSwitch(warm_up, patience)
-        resumed.restore(switch.state())
+        resumed.load_state_dict(switch.state_dict())
         switch = resumed  # survives a checkpoint at any time
         switch.observe(iteration, accuracy)
         if switch.take():

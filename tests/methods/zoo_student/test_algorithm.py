@@ -20,7 +20,7 @@ from dfml.training.loop import restore
 from dfml.training.progress import SilentProgress
 from dfml.training.run_folder import RunFolder
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
-from dfml.zoo.pretrained import ask
+from dfml.zoo.pretrained import query_members
 from tests.factories import coloured_dataset, images, member, zoo
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = {
 
 
 def begin(members: Zoo | None = None, **settings: Any) -> ZooStudentRun:
-    run = ZooStudent(**{**SMALL, **settings}).begin(members or zoo(), CPU)
+    run = ZooStudent(**{**SMALL, **settings}).start(members or zoo(), CPU)
     assert isinstance(run, ZooStudentRun)
     return run
 
@@ -61,7 +61,7 @@ def test_the_student_learns_what_all_members_answer() -> None:
         members, iterations=40, images_per_class=10, memory=2000, student_steps=5, batch=32, teachers=None, lr=0.02
     )
     shown = images(60, seed=9)
-    answers = run.student.groups.log_softmax(ask(members, shown))
+    answers = run.student.groups.log_softmax(query_members(members, shown))
 
     def distance() -> float:
         with torch.no_grad():
@@ -82,16 +82,16 @@ def test_a_memory_that_no_machine_has_is_refused_before_it_starts() -> None:
 
 def test_a_member_of_many_classes_is_visited_for_some_of_them_at_a_time() -> None:
     members = Zoo.of([member(0, tuple("abcdefgh")), member(1, tuple("cdefghij"))])
-    run = begin(members, mixed=0, memory=1000, inversion={**SMALL["inversion"], "engine": "ei", "classes_per_visit": 3})
-    assert len(run.pool.images) == 4 * 2 * 3 * 3  # iterations, members, classes, images of each
+    run = begin(members, mixed=0, memory=1000, inversion={**SMALL["inversion"], "engine": "ei", "classes_per_round": 3})
+    assert len(run.buffer.images) == 4 * 2 * 3 * 3  # iterations, members, classes, images of each
     for iteration in (1, 2, 3, 4):
         run.step(iteration)
-    assert len(run.pool) == 4 * 2 * 3 * 3
-    assert len(run.pool.of_classes(3)) > 6
+    assert len(run.buffer) == 4 * 2 * 3 * 3
+    assert len(run.buffer.indices_by_class(3)) > 6
     for index in (0, 1):
         labels = run.source.labels(index, 3, 1)
-        place = 9 * run.source.in_turn(1, 2).index(index)
-        assert torch.equal(run.pool.classes[place : place + 9], run.classes[index][labels])
+        place = 9 * run.source.next_members(1, 2).index(index)
+        assert torch.equal(run.buffer.classes[place : place + 9], run.classes[index][labels])
 
 
 def test_a_wider_student_is_the_same_with_more_channels() -> None:
@@ -106,22 +106,22 @@ def test_every_image_is_kept_with_the_answers_of_those_that_were_asked() -> None
     members = zoo(4)
     run = begin(members, teachers=3, mixed=0)
     run.step(1)
-    assert len(run.pool) == 2 * 3 * 3
-    shown, answers = run.pool.images[: len(run.pool)].float() / 255.0, run.pool.answers[: len(run.pool)].float()
+    assert len(run.buffer) == 2 * 3 * 3
+    shown, answers = run.buffer.images[: len(run.buffer)].float() / 255.0, run.buffer.answers[: len(run.buffer)].float()
     asked = [not bool(part.isnan().any()) for part in torch.split(answers, 3, dim=1)]
     assert sum(asked) == 3
-    assert set(run.source.in_turn(1, 2)) <= {index for index, yes in enumerate(asked) if yes}
-    expected = run.student.groups.log_softmax(ask(members, shown))
+    assert set(run.source.next_members(1, 2)) <= {index for index, yes in enumerate(asked) if yes}
+    expected = run.student.groups.log_softmax(query_members(members, shown))
     known = ~answers.isnan()
     torch.testing.assert_close(answers[known], expected[known], atol=1e-2, rtol=1e-2)
 
 
 def test_half_the_bits_are_for_networks_only() -> None:
-    leaves = {**SMALL["inversion"], "ei": {"steps": 2, "start": "leaves"}}
+    leaves = {**SMALL["inversion"], "ei": {"steps": 2, "start": "dead_leaves"}}
     runs = [begin(precision=precision, teachers=None, inversion=leaves) for precision in ("float32", "bfloat16")]
     rows = [[run.step(iteration) for iteration in (1, 2)] for run in runs]
-    full, half = (run.pool.answers[:18].float() for run in runs)  # of the first step: no student has a say in it
-    assert torch.equal(*(run.pool.images[:18] for run in runs))
+    full, half = (run.buffer.answers[:18].float() for run in runs)  # of the first step: no student has a say in it
+    assert torch.equal(*(run.buffer.images[:18] for run in runs))
     assert not torch.equal(full, half)
     torch.testing.assert_close(half.exp(), full.exp(), atol=0.02, rtol=0.0)
     assert {value.dtype for value in runs[1].student.network.parameters()} == {torch.float32}
@@ -132,20 +132,20 @@ def test_half_the_bits_are_for_networks_only() -> None:
 def test_mixed_images_are_made_of_earlier_ones_and_asked_about_too() -> None:
     run = begin(mixed=2, memory=100)
     run.step(1)
-    assert len(run.pool) == 18  # nothing was there to mix with
+    assert len(run.buffer) == 18  # nothing was there to mix with
     run.step(2)
-    assert len(run.pool) == 18 + 3 * 18
-    assert not bool((run.pool.images[36:54].flatten(1) == run.pool.images[18:36].flatten(1)).all())
+    assert len(run.buffer) == 18 + 3 * 18
+    assert not bool((run.buffer.images[36:54].flatten(1) == run.buffer.images[18:36].flatten(1)).all())
 
 
 def test_a_part_of_every_batch_is_an_episode_of_recovered_classes() -> None:
     run = begin(mixed=1, batch=30, episode_way=4, episode_shot=2, episode_query=1, memory=200)
     for iteration in (1, 2):
         run.step(iteration)
-    of_classes = run.pool.of_classes(3)
+    of_classes = run.buffer.indices_by_class(3)
     chosen, way = run._choose(of_classes, torch.Generator().manual_seed(0))
     assert (len(chosen), way) == (30, 4)
-    classes = run.pool.classes[chosen]
+    classes = run.buffer.classes[chosen]
     support, query = classes[:8].view(4, 2), classes[8:12]
     assert torch.equal(support, query[:, None].expand(4, 2))
     assert len(set(query.tolist())) == 4
@@ -163,7 +163,9 @@ def test_an_episode_has_no_more_classes_than_there_are_or_fit_in_a_batch(setting
     once = {"members_per_step": 1, "images_per_class": 8, "teachers": None, "iterations": 1, "batch": 64}
     run = begin(Zoo.of([member(0)]), **{**once, "episodic_share": 0.9, **settings})
     row = run.step(1)
-    _, found = run._choose(run.pool.of_classes(run.config.episode_shot + run.config.episode_query), torch.Generator())
+    _, found = run._choose(
+        run.buffer.indices_by_class(run.config.episode_shot + run.config.episode_query), torch.Generator()
+    )
     assert found == way
     assert ("outer_loss" in row) == (way > 0)
 
@@ -194,9 +196,9 @@ def test_episodes_teach_to_tell_the_zoos_classes_apart() -> None:
         for iteration in range(1, 7):
             row = run.step(iteration)
         assert ("outer_loss" in row) == (episodic > 0)
-        chosen, way = run._choose(run.pool.of_classes(7), torch.Generator().manual_seed(1))
+        chosen, way = run._choose(run.buffer.indices_by_class(7), torch.Generator().manual_seed(1))
         with torch.no_grad():
-            losses.append(episode_loss(run.student.embed(run.pool.take(chosen)[0]), way, 3, 4).item())
+            losses.append(episode_loss(run.student.embed(run.buffer.take(chosen)[0]), way, 3, 4).item())
     assert losses[1] < losses[0] - 0.1
 
 
@@ -251,10 +253,10 @@ def test_members_of_several_architectures_sizes_and_ways_are_taught_together() -
     members = Zoo.of([member(0, ("ant", "bee", "cat")), other])
     run = begin(members, img_size=16, teachers=None)
     run.step(1)
-    shown = run.pool.images[: len(run.pool)].float() / 255.0
+    shown = run.buffer.images[: len(run.buffer)].float() / 255.0
     assert shown.shape == (21, 3, 16, 16)
-    expected = run.student.groups.log_softmax(ask(members, shown))
-    torch.testing.assert_close(run.pool.answers[:21].float(), expected, atol=1e-2, rtol=1e-2)
+    expected = run.student.groups.log_softmax(query_members(members, shown))
+    torch.testing.assert_close(run.buffer.answers[:21].float(), expected, atol=1e-2, rtol=1e-2)
     assert run.learner().embed(images(2)).shape == (2, 7)
 
 
@@ -312,7 +314,7 @@ def test_a_member_that_cannot_be_recovered_from_is_named() -> None:
     learner = ZooStudent(**{**SMALL, "teachers": None}).fit(members, device="cpu", progress=progress)
     assert isinstance(learner, Student)
     assert all(bool(value.isfinite().all()) for value in learner.network.state_dict().values())
-    assert progress.heard == ["member-001 is set aside: the generator diverged (its loss is not finite)"]
+    assert progress.heard == ["member-001 is excluded: the generator diverged (its loss is not finite)"]
 
 
 def test_without_a_good_member_the_run_fails_with_one_line() -> None:

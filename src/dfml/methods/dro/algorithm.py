@@ -34,7 +34,7 @@ from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.average import member_backbones
 from dfml.methods.base import Method
 from dfml.methods.dro.weight_generator import MemberWeights, WeightGenerator, root_mean_square, worst_moves
-from dfml.optimisers import optimiser_tensors, restore_optimiser
+from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
 from dfml.training.checkpoint import State
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.zoo import Zoo
@@ -69,8 +69,8 @@ class DRO(Method):
     config_type: ClassVar[type[TrainingConfig]] = DROConfig
     config: DROConfig
 
-    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
-        """See `Method.begin`.
+    def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """See `Method.start`.
 
         Raises:
             ZooError: If a member's architecture is not the learner's backbone, or all members are the same.
@@ -149,14 +149,14 @@ class DRORun(TrainingRun):
             name=DRO.name,
         ).to(self.device)
 
-    def state(self) -> State:
+    def state_dict(self) -> State:
         """See `TrainingRun.state`."""
         tensors = {f"generator.{name}": value for name, value in self.generator.parameters.items()}
-        return State({**tensors, **optimiser_tensors("optimiser", self._optimiser)})
+        return State({**tensors, **optimiser_state_dict("optimiser", self._optimiser)})
 
     @torch.no_grad()
-    def restore(self, state: State) -> None:
+    def load_state_dict(self, state: State) -> None:
         """See `TrainingRun.restore`."""
         for name, value in strip(state.tensors, "generator.").items():
             self.generator.parameters[name].copy_(value)
-        restore_optimiser("optimiser", self._optimiser, state.tensors)
+        load_optimiser_state_dict("optimiser", self._optimiser, state.tensors)

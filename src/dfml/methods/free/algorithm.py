@@ -21,9 +21,9 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import UsageError
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.inversion.image_source import ImageSource
-from dfml.inversion.loss import InversionWeights, View, draw_view
+from dfml.inversion.loss import InversionWeights, View, sample_view
 from dfml.inversion.registry import InversionConfig
 from dfml.learners import LearnerConfig, create_learner
 from dfml.learners.classifier import strip
@@ -32,7 +32,7 @@ from dfml.learners.network import Parameters
 from dfml.methods.base import Method
 from dfml.methods.free.alignment import InnerOptimiser, MemberLoss, joint, mean_cosine, member_gradients, sequential
 from dfml.methods.free.distillation import Distillation, HeadRule
-from dfml.optimisers import optimiser_tensors, restore_optimiser
+from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
 from dfml.training.checkpoint import State
 from dfml.training.device import require_memory
 from dfml.training.loop import TrainingConfig, TrainingRun
@@ -55,7 +55,7 @@ class FreeConfig(TrainingConfig):
     members_per_step: PositiveInt = 4
     """Members that are visited in a meta-iteration, drawn at random."""
     images_per_class: PositiveInt = 20
-    """Recovered at a visit, for each of a member's classes (`inversion.classes_per_visit`)."""
+    """Recovered at a visit, for each of a member's classes (`inversion.classes_per_round`)."""
     warm_up: NonNegativeInt = 19
     """Meta-iterations that train the engine only."""
     alignment: Literal["sequential", "joint", "none"] = "sequential"
@@ -86,7 +86,7 @@ class FreeConfig(TrainingConfig):
     replay_tasks: PositiveInt = 10
     """Tasks of a replay step; their losses are summed."""
     patience: PositiveInt = 5
-    """Visits without progress after which a member is set aside (`dfml.inversion.failures`)."""
+    """Visits without progress after which a member is excluded (`dfml.inversion.failures`)."""
     statistics_momentum: float = Field(default=0.01, gt=0.0, le=1.0)
     """Of the moving average of support statistics (used by `learner.statistics_shrinkage`)."""
 
@@ -118,8 +118,8 @@ class FREE(Method):
     }
     config: FreeConfig
 
-    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
-        """See `Method.begin`."""
+    def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """See `Method.start`."""
         config = self.config
         if config.way > len(zoo.classes):
             raise UsageError(f"way {config.way} asks for more classes than the zoo knows ({len(zoo.classes)})")
@@ -182,7 +182,7 @@ class FreeRun(TrainingRun):
     def step(self, iteration: int) -> Mapping[str, float]:
         """Recover, remember, align, replay."""
         began = time.perf_counter()
-        members = self.source.draw(iteration, self.config.members_per_step)
+        members = self.source.sample_members(iteration, self.config.members_per_step)
         recovered, metrics = self._recover(members, iteration)
         metrics["recovery_seconds"] = time.perf_counter() - began
         if iteration <= self.config.warm_up:
@@ -203,7 +203,7 @@ class FreeRun(TrainingRun):
         """Images of the members whose recovery went well, and what the engine learned from them (papers 2.2)."""
         # A distillation head that nothing trains is not worth disagreeing with.
         taught = iteration > self.config.warm_up and self.config.alignment != "none"
-        found = self.source.visit(
+        found = self.source.recover(
             members,
             self.config.images_per_class,
             iteration,
@@ -215,7 +215,7 @@ class FreeRun(TrainingRun):
     def _align(self, recovered: Mapping[int, Tensor], iteration: int) -> dict[str, float]:
         """Cross-task distillation with implicit gradient alignment: BELL (papers 2.4, step 1)."""
         config, weights = self.config, self.distillation.parameters
-        view = draw_view(VIEW, seeds.generator(config.seed, "distillation", iteration))
+        view = sample_view(VIEW, seeds.generator(config.seed, "distillation", iteration))
         losses = [self._distillation_loss(member, images, view) for member, images in recovered.items()]
         if config.alignment == "sequential":
             update = sequential(weights, losses, lr=config.alignment_lr, optimiser=config.alignment_optimiser)
@@ -233,8 +233,8 @@ class FreeRun(TrainingRun):
     @torch.no_grad()
     def _distillation_loss(self, member: int, images: Tensor, view: View) -> MemberLoss:
         space, classifier = self.preprocessing, self.zoo[member]
-        shown = space.restore(view.apply(space.normalise(images)))
-        answers = classifier.logits(fit_images(shown, classifier.size))
+        shown = space.denormalise(view.apply(space.normalise(images)))
+        answers = classifier.logits(resize_and_crop(shown, classifier.size))
         return self.distillation.loss(shown, answers, member)
 
     def _replay(self, iteration: int) -> dict[str, float]:
@@ -256,29 +256,29 @@ class FreeRun(TrainingRun):
         """See `TrainingRun.learner`."""
         return self.outer.learner()
 
-    def take_notes(self) -> list[str]:
-        """See `TrainingRun.take_notes`."""
-        return self.source.take_notes()
+    def pop_messages(self) -> list[str]:
+        """See `TrainingRun.pop_messages`."""
+        return self.source.pop_messages()
 
-    def state(self) -> State:
+    def state_dict(self) -> State:
         """See `TrainingRun.state`."""
-        tensors = {f"outer.{name}": value for name, value in self.outer.tensors().items()}
-        tensors |= {f"memory.{name}": value for name, value in self.memory.tensors().items()}
-        engine, values = self.source.state()
+        tensors = {f"outer.{name}": value for name, value in self.outer.state_dict().items()}
+        tensors |= {f"memory.{name}": value for name, value in self.memory.state_dict().items()}
+        engine, values = self.source.state_dict()
         tensors |= {f"engine.{name}": value for name, value in engine.items()}
         tensors |= {f"distillation.{name}": value for name, value in self.distillation.head.items()}
-        tensors |= optimiser_tensors("distillation_optimiser", self.distillation_optimiser)
+        tensors |= optimiser_state_dict("distillation_optimiser", self.distillation_optimiser)
         return State(tensors, {**values, "preprocessing": self.preprocessing.as_dict()})
 
-    def restore(self, state: State) -> None:
+    def load_state_dict(self, state: State) -> None:
         """See `TrainingRun.restore`."""
-        self.source.restore(strip(state.tensors, "engine."), state.values)
-        self.outer.restore(strip(state.tensors, "outer."))
-        self.memory.restore(strip(state.tensors, "memory."))
+        self.source.load_state_dict(strip(state.tensors, "engine."), state.values)
+        self.outer.load_state_dict(strip(state.tensors, "outer."))
+        self.memory.load_state_dict(strip(state.tensors, "memory."))
         with torch.no_grad():
             for name, value in self.distillation.head.items():
                 value.copy_(state.tensors[f"distillation.{name}"])
-        restore_optimiser("distillation_optimiser", self.distillation_optimiser, state.tensors)
+        load_optimiser_state_dict("distillation_optimiser", self.distillation_optimiser, state.tensors)
 
 
 def _backbone(parameters: Parameters) -> Parameters:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml import seeds
-from dfml.images import fit_images
+from dfml.images import resize_and_crop
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters
 
@@ -138,6 +138,6 @@ class Distillation:
     def _logits(self, parameters: Mapping[str, Tensor], images: Tensor, rows: Tensor) -> Tensor:
         """With the batch's own statistics, as in the first pass of adaptation."""
         space = self._blank.preprocessing
-        inputs = space.normalise(fit_images(images, space.size))
+        inputs = space.normalise(resize_and_crop(images, space.size))
         features, _ = self._blank.network.features(dict(parameters), inputs)
         return class_logits(features, parameters["weight"], parameters["bias"], rows)

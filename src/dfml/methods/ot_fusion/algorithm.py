@@ -61,8 +61,8 @@ class OTFusion(Method):
     config_type: ClassVar[type[TrainingConfig]] = OTFusionConfig
     config: OTFusionConfig
 
-    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
-        """See `Method.begin`."""
+    def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """See `Method.start`."""
         learner = untrained_learner(self.config, zoo, device, self.name)
         require_fusible(zoo, learner)
         layers, match = channel_layers(zoo[0].network), self._matcher(zoo)
@@ -92,7 +92,7 @@ class OTFusion(Method):
     def _images(self, preprocessing: Preprocessing) -> Float[Tensor, "images 3 size size"]:
         """What members are shown, of one size for all: their maps are compared pixel by pixel."""
         generator = seeds.generator(self.config.seed, "ot_fusion")
-        return preprocessing.restore(dead_leaves(self.config.images, preprocessing.size, generator)).clamp(0.0, 1.0)
+        return preprocessing.denormalise(dead_leaves(self.config.images, preprocessing.size, generator)).clamp(0.0, 1.0)
 
 
 def require_fusible(zoo: Zoo, learner: GradientLearner) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import UsageError
-from dfml.inversion.loss import InversionWeights, draw_view
+from dfml.inversion.loss import InversionWeights, sample_view
 from dfml.inversion.pixel_gradient import InversionGradient
 from dfml.learners import LearnerConfig, create_learner
 from dfml.learners.classifier import strip
@@ -27,7 +27,7 @@ from dfml.methods.average import average_members
 from dfml.methods.base import Method
 from dfml.methods.purer.curriculum import GradientSwitch
 from dfml.methods.purer.dynamic_dataset import DynamicDataset
-from dfml.optimisers import optimiser_tensors, restore_optimiser
+from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
 from dfml.training.checkpoint import State
 from dfml.training.device import require_memory
 from dfml.training.loop import TrainingConfig, TrainingRun
@@ -84,8 +84,8 @@ class PURER(Method):
     }
     config: PurerConfig
 
-    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
-        """See `Method.begin`."""
+    def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """See `Method.start`."""
         if self.config.way > len(zoo.classes):
             raise UsageError(f"way {self.config.way} asks for more classes than the zoo knows ({len(zoo.classes)})")
         return PurerRun(self.config, zoo, device)
@@ -152,7 +152,7 @@ class PurerRun(TrainingRun):
         members = self._members(iteration)
         classes = [self.classes[member] for member in members]
         pixels = [self.dataset.pixels.detach()[rows] for rows in classes]
-        views = [draw_view(weights, seeds.generator(seed, "shift", iteration, member)) for member in members]
+        views = [sample_view(weights, seeds.generator(seed, "shift", iteration, member)) for member in members]
         each = self.inversion_gradient(members, pixels, views)
         gradient = torch.zeros_like(self.dataset.pixels)
         for rows, of_member in zip(classes, each, strict=True):
@@ -187,16 +187,16 @@ class PurerRun(TrainingRun):
         """See `TrainingRun.learner`."""
         return self.outer.learner()
 
-    def state(self) -> State:
+    def state_dict(self) -> State:
         """See `TrainingRun.state`."""
-        tensors = {"pixels": self.dataset.pixels, **optimiser_tensors("pixel_optimiser", self.pixel_optimiser)}
-        tensors |= {f"outer.{name}": value for name, value in self.outer.tensors().items()}
-        return State(tensors, {"switch": self.switch.state()})
+        tensors = {"pixels": self.dataset.pixels, **optimiser_state_dict("pixel_optimiser", self.pixel_optimiser)}
+        tensors |= {f"outer.{name}": value for name, value in self.outer.state_dict().items()}
+        return State(tensors, {"switch": self.switch.state_dict()})
 
-    def restore(self, state: State) -> None:
+    def load_state_dict(self, state: State) -> None:
         """See `TrainingRun.restore`."""
         with torch.no_grad():
             self.dataset.pixels.copy_(state.tensors["pixels"])
-        restore_optimiser("pixel_optimiser", self.pixel_optimiser, state.tensors)
-        self.outer.restore(strip(state.tensors, "outer."))
-        self.switch.restore(state.values["switch"])
+        load_optimiser_state_dict("pixel_optimiser", self.pixel_optimiser, state.tensors)
+        self.outer.load_state_dict(strip(state.tensors, "outer."))
+        self.switch.load_state_dict(state.values["switch"])

@@ -43,11 +43,11 @@ class GradientSwitch:
             if self._stagnant == self._patience:
                 self._on, self._best, self._stagnant = True, None, 0
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         return {"on": self._on, "best": self._best, "stagnant": self._stagnant}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state`; a switch that is not enabled stays off whatever the state says."""
         self._on = state["on"] and self._enabled
         self._best, self._stagnant = state["best"], state["stagnant"]

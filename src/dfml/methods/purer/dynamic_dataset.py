@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dfml import seeds
-from dfml.learners.episode import Episode, draw_indices, episode_labels
+from dfml.learners.episode import Episode, episode_labels, sample_episode_indices
 from dfml.zoo.pretrained import Preprocessing
 
 
@@ -38,7 +38,7 @@ class DynamicDataset:
 
     def images_of(self, classes: Int64[Tensor, "way"]) -> Float[Tensor, "images 3 size size"]:
         """All images of some classes, class by class; gradients reach the pixels."""
-        return self.preprocessing.restore(self.pixels[classes].flatten(0, 1))
+        return self.preprocessing.denormalise(self.pixels[classes].flatten(0, 1))
 
     def episode(self, way: int, shot: int, query: int, generator: torch.Generator) -> Episode:
         """Draw an episode across members (papers 1.4); gradients reach the pixels of support and query.
@@ -46,12 +46,12 @@ class DynamicDataset:
         Raises:
             UsageError: If there are too few classes or images.
         """
-        classes, support, of_query = draw_indices(self._sizes, way, shot, query, generator)
+        classes, support, of_query = sample_episode_indices(self._sizes, way, shot, query, generator)
         rows = classes.to(self.pixels.device)[:, None]
         device = self.pixels.device
         return Episode(
-            self.preprocessing.restore(self.pixels[rows, support.to(device)].flatten(0, 1)),
+            self.preprocessing.denormalise(self.pixels[rows, support.to(device)].flatten(0, 1)),
             episode_labels(way, shot, device),
-            self.preprocessing.restore(self.pixels[rows, of_query.to(device)].flatten(0, 1)),
+            self.preprocessing.denormalise(self.pixels[rows, of_query.to(device)].flatten(0, 1)),
             episode_labels(way, query, device),
         )

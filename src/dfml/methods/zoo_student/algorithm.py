@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml import seeds
-from dfml.images import fit_images
-from dfml.inversion.agreement import SecondOpinions
+from dfml.images import resize_and_crop, to_bytes, to_float
+from dfml.inversion.agreement import CrossMemberAgreement
 from dfml.inversion.ei import PixelInversionConfig
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.loss import InversionWeights
@@ -31,14 +31,14 @@ from dfml.inversion.registry import InversionConfig
 from dfml.learners.base import ProtocolName
 from dfml.learners.classifier import strip
 from dfml.learners.embedding import HeadFit, episode_loss
-from dfml.learners.episode import draw_indices
+from dfml.learners.episode import sample_episode_indices
 from dfml.learners.student import Student, StudentEmbedding
 from dfml.methods.base import Method
 from dfml.methods.zoo_student.mixing import cut_and_mix
 from dfml.optimisers import MuonAndAdam
 from dfml.training.checkpoint import State
 from dfml.training.device import Precision, computing_in, require_memory
-from dfml.training.distillation_buffer import AnsweredImages, to_bytes
+from dfml.training.distillation_buffer import DistillationBuffer
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.zoo import Zoo
 
@@ -64,15 +64,15 @@ class ZooStudentConfig(TrainingConfig):
     """`{channels: [64, 128, 256, 512]}` is twice as wide, takes three times as long, and is no better so far."""
     img_size: PositiveInt | None = None
     """Pixels a side of the student's input; None: the members' most common size."""
-    embedding: StudentEmbedding = "leanings"
+    embedding: StudentEmbedding = "centred"
     """What embeds an image in few-shot tasks: the probabilities that the student expects of every member (`answers`),
-    these at temperature 2 and less those of guessing (`leanings`), or its `features`."""
+    these at temperature 2 and less those of guessing (`centred_probabilities`), or its `features`."""
     fit: HeadFit = "ridge"
     """How heads are fitted to a support set: nearest class mean by cosine, or ridge regression."""
     inversion: InversionConfig = InversionConfig(
         engine="ei",
         ei=PixelInversionConfig(
-            start="familiar",
+            start="auto",
             steps=30,
             lr=0.05,
             weights=InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001),
@@ -81,7 +81,7 @@ class ZooStudentConfig(TrainingConfig):
     members_per_step: PositiveInt = 1
     """Members that recall images in a meta-iteration; all take turns."""
     images_per_class: PositiveInt = 20
-    """Recovered at a visit, for each of a member's classes (`inversion.classes_per_visit`)."""
+    """Recovered at a visit, for each of a member's classes (`inversion.classes_per_round`)."""
     mixed: NonNegativeInt = 1
     """Further images for every recovered one: parts of it and of an earlier one, cut and put together."""
     teachers: PositiveInt | None = None
@@ -127,8 +127,8 @@ class ZooStudent(Method):
     config_type: ClassVar[type[TrainingConfig]] = ZooStudentConfig
     config: ZooStudentConfig
 
-    def begin(self, zoo: Zoo, device: torch.device) -> TrainingRun:
-        """See `Method.begin`."""
+    def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
+        """See `Method.start`."""
         return ZooStudentRun(self.config, zoo, device)
 
 
@@ -154,8 +154,8 @@ class ZooStudentRun(TrainingRun):
         ).to(device)
         self.optimiser = MuonAndAdam(list(self.student.network.parameters()), config.lr, config.kernel_lr)
         self.updates = 0
-        self.opinions = SecondOpinions(zoo)
-        self._notes: list[str] = []
+        self.agreement = CrossMemberAgreement(zoo)
+        self._messages: list[str] = []
         self.source = ImageSource(
             config.inversion,
             zoo,
@@ -168,17 +168,17 @@ class ZooStudentRun(TrainingRun):
         visit = config.members_per_step * self.source.most_images(config.images_per_class) * (1 + config.mixed)
         capacity, size = min(config.memory, config.iterations * visit), self.student.preprocessing.size
         require_memory(
-            capacity * AnsweredImages.bytes_each(size, sum(outputs)),
+            capacity * DistillationBuffer.bytes_each(size, sum(outputs)),
             device,
             f"a memory of {capacity} images (memory), at {size} pixels a side (img_size),",
         )
-        self.pool = AnsweredImages(capacity, size, sum(outputs), device)
+        self.buffer = DistillationBuffer(capacity, size, sum(outputs), device)
 
     def step(self, iteration: int) -> Mapping[str, float]:
         """Recover images, ask members about them, and teach the student all answers that are kept."""
         began = time.perf_counter()
-        recalled = self.source.visit(
-            self.source.in_turn(iteration, self.config.members_per_step),
+        recalled = self.source.recover(
+            self.source.next_members(iteration, self.config.members_per_step),
             self.config.images_per_class,
             iteration,
             student=self._expect if self.updates else None,
@@ -189,13 +189,13 @@ class ZooStudentRun(TrainingRun):
         asked = time.perf_counter()
         metrics = {**self.source.last, **self._teach(iteration)}
         if iteration == self.iterations:
-            self._notes += self.opinions.doubts()
+            self._messages += self.agreement.warnings()
         seconds = {"recovery": between - began, "asking": asked - between, "teaching": time.perf_counter() - asked}
         return metrics | {f"{name}_seconds": value for name, value in seconds.items()}
 
     def _expect(self, images: Tensor, columns: Tensor | None) -> Tensor:
         """The student's logits for a member's outputs; gradients are for the images."""
-        return self.student.logits(fit_images(images, self.student.preprocessing.size))[:, columns]
+        return self.student.logits(resize_and_crop(images, self.student.preprocessing.size))[:, columns]
 
     @torch.no_grad()
     def _ask(self, recalled: Mapping[int, Tensor], iteration: int) -> None:
@@ -203,28 +203,28 @@ class ZooStudentRun(TrainingRun):
         if not recalled:
             return
         images = to_bytes(torch.cat(list(recalled.values())))
-        shown = torch.cat([images, *self._mix(images, iteration)]).float() / 255.0
-        answers = shown.new_full((len(shown), len(self.pool.answers[0])), math.nan)
+        shown = to_float(torch.cat([images, *self._mix(images, iteration)]))
+        answers = shown.new_full((len(shown), len(self.buffer.answers[0])), math.nan)
         others = torch.randperm(len(self.zoo), generator=seeds.generator(self.config.seed, "teachers", iteration))
         count = max(self.config.teachers or len(self.zoo), len(recalled))
         teachers = list(dict.fromkeys([*recalled, *others.tolist()]))[:count]
         for index in teachers:
             member = self.zoo[index]
             with computing_in(self.config.precision, self.device):
-                logits = member.answers(shown)
+                logits = member.predict_logits(shown)
             answers[:, self.columns[index]] = logits.to(answers.dtype).log_softmax(dim=1)
         labels = {index: self.source.labels(index, self.config.images_per_class, iteration) for index in recalled}
         classes = torch.cat([self.classes[index][labels[index]] for index in recalled])
-        self.pool.add(to_bytes(shown), answers, functional.pad(classes, (0, len(shown) - len(classes)), value=-1))
+        self.buffer.add(to_bytes(shown), answers, functional.pad(classes, (0, len(shown) - len(classes)), value=-1))
         parts = torch.split(answers[: len(images)], [len(part) for part in recalled.values()])
         for index, given in zip(recalled, parts, strict=True):
-            self.opinions.add(index, labels[index], {each: given[:, self.columns[each]] for each in teachers})
+            self.agreement.add(index, labels[index], {each: given[:, self.columns[each]] for each in teachers})
 
     def _mix(self, images: Tensor, iteration: int) -> list[Tensor]:
         mixed = []
-        for turn in range(self.config.mixed if len(self.pool) else 0):
+        for turn in range(self.config.mixed if len(self.buffer) else 0):
             generator = seeds.generator(self.config.seed, "mix", iteration, turn)
-            partners = self.pool.images[self.pool.choose(len(images), generator)]
+            partners = self.buffer.images[self.buffer.sample_indices(len(images), generator)]
             mixed.append(cut_and_mix(images, partners, generator))
         return mixed
 
@@ -232,15 +232,15 @@ class ZooStudentRun(TrainingRun):
         """Some steps of the student on images at random; tells the mean losses before them."""
         config, student = self.config, self.student
         told: dict[str, list[Tensor]] = {"distillation_loss": [], "outer_loss": []}
-        of_classes = self.pool.of_classes(config.episode_shot + config.episode_query)
+        of_classes = self.buffer.indices_by_class(config.episode_shot + config.episode_query)
         # Layers that draw while training (dropout, stochastic depth) use torch's global generators.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seeds.integer(config.seed, "layers", iteration))
             student.network.train()
-            for turn in range(self._steps_until(iteration) - self.updates if len(self.pool) else 0):
+            for turn in range(self._steps_until(iteration) - self.updates if len(self.buffer) else 0):
                 draw = seeds.generator(config.seed, "batch", iteration, turn)
                 chosen, way = self._choose(of_classes if self._progress()[1] else [], draw)
-                images, answers = self.pool.take(chosen)
+                images, answers = self.buffer.get(chosen)
                 if config.mirror and bool(torch.randint(2, (), generator=draw)):
                     images = images.flip(-1)
                 with computing_in(config.precision, self.device):
@@ -265,12 +265,12 @@ class ZooStudentRun(TrainingRun):
         shot, query = config.episode_shot, config.episode_query
         way = min(config.episode_way, len(of_classes), config.batch // (shot + query))
         if way < 2:
-            return self.pool.choose(config.batch, draw), 0
+            return self.buffer.sample_indices(config.batch, draw), 0
         sizes = torch.tensor([len(rows) for rows in of_classes])
-        classes, *parts = draw_indices(sizes, way, shot, query, draw)
+        classes, *parts = sample_episode_indices(sizes, way, shot, query, draw)
         rows = [of_classes[label] for label in classes.tolist()]
         episode = [row[places.to(row.device)] for part in parts for row, places in zip(rows, part, strict=True)]
-        rest = self.pool.choose(config.batch - way * (shot + query), draw)
+        rest = self.buffer.sample_indices(config.batch - way * (shot + query), draw)
         return torch.cat([*episode, rest]), way
 
     def _steps_until(self, iteration: int) -> int:
@@ -297,27 +297,27 @@ class ZooStudentRun(TrainingRun):
         """See `TrainingRun.learner`."""
         return self.student.copy()
 
-    def take_notes(self) -> list[str]:
-        """See `TrainingRun.take_notes`."""
-        notes, self._notes = self._notes, []
-        return [*self.source.take_notes(), *notes]
+    def pop_messages(self) -> list[str]:
+        """See `TrainingRun.pop_messages`."""
+        notes, self._messages = self._messages, []
+        return [*self.source.pop_messages(), *notes]
 
-    def state(self) -> State:
+    def state_dict(self) -> State:
         """See `TrainingRun.state`."""
-        engine, values = self.source.state()
+        engine, values = self.source.state_dict()
         tensors = {f"engine.{name}": value for name, value in engine.items()}
-        tensors |= {f"pool.{name}": value for name, value in self.pool.tensors().items()}
-        tensors |= {f"opinions.{name}": value for name, value in self.opinions.tensors().items()}
+        tensors |= {f"buffer.{name}": value for name, value in self.buffer.state_dict().items()}
+        tensors |= {f"agreement.{name}": value for name, value in self.agreement.state_dict().items()}
         tensors |= {f"student.{name}": value for name, value in self.student.network.state_dict().items()}
-        tensors |= {"updates": torch.tensor(self.updates), **self.optimiser.tensors("optimiser")}
-        return State(tensors, values, frozenset(f"pool.{name}" for name in AnsweredImages.ROWS))
+        tensors |= {"updates": torch.tensor(self.updates), **self.optimiser.state_dict("optimiser")}
+        return State(tensors, values, frozenset(f"buffer.{name}" for name in DistillationBuffer.ROWS))
 
     @torch.no_grad()
-    def restore(self, state: State) -> None:
+    def load_state_dict(self, state: State) -> None:
         """See `TrainingRun.restore`."""
-        self.source.restore(strip(state.tensors, "engine."), state.values)
-        self.pool.restore(strip(state.tensors, "pool."))
-        self.opinions.restore(strip(state.tensors, "opinions."))
+        self.source.load_state_dict(strip(state.tensors, "engine."), state.values)
+        self.buffer.load_state_dict(strip(state.tensors, "buffer."))
+        self.agreement.load_state_dict(strip(state.tensors, "agreement."))
         self.student.network.load_state_dict(strip(state.tensors, "student."))
         self.updates = int(state.tensors["updates"])
-        self.optimiser.restore("optimiser", state.tensors)
+        self.optimiser.load_state_dict("optimiser", state.tensors)

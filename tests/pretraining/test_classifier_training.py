@@ -16,8 +16,8 @@ from dfml.backbones import create_backbone
 from dfml.data import ImageDataset
 from dfml.errors import DataError, RunError
 from dfml.pretraining import PAPER, STRONG, Optimisation, Recipe, TrainedClassifier, train_classifier
+from dfml.pretraining.classifier_training import augment, split_images
 from dfml.pretraining.normalisation import pixel_statistics
-from dfml.pretraining.train_classifier import augment, split_images
 from dfml.zoo import Preprocessing, PretrainedClassifier
 
 from .images import patterns

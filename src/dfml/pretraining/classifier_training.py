@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from dfml.backbones import create_backbone
 from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError, RunError
+from dfml.images import to_float
 from dfml.pretraining.recipes import Optimisation, Recipe
 from dfml.seeds import generator
 from dfml.training.device import keep_freed_memory
@@ -46,7 +47,7 @@ class _Samples:
         return self.images[indices], self.labels[indices]
 
     def network_input(self, images: Tensor) -> Tensor:
-        inputs = self.preprocessing.normalise(images.float().div_(255))
+        inputs = self.preprocessing.normalise(to_float(images))
         return inputs.contiguous(memory_format=torch.channels_last)
 
 
