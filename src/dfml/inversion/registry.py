@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from pydantic import PositiveInt
+from torch import Tensor
 
 from dfml.inversion.cmi import ContrastiveConfig, ContrastiveInversion
 from dfml.inversion.ei import PixelInversion, PixelInversionConfig
@@ -57,3 +59,20 @@ def create_engine(
         return ContrastiveInversion(config.cmi, preprocessing, seed=seed, device=device, stacked=together)
     settings = config.five if config.engine == "five" else config.fast_dfkd
     return MetaGenerator(settings, preprocessing, seed=seed, device=device, stacked=together)
+
+
+@dataclass(frozen=True)
+class LearnedEngine:
+    """An engine that a run has meta-trained, with all that it takes to use it on members that the run never saw.
+
+    Attributes:
+        config: The run's inversion settings; `config.engine` names the engine.
+        preprocessing: Size, mean and standard deviation of the images that it generates.
+        tensors: Its `state_dict`, without what it remembers of single members: a new member may bear the same name.
+        source: Where it was read from, for messages.
+    """
+
+    config: InversionConfig
+    preprocessing: Preprocessing
+    tensors: dict[str, Tensor]
+    source: str = "memory"

@@ -33,6 +33,8 @@ class Method(ABC):
     config_type: ClassVar[type[TrainingConfig]]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Named settings for `--preset`."""
+    run_: TrainingRun
+    """The run of the last `fit`; its hooks tell what can be shown of it."""
 
     def __init__(self, config: TrainingConfig | None = None, **settings: Any) -> None:
         base = config if config is not None else self.config_type()
@@ -73,7 +75,7 @@ class Method(ABC):
         """
         place = select_device(device)
         zoo.vet()
-        run = self.start(zoo.to(place), place)
+        run = self.run_ = self.start(zoo.to(place), place)
         folder = RunFolder(Path(out)) if out is not None else None
         start = Path(start_from).resolve() if start_from else folder.started_from() if folder and resume else None
         going_on = resume and folder is not None and folder.newest_checkpoint() is not None

@@ -8,13 +8,17 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
 
 from dfml.errors import RunError
+from dfml.inversion.registry import LearnedEngine
 from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.settings import FrozenSettings
 from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint, shape_mismatch
@@ -44,29 +48,81 @@ class TrainingConfig(FrozenSettings):
     """Meta-iterations between checkpoints, from which `--resume` and `--from` go on."""
 
 
-class TrainingRun(ABC):
-    """A method at work: its state, and how one meta-iteration changes it.
+@dataclass(frozen=True)
+class MetricDescription:
+    """How one metric of `TrainingRun.step` is shown by the progress display and on the report page.
 
     Attributes:
-        iterations: Meta-iterations in all; 0 for a method that does not train.
+        title: Label of its axis, such as "outer loss".
+        caption: One sentence that says what it measures, in which unit.
+        panel: Metrics with the same panel share one plot; None: a plot of its own.
+        percent: The metric is a fraction and is drawn in percent, on a linear axis.
+        logarithmic: Draw on a logarithmic axis as long as no value is negative.
+        arrow_to: Another metric of the same rows; each row that has both is drawn as an arrow from this metric to that
+            one instead of as a curve (a single update that is worth seeing before and after).
+        headline: Show the metric while training.
+    """
+
+    title: str
+    caption: str = ""
+    panel: str | None = None
+    percent: bool = False
+    logarithmic: bool = True
+    arrow_to: str | None = None
+    headline: bool = False
+
+
+class TrainingRun(ABC):
+    """The state of a method during training, and how one meta-iteration changes it.
+
+    Loop, report page and `dfml invert --from` know no method by name: whatever they show of one, its run offers through
+    `describe_metrics`, `images` and `learned_engine`.
+
+    Attributes:
+        iterations: Number of meta-iterations; 0 for a method that does not train.
+        images_caption: Where the images of `images` come from, for captions.
     """
 
     iterations: int = 0
+    images_caption: str = "Recovered images"
 
     def step(self, iteration: int) -> Mapping[str, float]:
-        """One meta-iteration, counted from 1; returns its metrics. It depends on the state and `iteration` only."""
+        """Run one meta-iteration, counted from 1, and return its metrics. Depends on the state and `iteration` only."""
         raise TypeError(f"{type(self).__name__} does not train")
 
     def pop_messages(self) -> list[str]:
-        """What has happened since the last call that a user should hear of."""
+        """Return and forget what happened since the last call that a user should know, such as an excluded member."""
         return []
 
+    def describe_metrics(self) -> Mapping[str, MetricDescription]:
+        """Descriptions of the metrics that `step` returns; a metric without one is drawn if its name ends in `_loss`."""
+        return {}
+
+    def images(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
+        """The newest images that the run has recovered of one class of the zoo.
+
+        Args:
+            class_index: Index into `Zoo.classes.names`.
+            count: The largest number of images wanted.
+
+        Returns:
+            Images in [0, 1] on the CPU; none (the default) where the run keeps no images of that class.
+        """
+        return torch.empty(0, 3, 1, 1)
+
+    def learned_engine(self) -> LearnedEngine | None:
+        """The inversion engine that the run has meta-trained, for `dfml invert --from`; None if there is none.
+
+        Its tensors must be part of `state_dict`, under the prefix `engine.`: a checkpoint stores them once.
+        """
+        return None
+
     def state_dict(self) -> State:
-        """All that `restore` needs."""
+        """Everything that `load_state_dict` needs to continue the run."""
         return State()
 
     def load_state_dict(self, state: State) -> None:  # noqa: B027
-        """Go on from a state."""
+        """Continue from a state."""
 
     @abstractmethod
     def learner(self) -> MetaLearner:
