@@ -6,7 +6,7 @@ import math
 
 
 def half_cosine(progress: float) -> float:
-    """The share of a learning rate that falls from 1 to 0 along half a cosine (Loshchilov and Hutter 2017, no restarts).
+    """The share of a learning rate that falls from 1 to 0 along half a cosine (Loshchilov and Hutter 2017).
 
     Args:
         progress: The fraction of the steps that is done, in [0, 1].

@@ -95,7 +95,7 @@ class TrainingRun(ABC):
         return []
 
     def describe_metrics(self) -> Mapping[str, MetricDescription]:
-        """Descriptions of the metrics that `step` returns; a metric without one is drawn if its name ends in `_loss`."""
+        """Descriptions of the metrics that `step` returns; one without is drawn if its name ends in `_loss`."""
         return {}
 
     def images(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
