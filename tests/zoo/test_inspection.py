@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dfml.errors import ZooError
+from dfml.zoo.formats import CONFIG, WEIGHTS
 from dfml.zoo.inspection import inspect_zoo
-from dfml.zoo.readers import CONFIG, WEIGHTS
 
 from .members import SIZE, ZooMaker, edit_config, edit_weights
 

@@ -16,7 +16,7 @@ from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
-from dfml.zoo.readers import WEIGHTS, load_member, read_member_config, sha256
+from dfml.zoo.vetting import load_member, read_member_config, weight_digest
 
 Representation = Literal["probabilities", "centred", "logits", "features"]
 """What is asked of a member about an image: its probabilities; these, softer, less those of guessing
@@ -98,13 +98,17 @@ def member_references(members: list[PretrainedClassifier]) -> list[dict[str, str
     Raises:
         LearnerError: If a member was never on the disk.
     """
-    paths = [Path(member.source) for member in members]
-    missing = [member.source for member, path in zip(members, paths, strict=True) if not (path / WEIGHTS).is_file()]
-    if missing:
-        raise LearnerError(
-            f"a zoo embedding refers to its members' files, but {missing[0]} is not a folder; save it first"
-        )
-    return [{"path": str(path.resolve()), "sha256": sha256(path / WEIGHTS)} for path in paths]
+    references = []
+    for member in members:
+        path = Path(member.source)
+        digest = weight_digest(path)
+        if digest is None:
+            raise LearnerError(
+                f"a zoo embedding refers to its members' files, but {member.source} is not a member on the disk; "
+                "save it first"
+            )
+        references.append({"path": str(path.resolve()), "sha256": digest})
+    return references
 
 
 def load_references(references: list[dict[str, str]]) -> list[PretrainedClassifier]:
@@ -116,7 +120,7 @@ def load_references(references: list[dict[str, str]]) -> list[PretrainedClassifi
     members = []
     for reference in references:
         path = Path(reference["path"])
-        if not (path / WEIGHTS).is_file() or sha256(path / WEIGHTS) != reference["sha256"]:
+        if weight_digest(path) != reference["sha256"]:
             raise LearnerError(f"the zoo member {path} has moved or changed since this was saved; make it anew")
         try:
             members.append(load_member(read_member_config(path)))

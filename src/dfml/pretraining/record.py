@@ -13,8 +13,7 @@ import torch
 
 from dfml.data.dataset import ImageDataset
 from dfml.errors import RunError
-
-RECORD = "zoo.json"
+from dfml.zoo.folder import RECORD
 
 
 def dataset_record(dataset: ImageDataset) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from dfml.errors import ZooMemberError
 from dfml.seeds import generator
+from dfml.zoo.folder import member_paths
+from dfml.zoo.formats import MemberConfig
 from dfml.zoo.label_space import ClassIdentity, build_label_space
 from dfml.zoo.pretrained import PretrainedClassifier
-from dfml.zoo.readers import WEIGHTS, MemberConfig, load_member, read_member_config, sha256
 from dfml.zoo.statistics import batch_norm_layers
-from dfml.zoo.zoo import member_folders
+from dfml.zoo.vetting import load_member, read_member_config, weight_digest
 
 _NOISE_IMAGES = 16
 _LEAST_SPREAD = 1e-6  # of the logits between images, relative to their size
@@ -29,7 +30,8 @@ class MemberReport:
     Attributes:
         name: Of its folder.
         problem: Why it cannot be used, and what to do; None for a usable member.
-        architecture: Its name in timm's registry.
+        format: Name of the format that it is stored in.
+        architecture: Name of its architecture; for the format `timm`, a name in timm's registry.
         labels: One an output.
         size: Height and width of its input, in pixels.
         parameters: Number of learned values.
@@ -41,6 +43,7 @@ class MemberReport:
 
     name: str
     problem: str | None = None
+    format: str | None = None
     architecture: str | None = None
     labels: tuple[str, ...] = ()
     size: int | None = None
@@ -88,11 +91,11 @@ def inspect_zoo(path: str | Path, *, class_identity: ClassIdentity = "names") ->
     """
     configs: list[MemberConfig] = []
     members = []
-    for folder in member_folders(Path(path)):
+    for folder in member_paths(Path(path)):
         try:
             configs.append(read_member_config(folder))
         except ZooMemberError as error:
-            members.append(MemberReport(folder.name, _one_line(error), sha256=_digest(folder)))
+            members.append(MemberReport(folder.name, _one_line(error), sha256=weight_digest(folder)))
         else:
             members.append(_examine(configs[-1]))
     space = build_label_space([(config.name, config.labels) for config in configs], class_identity)
@@ -104,10 +107,11 @@ def _examine(config: MemberConfig) -> MemberReport:
     accuracy = config.details.get("held_out_accuracy")
     report = MemberReport(
         name=config.name,
+        format=config.format,
         architecture=config.architecture,
         labels=config.labels,
         size=config.preprocessing.size,
-        sha256=_digest(config.path),
+        sha256=weight_digest(config.path),
         held_out_accuracy=float(accuracy) if isinstance(accuracy, int | float) else None,
     )
     try:
@@ -165,13 +169,6 @@ def _with_duplicates(members: Sequence[MemberReport]) -> tuple[MemberReport, ...
                 member = replace(member, warnings=(*member.warnings, f"its weights are those of {original}"))
         reports.append(member)
     return tuple(reports)
-
-
-def _digest(folder: Path) -> str | None:
-    try:
-        return sha256(folder / WEIGHTS)
-    except OSError:
-        return None
 
 
 def _one_line(error: ZooMemberError) -> str:

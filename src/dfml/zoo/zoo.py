@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 
 from dfml.errors import ConfigError, ZooError, ZooMemberError
+from dfml.zoo.folder import member_paths
+from dfml.zoo.formats import MemberConfig
 from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
-from dfml.zoo.readers import CONFIG, WEIGHTS, MemberConfig, load_member, read_member_config
 from dfml.zoo.stack import stack_key
+from dfml.zoo.vetting import load_member, read_member_config
 
 
 class Zoo:
@@ -66,7 +68,7 @@ class Zoo:
             ConfigError: If `class_identity` cannot be used.
         """
         path = Path(path)
-        configs = [read_member_config(folder) for folder in member_folders(path)]
+        configs = [read_member_config(member) for member in member_paths(path)]
         classes = build_label_space([(config.name, config.labels) for config in configs], class_identity)
         return cls(configs, classes, class_identity=class_identity, max_resident=max_resident, path=path)
 
@@ -166,7 +168,9 @@ class Zoo:
         for index in range(len(self)):
             config = self.member_configs[index]
             architecture = (
-                f"{config.architecture} {sorted(config.arguments.items())}" if config else stack_key(self[index])
+                f"{config.format} {config.architecture} {sorted(config.arguments.items())}"
+                if config
+                else stack_key(self[index])
             )
             labels, size = (config or self[index]).labels, (config or self[index]).preprocessing.size
             groups.setdefault((architecture, len(labels), size), []).append(index)
@@ -187,23 +191,3 @@ class Zoo:
             return red, green, blue
 
         return Preprocessing(size or common, average([p.mean for p in each]), average([p.std for p in each]))
-
-
-def member_folders(path: Path) -> list[Path]:
-    """The members' folders in a zoo's folder, sorted by name; the folder itself when it is one member.
-
-    Raises:
-        ZooError: If there is no member.
-    """
-    if not path.is_dir():
-        raise ZooError(f"expected a zoo (a folder of classifiers) at {path}, found no folder; check the path")
-    if (path / CONFIG).is_file():
-        return [path]
-    folders = sorted(f for f in path.iterdir() if f.is_dir() and not f.name.startswith("."))
-    members = [f for f in folders if (f / CONFIG).is_file() or (f / WEIGHTS).is_file()]
-    if not members:
-        raise ZooError(
-            f"the zoo {path} is empty: expected folders with {CONFIG} and {WEIGHTS}; "
-            "put classifiers there, or make some with `dfml zoo build`"
-        )
-    return members
