@@ -122,7 +122,7 @@ class Workshop:
 
     def recover(self, zoo: Zoo, index: int, per_class: int, out: Path) -> Recovered:
         """Invert one member, in several visits where images are many; write `out/member/label/0000.png`."""
-        classifier, name = zoo[index], zoo.name(index)
+        classifier, name = zoo.classifier(index), zoo.name(index)
         # Images are of the size that the run's generator draws, or else of the member's input.
         engine = self._of_run or self._engine(classifier.preprocessing)
         meter = FidelityMeter(zoo, index)

@@ -16,6 +16,7 @@ from torch import Tensor
 from dfml import seeds
 from dfml.images import resize_and_crop
 from dfml.inversion.loss import batch_norm_distance
+from dfml.zoo.members import teacher_logits
 from dfml.zoo.zoo import Zoo
 
 
@@ -69,7 +70,7 @@ class FidelityMeter:
             images: In [0, 1].
             labels: Outputs of the member that the images were recovered for.
         """
-        classifier, count = self._zoo[self._member], len(images)
+        classifier, count = self._zoo.classifier(self._member), len(images)
         logits, statistics = classifier.logits_and_statistics(resize_and_crop(images, classifier.preprocessing.size))
         noise = torch.rand(images.shape, generator=seeds.generator(0, "noise")).to(images.device)
         _, of_noise = classifier.logits_and_statistics(resize_and_crop(noise, classifier.preprocessing.size))
@@ -88,7 +89,7 @@ class FidelityMeter:
             known = torch.isin(wanted, torch.tensor(classes, device=labels.device))
             if index == self._member or not bool(known.any()):
                 continue
-            answer = self._zoo[index].predict_logits(images[known]).argmax(dim=1)
+            answer = teacher_logits(self._zoo[index], images[known]).argmax(dim=1)
             right = torch.tensor(classes, device=labels.device)[answer] == wanted[known]
             self._others_agreed += int(right.sum())
             self._expected += len(right) / len(classes)

@@ -116,7 +116,9 @@ class ImageSource:
         """
         names, rows = [self._zoo.name(index) for index in members], self._rows
         targets = [
-            Target(name, self._zoo[index], self.labels(index, per_class, visit), rows[index] if rows else None)
+            Target(
+                name, self._zoo.classifier(index), self.labels(index, per_class, visit), rows[index] if rows else None
+            )
             for name, index in zip(names, members, strict=True)
         ]
         recovery = self.engine.start(targets, visit, student=student)
