@@ -130,4 +130,5 @@ def test_one_preprocessing_for_all_is_the_most_common_size_and_the_average(zoo_m
     zoo = Zoo.open(zoo_maker.path)
     assert zoo.preprocessing() == Preprocessing(32, (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
     assert zoo.preprocessing(size=84).size == 84
+    assert Zoo.of([zoo[1], zoo[0]]).preprocessing().size == 32  # a tie
     assert Zoo.of(list(zoo)).preprocessing() == zoo.preprocessing()

@@ -215,14 +215,14 @@ class Zoo:
         """One preprocessing for a learner and for images that all members share; members still normalise by their own.
 
         Args:
-            size: Height and width in pixels; None for the members' most common size.
+            size: Height and width in pixels; None for the members' most common size, the larger one on a tie.
 
         Returns:
             That size, and the mean and standard deviation averaged over members.
         """
         each = [(config or self[index]).preprocessing for index, config in enumerate(self.member_configs)]
         sizes = [p.size for p in each]
-        common = max(sorted(set(sizes)), key=sizes.count)
+        common = max(sizes, key=lambda candidate: (sizes.count(candidate), candidate))
 
         def average(values: list[tuple[float, float, float]]) -> tuple[float, float, float]:
             columns = zip(*values, strict=True)
