@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from dfml.errors import DataError, UsageError
 
@@ -250,7 +250,7 @@ def official_split(name: str, split: str, folders: Sequence[str]) -> tuple[str, 
     chosen = find_split(name)
     if split not in SPLITS:
         raise UsageError(f"expected a split out of {', '.join(SPLITS)}, found {split!r}")
-    classes = chosen.classes(cast(Split, split), folders)
+    classes = chosen.classes(split, folders)
     if absent := [each for each in classes if each not in folders]:
         raise DataError(f"the class split {name!r} chose class folders that are not there: {', '.join(absent[:5])}")
     if not classes or len(set(classes)) != len(classes):
