@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfml.data import read_image
+from dfml.data.support import read_image
 from dfml.inversion.ei import PixelInversion
 from dfml.inversion.engine import InversionRun, Target, balanced_labels
 from dfml.inversion.fidelity import measure
