@@ -9,9 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dfml.data import ImageDataset, glyphs, open_images, read_image, read_support
+    from dfml.data.dataset import ImageDataset
+    from dfml.data.glyphs import glyphs
+    from dfml.data.image_folder import open_images
+    from dfml.data.support import read_image, read_support
     from dfml.errors import DfmlError
     from dfml.evaluation.protocol import Difference, Evaluation, compare, evaluate
+    from dfml.inversion.invert import invert
     from dfml.learners import ANIL, ICFIL, MAML, FewShotClassifier, LearnerConfig, MetaLearner, ProtoNet
     from dfml.methods import METHODS
     from dfml.methods.average import Average
@@ -31,8 +35,12 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "dfml.data": ("ImageDataset", "glyphs", "open_images", "read_image", "read_support"),
+    "dfml.data.dataset": ("ImageDataset",),
+    "dfml.data.glyphs": ("glyphs",),
+    "dfml.data.image_folder": ("open_images",),
+    "dfml.data.support": ("read_image", "read_support"),
     "dfml.errors": ("DfmlError",),
+    "dfml.inversion.invert": ("invert",),
     "dfml.evaluation.protocol": ("Difference", "Evaluation", "compare", "evaluate"),
     "dfml.learners": ("ANIL", "ICFIL", "MAML", "FewShotClassifier", "LearnerConfig", "MetaLearner", "ProtoNet"),
     "dfml.methods": ("METHODS",),
@@ -84,6 +92,7 @@ __all__ = [
     "compare",
     "evaluate",
     "glyphs",
+    "invert",
     "open_images",
     "open_learner",
     "read_image",

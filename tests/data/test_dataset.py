@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfml.data import ImageDataset
+from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError
 
 

@@ -8,8 +8,7 @@ import torch
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from dfml.data import glyphs
-from dfml.data.glyphs import CHARACTERS, FONTS, class_name, font_folder
+from dfml.data.glyphs import CHARACTERS, FONTS, class_name, font_folder, glyphs
 from dfml.errors import UsageError
 
 ALL = CHARACTERS["train"] + CHARACTERS["test"]

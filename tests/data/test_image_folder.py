@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dfml.data import ImageDataset, open_images
 from dfml.data.cache import cache_folder
-from dfml.data.splits import CIFAR_FS
+from dfml.data.dataset import ImageDataset
+from dfml.data.image_folder import open_images
+from dfml.data.splits import CIFAR_FS, SPLITS
 from dfml.errors import DataError, UsageError
 
 from .images import encode, noise, plain, write_folder, write_zip
@@ -242,10 +243,12 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_official_split_divides_a_plain_folder(tmp_path: Path, cache: Path) -> None:
-    names = [name for split in CIFAR_FS.values() for name in split]
+    names = [name for split in SPLITS for name in getattr(CIFAR_FS, split)]
     path = write_folder(tmp_path / "cifar100", [(f"{name}/0.png", plain(0, side=1)) for name in names])
-    opened = {split: open_images(path, split=split, official="cifar-fs", size=1, cache=cache) for split in CIFAR_FS}
-    assert {split: data.classes for split, data in opened.items()} == CIFAR_FS
+    opened = {split: open_images(path, split=split, official="cifar-fs", size=1, cache=cache) for split in SPLITS}
+    assert {split: data.classes for split, data in opened.items()} == {
+        split: getattr(CIFAR_FS, split) for split in SPLITS
+    }
     with pytest.raises(UsageError, match="needs a split: one of train, val, test"):
         open_images(path, official="cifar-fs", cache=cache)
     with pytest.raises(DataError, match="20 are missing"):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dfml.data import open_images, read_image, read_support
+from dfml.data.image_folder import open_images
+from dfml.data.support import read_image, read_support
 from dfml.errors import DataError, UsageError
 
 from .images import encode, noise, plain, write_folder, write_zip

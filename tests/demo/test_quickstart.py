@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dfml.cli import app
-from dfml.data import read_image
+from dfml.data.support import read_image
 from dfml.demo.page import (
     differences,
     explain,

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from dfml.backbones import size_arguments
-from dfml.data import ImageDataset, open_images
+from dfml.data.dataset import ImageDataset
+from dfml.data.image_folder import open_images
 from dfml.errors import DataError, RunError, UsageError, ZooMemberError
 from dfml.pretraining import PAPER, STRONG, BuiltMember, build_zoo
 from dfml.pretraining.classifier_training import split_images
@@ -125,7 +126,8 @@ def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path: Path) ->
         textwrap.dedent(
             f"""
             import torch
-            from dfml.data import ImageDataset, open_images
+            from dfml.data.dataset import ImageDataset
+            from dfml.data.image_folder import open_images
             from dfml.pretraining import PAPER, build_zoo
 
             if __name__ == "__main__":

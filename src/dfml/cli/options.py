@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dfml.data.splits import split_names
+
 Protocol = Literal["strict", "paper"]
 Recipe = Literal["paper", "strong"]
-Benchmark = Literal["cifar-fs", "cub", "miniimagenet", "vgg-flower"]
+if TYPE_CHECKING:
+    SplitName = str
+else:  # as the registry and installed packages have them
+    SplitName = Literal[split_names()]
 
 _COMMON = "Common options"
 
@@ -33,8 +38,13 @@ JsonOption = Annotated[
     ),
 ]
 SplitsOption = Annotated[
-    Benchmark | None,
-    typer.Option("--splits", help="Divide a plain class/image folder by the official class split of this benchmark."),
+    SplitName | None,
+    typer.Option(
+        "--splits",
+        metavar="NAME",
+        help="Divide a folder without train, val and test by the class split of a benchmark: "
+        f"{', '.join(split_names())}.",
+    ),
 ]
 IdentityOption = Annotated[
     str | None,

@@ -11,8 +11,8 @@ import torch
 from dfml.data.cache import CacheEntry, cache_folder
 from dfml.data.dataset import ImageDataset
 from dfml.data.decode import Progress, check_size, decode_all
-from dfml.data.sources import SPLITS, Source, Tree, arrange, open_source
-from dfml.data.splits import BENCHMARKS, official_split
+from dfml.data.sources import Source, Tree, arrange, open_source
+from dfml.data.splits import SPLITS, official_split, split_names
 from dfml.errors import DataError, UsageError
 
 
@@ -50,7 +50,10 @@ def open_images(
     check_size(size)
     source = open_source(path)
     folder = cache_folder() if cache is None else Path(cache)
-    entry = CacheEntry(folder, (os.fsencode(source.path).hex(), split, official, size), source.fingerprint())
+    fingerprint = source.fingerprint()
+    if official is not None:  # whose classes may change while the source does not
+        fingerprint += f" {list(_choose(arrange(source), source.path, split, official))}"
+    entry = CacheEntry(folder, (os.fsencode(source.path).hex(), split, official, size), fingerprint)
     dataset = entry.load()
     return _decode(source, split, official, size, entry, progress) if dataset is None else dataset
 
@@ -93,7 +96,7 @@ def _choose(tree: Tree, path: Path, split: str | None, official: str | None) -> 
     if split is not None and not has_splits:
         raise DataError(
             f"expected split/class/image for split {split!r}, found {path} without split level; leave the split out, "
-            f"or name the official class split to divide it by ({', '.join(BENCHMARKS)})"
+            f"or name the official class split to divide it by ({', '.join(split_names())})"
         )
     chosen = tree.get(split or "", {})
     if not any(chosen.values()):

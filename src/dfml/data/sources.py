@@ -16,9 +16,9 @@ from functools import cached_property
 from pathlib import Path
 
 from dfml.data.decode import is_image
+from dfml.data.splits import SPLITS
 from dfml.errors import DataError
 
-SPLITS = ("train", "val", "test")
 # A source is at most wrapper/split/class/image; one level more is listed so that the complaint can name what is there.
 _DEEPEST = 5
 # Larger than any photograph; a zip member that claims more is damaged or hostile.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dfml.evaluation.protocol import versions
 from dfml.evaluation.recalled import recalled_images
 from dfml.images import resize_and_crop
-from dfml.inversion.registry import ENGINES
+from dfml.inversion.registry import engine_names
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import WEIGHTS
 from dfml.methods.free import FREE
@@ -69,7 +69,7 @@ def training_figures(method: str, title: str, metrics: Sequence[Mapping[str, Any
 def chosen_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings without the sections of inversion engines that are not chosen."""
     engine = values.get("engine")
-    unused = {*ENGINES} - {engine} if isinstance(engine, str) and engine in ENGINES else set()
+    unused = {*engine_names()} - {engine} if isinstance(engine, str) else set()
     return {
         name: chosen_settings(value) if isinstance(value, Mapping) else value
         for name, value in values.items()
