@@ -125,7 +125,7 @@ def test_a_zoo_holds_a_mix_of_members() -> None:
     assert isinstance(zoo.classifier(2), PretrainedClassifier)
     with pytest.raises(ZooError, match=r"member-001 .* has no network"):
         zoo.classifier(1)
-    with pytest.raises((ZooError, TypeError), match="Tensor|Predicts"):  # TypeError where types are checked
+    with pytest.raises((ZooError, TypeError), match=r"Tensor|Predicts"):  # TypeError where types are checked
         Zoo.of([member(0), torch.zeros(3)])  # type: ignore[list-item]
 
 

@@ -112,7 +112,7 @@ def test_members_answer_any_number_of_images_of_any_size_part_by_part(monkeypatc
     classifier, shown = member(0), images(7, size=20)
     expected = classifier.logits(resize_and_crop(shown, classifier.size))
     seen: list[int] = []
-    monkeypatch.setattr("dfml.zoo.pretrained._AT_ONCE", 3 * classifier.size**2)
+    monkeypatch.setattr("dfml.zoo.pretrained._BATCH_PIXELS", 3 * classifier.size**2)
     classifier.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     torch.testing.assert_close(classifier.predict_logits(shown), expected)
     assert seen == [3, 3, 1]
