@@ -28,8 +28,9 @@ from dfml.inversion.loss import View, sample_view
 from dfml.inversion.pixel_gradient import InversionGradient
 from dfml.methods.purer import PURER, PurerRun
 from dfml.training.device import keep_freed_memory, select_device
-from dfml.zoo.readers import load_member, read_member_config
-from dfml.zoo.zoo import Zoo, member_folders
+from dfml.zoo.folder import member_paths
+from dfml.zoo.vetting import load_member, read_member_config
+from dfml.zoo.zoo import Zoo
 
 
 def main() -> None:
@@ -92,7 +93,7 @@ def naive_gradient(run: PurerRun, path: Path, device: torch.device) -> Tensor:
     """The step of the dynamic dataset as the released code has it, but with the plain sum over members."""
     pixels, weights = run.dataset.pixels.detach().requires_grad_(), run.config.inversion
     total = torch.zeros((), device=device)
-    for folder, classes in zip(member_folders(path), run.classes, strict=True):
+    for folder, classes in zip(member_paths(path), run.classes, strict=True):
         member = load_member(read_member_config(folder))
         network = copy.deepcopy(member.network).to(device).to(memory_format=torch.contiguous_format)
         seen: list[tuple[nn.BatchNorm2d, Tensor]] = []

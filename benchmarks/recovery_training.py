@@ -132,7 +132,7 @@ def meta_train(
 def target_of(zoo: Zoo, member: int, arguments: argparse.Namespace, device: torch.device) -> Target:
     """`--per-class` images of every class of a member."""
     labels = balanced_labels(len(zoo[member].labels), arguments.per_class, device)
-    return Target(zoo.name(member), zoo[member], labels)
+    return Target(zoo.name(member), zoo.classifier(member), labels)
 
 
 def now(device: torch.device) -> float:

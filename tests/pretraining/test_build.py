@@ -25,7 +25,8 @@ from dfml.pretraining.classifier_training import split_images
 from dfml.pretraining.cost import best_workers, seconds_per_image
 from dfml.pretraining.normalisation import pixel_statistics
 from dfml.zoo import Preprocessing, Zoo
-from dfml.zoo.readers import CONFIG, WEIGHTS, read_member_config
+from dfml.zoo.formats import CONFIG, WEIGHTS
+from dfml.zoo.vetting import read_member_config
 
 from .images import patterns
 

@@ -12,7 +12,7 @@ from dfml.backbones import create_backbone
 from dfml.errors import ZooError, ZooMemberError
 from dfml.images import resize_and_crop
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
-from dfml.zoo.readers import WEIGHTS
+from dfml.zoo.formats import WEIGHTS
 from tests.factories import PREPROCESSING, images, member
 
 from .members import SIZE, ZooMaker, edit_config

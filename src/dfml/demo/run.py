@@ -32,7 +32,7 @@ from dfml.methods.zoo_student import ZooStudent
 from dfml.pretraining import BuiltMember, build_zoo
 from dfml.training.progress import Progress, SilentProgress
 from dfml.training.run_folder import RunFolder
-from dfml.zoo.readers import WEIGHTS
+from dfml.zoo.formats import WEIGHTS
 from dfml.zoo.zoo import Zoo
 
 ZOO, LEARNER, CLASSIFIER = "zoo", "learner", "classifier"

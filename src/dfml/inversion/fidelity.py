@@ -16,6 +16,7 @@ from torch import Tensor
 from dfml import seeds
 from dfml.images import resize_and_crop
 from dfml.inversion.terms import batch_norm_distance
+from dfml.zoo.members import teacher_logits
 from dfml.zoo.zoo import Zoo
 
 
@@ -70,7 +71,7 @@ class FidelityMeter:
             images: Images in [0, 1].
             labels: For every image the output of the member that it was recovered as.
         """
-        classifier, count = self._zoo[self._member], len(images)
+        classifier, count = self._zoo.classifier(self._member), len(images)
         logits, statistics = classifier.logits_and_statistics(resize_and_crop(images, classifier.preprocessing.size))
         noise = torch.rand(images.shape, generator=seeds.generator(0, "noise")).to(images.device)
         _, noise_statistics = classifier.logits_and_statistics(resize_and_crop(noise, classifier.preprocessing.size))
@@ -89,7 +90,7 @@ class FidelityMeter:
             known = torch.isin(wanted, torch.tensor(classes, device=labels.device))
             if index == self._member or not bool(known.any()):
                 continue
-            predicted = self._zoo[index].predict_logits(images[known]).argmax(dim=1)
+            predicted = teacher_logits(self._zoo[index], images[known]).argmax(dim=1)
             correct = torch.tensor(classes, device=labels.device)[predicted] == wanted[known]
             self._others_agreed += int(correct.sum())
             self._expected += len(correct) / len(classes)

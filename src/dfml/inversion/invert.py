@@ -100,7 +100,7 @@ def invert(
     inverted = []
     for index in chosen:
         own = shared or _engine(config, zoo[index].preprocessing, seed, zoo.device)
-        size = max(zoo[index].size, learned.preprocessing.size if learned else 0)
+        size = max(zoo[index].preprocessing.size, learned.preprocessing.size if learned else 0)
         folder = Path(out) / zoo.name(index) if out else None
         inverted.append(_invert_member(zoo, index, own, config, size, per_class, folder, on_step))
     return inverted
@@ -172,7 +172,7 @@ def _invert_member(
     on_step: OnStep | None,
 ) -> InvertedMember:
     classifier, name = zoo[index], zoo.name(index)
-    if ENGINES.find(config.engine).needs_gradients and not hasattr(classifier, "logits_and_statistics"):
+    if not isinstance(classifier, ENGINES.find(config.engine).needs):
         raise UsageError(f"{name} only predicts, and the engine {config.engine} needs gradients; choose other members")
     meter = FidelityMeter(zoo, index)
     folders = folder_names(classifier.labels)

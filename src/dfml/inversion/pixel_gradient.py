@@ -40,7 +40,7 @@ class InversionGradient:
     def __init__(self, zoo: Zoo, preprocessing: Preprocessing, weights: InversionWeights, *, stacked: bool) -> None:
         self._zoo, self._preprocessing, self._weights = zoo, preprocessing, weights
         self._groups = list(zoo.groups().values()) if stacked else []
-        self._stacks = [MemberStack([zoo[index] for index in group]) for group in self._groups]
+        self._stacks = [MemberStack([zoo.classifier(index) for index in group]) for group in self._groups]
 
     def __call__(
         self,
@@ -69,7 +69,9 @@ class InversionGradient:
 
     def _one(self, member: int, pixels: Tensor, view: View) -> MemberGradient:
         leaf = pixels.flatten(0, 1).detach().requires_grad_()
-        loss = inversion_loss(self._zoo[member], leaf, _labels(pixels), self._preprocessing, self._weights, view)
+        loss = inversion_loss(
+            self._zoo.classifier(member), leaf, _labels(pixels), self._preprocessing, self._weights, view
+        )
         (gradient,) = torch.autograd.grad(loss.total, leaf)
         return MemberGradient(gradient.view(pixels.shape), loss.detach())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -10,36 +11,41 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from dfml.errors import LearnerError, ZooMemberError
+from dfml.errors import LearnerError, ZooError, ZooMemberError
 from dfml.images import resize_and_crop
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
+from dfml.zoo.members import Differentiable, Predicts, move_member, teacher_logits
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
-from dfml.zoo.readers import WEIGHTS, load_member, read_member_config, sha256
+from dfml.zoo.vetting import load_member, read_member_config, weight_digest
 
 Representation = Literal["probabilities", "centred", "logits", "features"]
-"""What is asked of a member about an image: its probabilities; these, softer, less those of guessing
-(`dfml.learners.embedding.centred_probabilities`); its logits; or its unit-norm features."""
+"""A member's part of the embedding of an image: its probabilities, its centred probabilities
+(`dfml.learners.embedding.centred_probabilities`), its logits, or its unit-norm features. Logits need a
+`dfml.zoo.Differentiable` member, features a `dfml.zoo.PretrainedClassifier`."""
 
 
 class ZooEmbeddingLearner(EmbeddingLearner):
-    """Saves where its members are and their digests, not the members.
+    """Embeds an image by all members of a zoo. Saves the members' paths and digests, not the members.
 
     Args:
-        members: The whole zoo.
-        preprocessing: Its size is the one that images are brought to; members resize and normalise on their own.
-        representation: What is asked of the members.
+        members: The members, in the order of the embedding's parts.
+        preprocessing: Image size that images are resized to first; members resize and normalise on their own.
+        representation: A member's part of the embedding.
         fit: How heads are fitted.
-        way: For the record; it adapts to any number of classes.
-        name: What it is called in tables.
+        way: Number of classes, for the record; it adapts to any number.
+        name: Name in tables.
+
+    Raises:
+        ZooError: If a member has no logits or no features, and the representation needs them.
     """
 
     kind: ClassVar[str] = "zoo_embedding"
 
     def __init__(
         self,
-        members: list[PretrainedClassifier],
+        members: Sequence[Predicts],
         preprocessing: Preprocessing,
         *,
         representation: Representation = "probabilities",
@@ -47,7 +53,9 @@ class ZooEmbeddingLearner(EmbeddingLearner):
         way: int = 5,
         name: str = "zoo_embedding",
     ) -> None:
-        self.members = members
+        for member in members:
+            _require(member, representation)
+        self.members = list(members)
         self.preprocessing = preprocessing
         self.representation: Representation = representation
         self.fit = fit
@@ -55,15 +63,17 @@ class ZooEmbeddingLearner(EmbeddingLearner):
 
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
-        """All members' opinions side by side; each sees the images at its own size."""
-        return torch.cat(
-            [self._opinion(member, resize_and_crop(images, member.size)) for member in self.members], dim=1
-        )
+        """The representations of all members side by side; each member sees the images at its own size."""
+        return torch.cat([self._represent(member, images) for member in self.members], dim=1)
 
-    def _opinion(self, member: PretrainedClassifier, images: Tensor) -> Tensor:
-        if self.representation == "features":
-            return functional.normalize(member.features(images), dim=1)
-        logits = member.logits(images)
+    def _represent(self, member: Predicts, images: Tensor) -> Tensor:
+        if not isinstance(member, Differentiable):
+            logits = teacher_logits(member, images)
+        elif self.representation == "features":
+            assert isinstance(member, PretrainedClassifier)
+            return functional.normalize(member.features(resize_and_crop(images, member.size)), dim=1)
+        else:
+            logits = member.logits(resize_and_crop(images, member.size))
         if self.representation == "logits":
             return logits
         return centred_probabilities(logits) if self.representation == "centred" else logits.softmax(dim=1)
@@ -72,7 +82,7 @@ class ZooEmbeddingLearner(EmbeddingLearner):
         """Move to a device; returns itself."""
         self.device = device
         for member in self.members:
-            member.to(device)
+            move_member(member, device)
         return self
 
     def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -92,19 +102,32 @@ class ZooEmbeddingLearner(EmbeddingLearner):
         )
 
 
-def member_references(members: list[PretrainedClassifier]) -> list[dict[str, str]]:
-    """Path and digest of every member.
+def _require(member: Predicts, representation: Representation) -> None:
+    needed = {"logits": Differentiable, "features": PretrainedClassifier}.get(representation)
+    if needed and not isinstance(member, needed):
+        raise ZooError(
+            f"zoo member {member.source} only predicts probabilities, but the representation is {representation!r}; "
+            "choose 'probabilities' or 'centred', or leave the member out"
+        )
+
+
+def member_references(members: Sequence[Predicts]) -> list[dict[str, str]]:
+    """Path and digest of the weight file of every member.
 
     Raises:
-        LearnerError: If a member was never on the disk.
+        LearnerError: If a member is not on the disk.
     """
-    paths = [Path(member.source) for member in members]
-    missing = [member.source for member, path in zip(members, paths, strict=True) if not (path / WEIGHTS).is_file()]
-    if missing:
-        raise LearnerError(
-            f"a zoo embedding refers to its members' files, but {missing[0]} is not a folder; save it first"
-        )
-    return [{"path": str(path.resolve()), "sha256": sha256(path / WEIGHTS)} for path in paths]
+    references = []
+    for member in members:
+        path = Path(member.source)
+        digest = weight_digest(path)
+        if digest is None:
+            raise LearnerError(
+                f"a zoo embedding refers to its members' files, but {member.source} is not a member on the disk; "
+                "save it first"
+            )
+        references.append({"path": str(path.resolve()), "sha256": digest})
+    return references
 
 
 def load_references(references: list[dict[str, str]]) -> list[PretrainedClassifier]:
@@ -116,7 +139,7 @@ def load_references(references: list[dict[str, str]]) -> list[PretrainedClassifi
     members = []
     for reference in references:
         path = Path(reference["path"])
-        if not (path / WEIGHTS).is_file() or sha256(path / WEIGHTS) != reference["sha256"]:
+        if weight_digest(path) != reference["sha256"]:
             raise LearnerError(f"the zoo member {path} has moved or changed since this was saved; make it anew")
         try:
             members.append(load_member(read_member_config(path)))

@@ -27,7 +27,7 @@ from dfml.methods.base import Method
 from dfml.training.checkpoint import State
 from dfml.training.distillation_buffer import DistillationBuffer
 from dfml.training.loop import TrainingConfig, TrainingRun
-from dfml.zoo.pretrained import query_members
+from dfml.zoo.members import query_members
 from dfml.zoo.zoo import Zoo
 
 _AT_ONCE = 128  # images that are put to a member

@@ -25,7 +25,7 @@ from dfml.pretraining.recipes import PAPER, Recipe
 from dfml.pretraining.record import dataset_record, open_zoo_folder
 from dfml.pretraining.workers import run_in_processes
 from dfml.zoo import Preprocessing
-from dfml.zoo.readers import load_member, read_member_config
+from dfml.zoo.vetting import load_member, read_member_config
 from dfml.zoo.writer import write_member
 
 

@@ -12,8 +12,7 @@ import torch
 from dfml.data.dataset import ImageDataset
 from dfml.errors import RunError
 from dfml.files import atomic_write, remove_unfinished
-
-RECORD = "zoo.json"
+from dfml.zoo.folder import RECORD
 
 
 def dataset_record(dataset: ImageDataset) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dfml.evaluation.recalled import recalled_images
 from dfml.images import resize_and_crop
 from dfml.inversion.registry import engine_names
 from dfml.learners.base import MetaLearner
+from dfml.learners.classifier import WEIGHTS
 from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
 from dfml.methods.zoo_student import ZooStudent
@@ -19,7 +20,6 @@ from dfml.report.figures import inversion_fidelity, to_svg, training_losses
 from dfml.report.html_page import Page, PageFigure, PagePicture, PageSheet, write_page
 from dfml.training.loop import TrainingConfig
 from dfml.training.run_folder import RunFolder
-from dfml.zoo.readers import WEIGHTS
 from dfml.zoo.zoo import Zoo
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -87,6 +86,10 @@ class PretrainedClassifier(nn.Module):
         parts = torch.split(images, max(1, _AT_ONCE // self.size**2))
         return torch.cat([self.logits(resize_and_crop(part, self.size)) for part in parts])
 
+    def predict_proba(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images labels"]:
+        """Class probabilities of any number of images in [0, 1] of any size."""
+        return self.predict_logits(images).softmax(dim=1)
+
     def features(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images features"]:
         """What the network's head sees, for networks in timm's manner."""
         return head_inputs(self.network, self._input(images))
@@ -110,10 +113,3 @@ class PretrainedClassifier(nn.Module):
 
     def _input(self, images: Tensor) -> Tensor:
         return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
-
-
-def query_members(
-    members: Iterable[PretrainedClassifier], images: Float[Tensor, "images 3 _height _width"]
-) -> Float[Tensor, "images outputs"]:
-    """All members' logits side by side; each sees the images at its own size."""
-    return torch.cat([member.predict_logits(images) for member in members], dim=1)

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from dfml.files import atomic_folder, save_tensors
+from dfml.zoo.formats import CONFIG, WEIGHTS
 from dfml.zoo.pretrained import Preprocessing
-from dfml.zoo.readers import CONFIG, WEIGHTS
 
 
 def write_member(

@@ -20,7 +20,7 @@ from dfml.training.loop import restore
 from dfml.training.progress import SilentProgress
 from dfml.training.run_folder import RunFolder
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
-from dfml.zoo.pretrained import query_members
+from dfml.zoo.members import query_members
 from tests.factories import coloured_dataset, images, member, zoo
 
 CPU = torch.device("cpu")

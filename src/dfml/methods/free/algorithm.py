@@ -232,7 +232,7 @@ class FreeRun(TrainingRun):
 
     @torch.no_grad()
     def _distillation_loss(self, member: int, images: Tensor, view: View) -> MemberLoss:
-        space, classifier = self.preprocessing, self.zoo[member]
+        space, classifier = self.preprocessing, self.zoo.classifier(member)
         shown = space.denormalise(view.apply(space.normalise(images)))
         answers = classifier.logits(resize_and_crop(shown, classifier.size))
         return self.distillation.loss(shown, answers, member)

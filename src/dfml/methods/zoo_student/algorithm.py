@@ -40,6 +40,7 @@ from dfml.training.checkpoint import State
 from dfml.training.device import Precision, computing_in, require_memory
 from dfml.training.distillation_buffer import DistillationBuffer
 from dfml.training.loop import TrainingConfig, TrainingRun
+from dfml.zoo.members import teacher_logits
 from dfml.zoo.zoo import Zoo
 
 _RISE = 0.1  # of the distillation: the share in which the learning rate rises
@@ -211,7 +212,7 @@ class ZooStudentRun(TrainingRun):
         for index in teachers:
             member = self.zoo[index]
             with computing_in(self.config.precision, self.device):
-                logits = member.predict_logits(shown)
+                logits = teacher_logits(member, shown)
             answers[:, self.columns[index]] = logits.to(answers.dtype).log_softmax(dim=1)
         labels = {index: self.source.labels(index, self.config.images_per_class, iteration) for index in recalled}
         classes = torch.cat([self.classes[index][labels[index]] for index in recalled])
