@@ -79,7 +79,7 @@ def test_divergence_is_the_mean_of_a_loop_over_images_and_members_that_were_aske
     ("name", "of_one"),
     [
         ("log_softmax", lambda own: functional.log_softmax(own, dim=1)),
-        ("centred", lambda own: functional.softmax(own / 2, dim=1) - 1 / own.shape[1]),
+        ("centred_probabilities", lambda own: functional.softmax(own / 2, dim=1) - 1 / own.shape[1]),
     ],
 )
 @given(case=zoos())
@@ -138,10 +138,9 @@ def test_a_saved_student_answers_with_the_same_bits(backbone: str, embedding: st
         assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "student" / name).read_bytes()
 
 
-def test_a_description_brings_back_the_learner_without_a_disk() -> None:
+def test_config_and_state_dict_restore_a_learner_without_files() -> None:
     made = student(way=4, name="pupil", fit="ridge")
-    about, tensors = made.description()
-    again = MetaLearner._kinds[about["kind"]].restored(about, tensors)
+    again = Student.from_config(made.get_config(), made.state_dict())
     assert (again.name, again.way, again.protocol, again.preprocessing) == ("pupil", 4, "any", PREPROCESSING)
     assert isinstance(again, Student)
     assert torch.equal(again.embed(images(4)), made.embed(images(4)))

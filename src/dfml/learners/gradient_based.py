@@ -210,18 +210,26 @@ class GradientLearner(MetaLearner):
         self.stored = {name: value.to(device) for name, value in self.stored.items()}
         return self
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `MetaLearner.contents`."""
+    def get_config(self) -> dict[str, Any]:
+        """See `MetaLearner.get_config`."""
+        return {**super().get_config(), "learner": self.config.model_dump(mode="json")}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `MetaLearner.state_dict`."""
         tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
-        tensors |= {f"stored.{name}": value for name, value in self.stored.items()}
-        return {"learner": self.config.model_dump(mode="json")}, tensors
+        return tensors | {f"stored.{name}": value for name, value in self.stored.items()}
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> GradientLearner:
-        """See `MetaLearner.rebuild`."""
-        preprocessing = read_preprocessing(config["preprocessing"])
-        learner = cls(LearnerConfig(**config["learner"]), preprocessing, way=config["way"], protocol=config["protocol"])
-        learner.parameters, learner.stored = strip(tensors, "parameters."), strip(tensors, "stored.")
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> GradientLearner:
+        """See `MetaLearner.from_config`."""
+        learner = cls(
+            LearnerConfig(**config["learner"]),
+            read_preprocessing(config["preprocessing"]),
+            way=config["way"],
+            protocol=config["protocol"],
+            name=config["name"],
+        )
+        learner.parameters, learner.stored = strip(state_dict, "parameters."), strip(state_dict, "stored.")
         return learner
 
 

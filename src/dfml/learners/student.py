@@ -135,17 +135,26 @@ class Student(EmbeddingLearner):
         self.network.to(device)
         return self
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `MetaLearner.contents`."""
-        config = {"outputs": list(self.outputs), "embedding": self.embedding, "fit": self.fit}
-        return {"network": self.architecture, **config}, dict(self.network.state_dict())
+    def get_config(self) -> dict[str, Any]:
+        """See `MetaLearner.get_config`."""
+        return {
+            **super().get_config(),
+            "network": self.architecture,
+            "outputs": list(self.outputs),
+            "embedding": self.embedding,
+            "fit": self.fit,
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `MetaLearner.state_dict`."""
+        return dict(self.network.state_dict())
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Student:
-        """See `MetaLearner.rebuild`."""
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> Student:
+        """See `MetaLearner.from_config`."""
         architecture, outputs = config["network"], config["outputs"]
         network = create_backbone(architecture["architecture"], sum(outputs), seed=0, **architecture["arguments"])
-        network.load_state_dict(tensors)
+        network.load_state_dict(state_dict)
         return cls(
             network,
             architecture,
