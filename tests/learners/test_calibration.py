@@ -64,6 +64,22 @@ def test_several_tasks_at_once_equal_their_plain_twins(kind: str, settings: dict
             torch.testing.assert_close(mean, same)
 
 
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def test_protonet_predicts_by_the_prototypes_of_the_calibrated_backbone(protocol: str) -> None:
+    made, (pictures, labels), query = learner("protonet", protocol, double=True), support(1, 2, 1, 3, double=True), 5
+    (found,) = calibrated(made, SHORT, (pictures, labels))
+    before = made.adapt(pictures, labels)
+    assert isinstance(before, NetworkClassifier)
+    assert not torch.allclose(found.parameters["head.weight"], before.parameters["head.weight"])
+    features, statistics = made.network.features(found.parameters, PREPROCESSING.normalise(pictures))
+    means = torch.stack([features[labels == label].mean(dim=0) for label in range(WAY)])
+    shown = images(query, seed=9, dtype=torch.float64)
+    used = statistics if protocol == "strict" else None
+    embedded, _ = made.network.features(found.parameters, PREPROCESSING.normalise(shown), used)
+    expected = (-(torch.cdist(embedded, means) ** 2)).softmax(dim=1)
+    torch.testing.assert_close(found.predict_proba(shown), expected)
+
+
 def test_tasks_of_many_shapes_do_not_depend_on_each_other() -> None:
     """Uneven support sets, another way than trained."""
     made = learner()

@@ -110,11 +110,14 @@ class ICFIL(Calibration):
                 self.config,
             )
             for row, place in enumerate(places):
-                found[place] = learner.classifier(
+                images, labels = supports[place]
+                weights, normalisation = learner.refit_head(
                     {name: value[row].clone() for name, value in parameters.items()},
                     {name: value[row].clone() for name, value in statistics.items()},
-                    classifiers[place].labels,
+                    learner.preprocessing.normalise(images),
+                    labels,
                 )
+                found[place] = learner.classifier(weights, normalisation, classifiers[place].labels)
         return [found[place] for place in range(len(classifiers))]
 
 

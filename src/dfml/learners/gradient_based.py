@@ -130,6 +130,26 @@ class GradientLearner(MetaLearner):
             parameters then also carry the gradient to the support images.
         """
 
+    def refit_head(
+        self,
+        parameters: Parameters,
+        statistics: Statistics,
+        inputs: Float[Tensor, "support 3 size size"],
+        labels: Int64[Tensor, "support"],
+    ) -> tuple[Parameters, Statistics]:
+        """Compute the head again after the backbone has changed; only a head in closed form (ProtoNet) depends on it.
+
+        Args:
+            parameters: Adapted parameters with a changed backbone.
+            statistics: Batch-norm statistics of the support set, from the last pass over it.
+            inputs: Normalised support images.
+            labels: Labels of the support images.
+
+        Returns:
+            Parameters, and the statistics that belong to them; unchanged unless a subclass overrides this method.
+        """
+        return parameters, statistics
+
     @property
     def test_inner_steps(self) -> int:
         """Gradient steps of `adapt`; see `LearnerConfig.test_inner_steps`."""
