@@ -75,6 +75,22 @@ def test_divergence_is_the_mean_of_a_loop_over_images_and_members_that_were_aske
     assert torch.all(gradient[teacher.isnan()] == 0)
 
 
+def test_divergence_has_the_bits_of_the_written_out_expression() -> None:
+    teacher, logits = draws(8, 15, 0).float(), draws(8, 15, 1).float().requires_grad_()
+    teacher[:3, :3] = math.nan
+    total, count = logits.new_zeros(()), logits.new_zeros(())
+    for columns in OutputGroups(OUTPUTS)._columns:
+        known = ~teacher[:, columns][..., 0].isnan()
+        p = functional.log_softmax(teacher[:, columns].nan_to_num() / 4.0, dim=-1)
+        q = functional.log_softmax(logits[:, columns] / 4.0, dim=-1)
+        total = total + (functional.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1) * known).sum()
+        count = count + known.sum()
+    expected = 4.0**2 * total / count
+    found = OutputGroups(OUTPUTS).divergence(teacher, logits, 4.0)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(value, logits)[0] for value in (found, expected)))
+
+
 @pytest.mark.parametrize(
     ("name", "of_one"),
     [

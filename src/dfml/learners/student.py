@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from dfml import seeds
 from dfml.backbones import create_backbone, head_inputs, sized
+from dfml.divergences import kl_divergence
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
 from dfml.learners.network import architecture_of
@@ -215,6 +216,6 @@ class OutputGroups:
             known = ~answered[..., 0].isnan()
             p = functional.log_softmax(answered.nan_to_num() / temperature, dim=-1)
             q = functional.log_softmax(student[:, columns] / temperature, dim=-1)
-            total = total + (functional.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1) * known).sum()
+            total = total + (kl_divergence(p, q) * known).sum()
             asked = asked + known.sum()
         return temperature**2 * total / asked.clamp(min=1)
