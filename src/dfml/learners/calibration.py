@@ -28,6 +28,7 @@ from dfml.learners.base import Calibration, MetaLearner
 from dfml.learners.classifier import FewShotClassifier, NetworkClassifier
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
+from dfml.schedules import half_cosine
 from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
@@ -186,7 +187,7 @@ def recall(
         view = sample_view(config.weights, seeds.generator(config.seed, "calibration", "view", done))
         pixels.grad = step(pixels, parameters, aims, view)
         for group in optimiser.param_groups:
-            group["lr"] = config.inversion_lr * 0.5 * (1.0 + math.cos(math.pi * done / config.inversion_steps))
+            group["lr"] = config.inversion_lr * half_cosine(done / config.inversion_steps)
         optimiser.step()
     return pixels
 
