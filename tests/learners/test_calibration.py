@@ -10,7 +10,7 @@ from dfml.errors import LearnerError
 from dfml.evaluation.protocol import compare, evaluate
 from dfml.inversion.loss import InversionWeights
 from dfml.learners import ICFIL, ICFILConfig, LearnerConfig, create_learner
-from dfml.learners.calibration import contrast, recall
+from dfml.learners.calibration import contrastive_loss, invert_adapted
 from dfml.learners.classifier import NetworkClassifier
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.student import Student
@@ -134,7 +134,7 @@ def test_recalled_images_are_what_the_network_takes_for_its_classes(start: str) 
     config = ICFILConfig(start=start, inversion_steps=60)  # type: ignore[arg-type]
     for steps, right in ((0, False), (60, True)):
         settings = config.model_copy(update={"inversion_steps": steps})
-        (found,) = recall(
+        (found,) = invert_adapted(
             made.network, PREPROCESSING, stacked, PREPROCESSING.normalise(each[0])[None], labels, settings
         )
         features, _ = made.network.features(adapted.parameters, found)
@@ -149,11 +149,11 @@ def test_contrast_is_supervised_infonce_in_both_directions(first: list[int], sec
     draw = torch.Generator().manual_seed(seed)
     of_first, of_second = (torch.tensor([0, 1, 2, *labels]) for labels in (first, second))
     these, those = (torch.randn(len(of), 4, generator=draw, dtype=torch.float64) for of in (of_first, of_second))
-    found = contrast(these, of_first, those, of_second, 0.5)
+    found = contrastive_loss(these, of_first, those, of_second, 0.5)
     torch.testing.assert_close(found, contrast_by_hand(these, of_first, those, of_second, 0.5))
     assert found >= 0
     corners = torch.eye(3, 4, dtype=torch.float64)
-    assert contrast(corners[of_first], of_first, corners[of_second], of_second, 0.01) < 1e-9
+    assert contrastive_loss(corners[of_first], of_first, corners[of_second], of_second, 0.01) < 1e-9
 
 
 def test_evaluate_calibrates_several_episodes_in_a_call() -> None:
