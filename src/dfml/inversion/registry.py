@@ -20,6 +20,11 @@ EngineName = Literal["five", "fast_dfkd", "cmi", "ei"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 
 
+def engine_names() -> tuple[str, ...]:
+    """Names of all inversion engines."""
+    return ENGINES
+
+
 class InversionConfig(FrozenSettings):
     """Which engine recovers images, and the settings of each; only those of the chosen one count."""
 
