@@ -81,6 +81,7 @@ def test_axes_are_logarithmic_unless_a_value_is_negative_or_the_run_says_no() ->
 
     assert scale((1.0, 0.0)) == "log"
     assert scale((1.0, -0.1)) == "linear"
+    assert scale((0.0, 0.0)) == "linear"
     assert scale((1.0, 2.0), logarithmic=False) == "linear"
 
 
@@ -119,5 +120,5 @@ def test_metrics_of_any_length_can_be_drawn(count: int) -> None:
 
 
 def test_a_loss_of_zero_can_be_drawn_on_a_logarithmic_axis() -> None:
-    (drawn,) = metric_figures([{**row, "outer_loss": 0.0} for row in rows(3)], DESCRIPTIONS)
+    (drawn,) = metric_figures([{**row, "outer_loss": row["outer_loss"] - 1.0} for row in rows(2)], DESCRIPTIONS)
     assert texts(drawn.figure)

@@ -35,8 +35,8 @@ def explain(result: QuickstartResult) -> list[str]:
         f"{100 / first.way:.0f}%.",
         f"zoo_student is one network, distilled from all {len(result.members)} classifiers. {published_names} are "
         "published methods of data-free meta-learning.",
-        "random_init is the same network as that of zoo_student, PURER and FREE, untrained. random_embedding is this "
-        f"untrained network, adapted in the same way as those of {published_names}.",
+        "random_init is the backbone of zoo_student, PURER and FREE, untrained. random_embedding is the same "
+        f"untrained backbone, adapted in the same way as those of {published_names}.",
         *(
             _about_training(each, [evaluations[RandomInit.name], evaluations[RandomEmbedding.name]])
             for each in result.trained

@@ -104,10 +104,13 @@ def _drawn_metrics(rows: Sequence[MetricRow], descriptions: Mapping[str, MetricD
 
 
 def _draw_figure(panels: Mapping[str, Sequence[_Metric]]) -> MetricFigure:
+    from matplotlib.ticker import MaxNLocator
+
     figure, all_axes = new_figure(len(panels))
     for axes, (title, metrics) in zip(all_axes, panels.items(), strict=True):
         _draw_panel(axes, title, metrics)
     all_axes[-1].set_xlabel("meta-iterations")
+    all_axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     captions = [metric.description.caption for metrics in panels.values() for metric in metrics]
     return MetricFigure(", ".join(panels), " ".join(filter(None, captions)), figure)
 
@@ -126,11 +129,10 @@ def _draw_panel(axes: Axes, title: str, metrics: Sequence[_Metric]) -> None:
         axes.set_ylabel(metrics[0].label, color=metrics[0].colour, parse_math=False)
         return
     axes.set_ylabel(title, parse_math=False)
-    legend = axes.legend(
-        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor="linecolor"
-    )
-    for text in legend.get_texts():
+    legend = axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9)
+    for text, metric in zip(legend.get_texts(), metrics, strict=True):
         text.set_parse_math(False)
+        text.set_color(metric.colour)
 
 
 def _draw_curve(axes: Axes, metric: _Metric, smallest: float) -> None:
@@ -155,8 +157,8 @@ def _draw_arrows(axes: Axes, metric: _Metric, smallest: float) -> None:
 
 def _can_be_logarithmic(metric: _Metric) -> bool:
     names = {metric.name, metric.description.arrow_to or metric.name}
-    positive = all(row[name] >= 0 for row in metric.rows for name in names)
-    return metric.description.logarithmic and not metric.description.percent and positive
+    values = [row[name] for row in metric.rows for name in names]
+    return metric.description.logarithmic and not metric.description.percent and min(values) >= 0 < max(values)
 
 
 def _is_fraction(metric: _Metric) -> bool:
