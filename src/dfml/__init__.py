@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dfml.data import ImageDataset, glyphs, open_images, read_image, read_support
     from dfml.errors import DfmlError
     from dfml.evaluation.protocol import Difference, Evaluation, compare, evaluate
+    from dfml.inversion.invert import invert
     from dfml.learners import ANIL, ICFIL, MAML, FewShotClassifier, LearnerConfig, MetaLearner, ProtoNet
     from dfml.methods import METHODS
     from dfml.methods.average import Average
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "dfml.data": ("ImageDataset", "glyphs", "open_images", "read_image", "read_support"),
     "dfml.errors": ("DfmlError",),
+    "dfml.inversion.invert": ("invert",),
     "dfml.evaluation.protocol": ("Difference", "Evaluation", "compare", "evaluate"),
     "dfml.learners": ("ANIL", "ICFIL", "MAML", "FewShotClassifier", "LearnerConfig", "MetaLearner", "ProtoNet"),
     "dfml.methods": ("METHODS",),
@@ -84,6 +86,7 @@ __all__ = [
     "compare",
     "evaluate",
     "glyphs",
+    "invert",
     "open_images",
     "open_learner",
     "read_image",

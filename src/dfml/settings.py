@@ -50,10 +50,10 @@ def merge(base: Settings, over: Mapping[str, Any]) -> Settings:
 def _fields(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Settings that a config knows, at a place within it."""
     for part in path:
-        inner = kind.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        field = kind.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return []
-        kind = inner
+        kind = field.annotation
     return list(kind.model_fields)
 
 

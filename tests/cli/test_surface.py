@@ -11,7 +11,7 @@ import typer
 
 from dfml.cli import app
 from dfml.data import BENCHMARKS
-from dfml.inversion.registry import ENGINES
+from dfml.inversion.registry import engine_names
 from dfml.methods import METHODS
 from dfml.pretraining import RECIPES
 from tests.cli.conftest import dfml
@@ -93,8 +93,8 @@ def test_help_names_what_can_be_chosen() -> None:
     assert all(method in parameters["train"]["method"].help for method in METHODS)
     assert tuple(parameters["evaluate"]["splits"].type.choices) == BENCHMARKS
     assert tuple(parameters["zoo build"]["recipe"].type.choices) == tuple(RECIPES)
-    assert set(parameters["invert"]["engine"].type.choices) == set(ENGINES)
-    assert all(engine in parameters["invert"]["engine"].help for engine in ENGINES)
+    assert set(parameters["invert"]["engine"].type.choices) == set(engine_names())
+    assert all(engine in parameters["invert"]["engine"].help for engine in engine_names())
 
 
 def test_the_command_starts_without_anything_heavy() -> None:

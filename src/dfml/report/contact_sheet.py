@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dfml.images import to_pil
+from dfml.inversion.invert import InvertedMember
 
 _TILE = 64  # pixels per side: images are enlarged by the whole factor that comes closest
 _GAP, _MARGIN = 3, 20
@@ -71,6 +72,27 @@ def render_contact_sheet(blocks: Sequence[Block]) -> Image.Image:
             sheet.paste(picture, (column * width, top))
             top += picture.height
     return sheet
+
+
+def render_inversion(inverted: Sequence[InvertedMember]) -> Image.Image:
+    """Render what was recovered from some members: one block per member, one row per class with its first images."""
+    return render_contact_sheet(
+        [
+            Block(
+                title=each.name,
+                note=_fidelity_note(each),
+                rows=[Row(label, images) for label, images in zip(each.labels, each.images, strict=False)],
+            )
+            for each in inverted
+        ]
+    )
+
+
+def _fidelity_note(inverted: InvertedMember) -> str:
+    fidelity, classes = inverted.fidelity, len(inverted.labels)
+    others = f"; by other members {fidelity.other_agreement:.0%}" if fidelity.other_agreement is not None else ""
+    rest = f"; {len(inverted.images)} of {classes} classes" if classes > len(inverted.images) else ""
+    return f"recognised by the member {fidelity.agreement:.0%}{others}{rest}"
 
 
 def _draw_block(block: Block, label_width: int) -> Image.Image:

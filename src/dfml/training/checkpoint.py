@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,19 +89,6 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[int, State]:
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"checkpoint {path} cannot be read ({error}); remove that folder") from error
     return values.pop("iteration"), State(tensors, values)
-
-
-def shape_mismatch(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], any_length: frozenset[str] = frozenset()
-) -> str | None:
-    """What the first tensor is that is missing or of another shape, in words; None if all fit. Others may be there."""
-    for name, value in expected.items():
-        held = found.get(name)
-        rows = int(name in any_length)
-        if held is None or held.ndim != value.ndim or held.shape[rows:] != value.shape[rows:]:
-            is_held = "is missing" if held is None else f"has shape {tuple(held.shape)}"
-            return f"{name} {is_held}, expected {tuple(value.shape)}"
-    return None
 
 
 def _digest(path: Path) -> str:
