@@ -1,23 +1,143 @@
-"""Writing tensors: one way, one error."""
+"""Writing files and folders so that a reader sees them whole or not at all.
+
+Content is written to a temporary sibling, `.NAME.TOKEN.unfinished`, which takes its final name last. Where the process
+is killed in between, the temporary stays: readers ignore names that begin with a dot, and `remove_unfinished` deletes
+what is left.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SUFFIX = ".unfinished"
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file, from any device and memory layout.
+@contextmanager
+def atomic_file(path: Path, *, fsync: bool = False) -> Iterator[Path]:
+    """Replace or create a file when the `with` block ends without an error.
+
+    Args:
+        path: Final name of the file. A file of that name is replaced; who has the old one open keeps reading it.
+        fsync: Wait until the content is on the disk before the file gets its name. Without it, a power failure may
+            leave the name with no content.
+
+    Yields:
+        Path of the temporary file, in the same folder. The block has to write it; it is removed after an error.
 
     Raises:
-        OSError: If it cannot be written (safetensors has an error of its own for a full disk).
+        OSError: If the file cannot be written.
     """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        if fsync:
+            _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def atomic_write(path: Path, content: str | bytes, *, fsync: bool = False) -> None:
+    """Write a whole file at once; see `atomic_file`.
+
+    Args:
+        path: Name of the file; an existing one is replaced.
+        content: Bytes, or text that is encoded as UTF-8.
+        fsync: See `atomic_file`.
+
+    Raises:
+        OSError: If the file cannot be written; an existing one is untouched then.
+    """
+    with atomic_file(path, fsync=fsync) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False, fsync: bool = False) -> Iterator[Path]:
+    """Create a folder, with its content, when the `with` block ends without an error.
+
+    Args:
+        path: Final name of the folder. Missing parents are made. An empty folder of that name is replaced.
+        replace: Replace a folder that holds something, too.
+        fsync: Wait until all content is on the disk before the folder gets its name, and then until the name is.
+
+    Yields:
+        The temporary folder to write into, beside `path`; it is removed after an error.
+
+    Raises:
+        FileExistsError: If something is at `path` that may not be replaced; before anything is written.
+        OSError: If the folder cannot be written.
+    """
+    path = path.absolute()
+    if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists already")
+    temporary = _temporary(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if fsync:
+            for part in (*temporary.rglob("*"), temporary):
+                _flush(part)
+        if replace and path.exists():
+            shutil.rmtree(path)
+        elif path.is_dir():
+            path.rmdir()
+        temporary.rename(path)
+        if fsync:
+            _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete the temporaries that killed processes have left in a folder; no other process may be writing there."""
+    for temporary in folder.glob(f".*{_SUFFIX}"):
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file.
+
+    Args:
+        tensors: Tensors on any device and of any memory layout, by name.
+        path: Name of the file. It is not written atomically: use `atomic_file` or `atomic_folder` around it.
+        metadata: Further entries of the file's header.
+
+    Raises:
+        OSError: If the file cannot be written; safetensors itself raises an error of its own for a full disk.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     try:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(plain, path, metadata={"format": "pt"})
+        save_file(plain, path, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
+
+
+def _temporary(path: Path) -> Path:
+    """A free name beside `path`, which readers ignore."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{_SUFFIX}")
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

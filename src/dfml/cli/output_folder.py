@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dfml.errors import RunError
+from dfml.files import atomic_folder
 
 
 def require_empty(out: Path) -> None:
@@ -44,13 +43,5 @@ def new_folder(out: Path) -> Iterator[Path]:
         RunError: If something is at `out`, or it cannot be written.
     """
     require_empty(out)
-    unfinished = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.unfinished")
-    try:
-        with writing(out):
-            unfinished.mkdir(parents=True)
-            yield unfinished
-            if out.is_dir():
-                out.rmdir()
-            unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with writing(out), atomic_folder(out) as unfinished:
+        yield unfinished

@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError
+from dfml.files import atomic_file, save_tensors
 
 # Raise it when `decode` gives other pixels than before.
 _VERSION = 1
@@ -72,15 +70,9 @@ class CacheEntry:
             DataError: It cannot be written (no space, no permission). Nothing is left behind.
         """
         header = {"fingerprint": self._fingerprint, "classes": json.dumps(dataset.classes), "name": dataset.name}
-        temporary = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(8)}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"images": dataset.images, "labels": dataset.labels}, temporary, metadata=header)
-            with open(temporary, "r+b") as file:
-                os.fsync(file.fileno())  # or a power cut could leave the name without the bytes
-            os.replace(temporary, self.path)
-        except (OSError, SafetensorError) as error:
+            with atomic_file(self.path, fsync=True) as temporary:
+                save_tensors({"images": dataset.images, "labels": dataset.labels}, temporary, header)
+        except OSError as error:
             raise DataError(f"cannot write the image cache in {self.path.parent}: {error}") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()

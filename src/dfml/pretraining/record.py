@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 
 from dfml.data.dataset import ImageDataset
 from dfml.errors import RunError
+from dfml.files import atomic_write, remove_unfinished
 
 RECORD = "zoo.json"
 
@@ -48,17 +47,14 @@ def open_zoo_folder(out: Path, settings: dict[str, Any]) -> None:
     try:
         if record.is_file():
             _compare(out, json.loads(record.read_text(encoding="utf-8")), settings)
-            for unfinished in out.glob(".*.unfinished"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            remove_unfinished(out)
             return
         if out.exists() and not out.is_dir():
             raise RunError(f"expected a folder for the zoo, found the file {out}; choose another folder")
         if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
             raise RunError(f"expected a new or empty folder, found other files in {out}; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
-        draft = out / f".{RECORD}.{os.getpid()}"
-        draft.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        draft.replace(record)
+        atomic_write(record, json.dumps(settings, indent=1) + "\n")
     except ValueError as error:
         raise RunError(f"{record} is damaged ({error}); choose another folder") from error
     except OSError as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfml.evaluation.protocol import Difference, Evaluation
+from dfml.files import atomic_write
 from dfml.report.table import differences_table, results_table
 from dfml.training.run_folder import flatten
 
@@ -169,9 +169,7 @@ def write_page(page: Page, path: Path) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(render_page(page), encoding="utf-8")
-    os.replace(unfinished, path)
+    atomic_write(path, render_page(page))
 
 
 def describe_episodes(evaluation: Evaluation) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,10 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dfml.errors import RunError
-from dfml.files import save_tensors
+from dfml.files import atomic_folder, remove_unfinished, save_tensors
 
 _TENSORS, _VALUES, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
-_UNFINISHED = ".unfinished"
 
 
 @dataclass
@@ -47,21 +45,12 @@ def save_checkpoint(folder: Path, iteration: int, state: State, *, keep: int = 2
         OSError: If the disk is full or not writable; older checkpoints are untouched then.
     """
     final = folder / f"{iteration:06d}"
-    unfinished = folder / f"{final.name}{_UNFINISHED}"
-    try:
-        unfinished.mkdir(parents=True)
+    remove_unfinished(folder)
+    with atomic_folder(final, replace=True, fsync=True) as unfinished:
         save_tensors(state.tensors, unfinished / _TENSORS)
         (unfinished / _VALUES).write_text(json.dumps({"iteration": iteration, **state.values}), encoding="utf-8")
         manifest = {name: _digest(unfinished / name) for name in (_TENSORS, _VALUES)}
         (unfinished / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-        for path in (*unfinished.iterdir(), unfinished):
-            _flush(path)
-        if final.exists():
-            shutil.rmtree(final)
-        unfinished.rename(final)
-        _flush(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -108,11 +97,3 @@ def shape_mismatch(
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from dfml.errors import RunError
+from dfml.files import atomic_write
 from dfml.training.checkpoint import list_checkpoints
 from dfml.zoo.label_space import ClassIdentity
 from dfml.zoo.zoo import Zoo
@@ -90,9 +90,7 @@ class RunFolder:
     def truncate_metrics(self, iteration: int) -> None:
         """Drop lines after `iteration`: they are about to be made again."""
         rows = [row for row in self.read_metrics() if row["iteration"] <= iteration]
-        unfinished = self.metrics.with_suffix(".unfinished")
-        unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(unfinished, self.metrics)
+        atomic_write(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines; a line that was cut short by a crash is left out."""

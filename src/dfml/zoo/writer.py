@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from dfml.files import save_tensors
+from dfml.files import atomic_folder, save_tensors
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.readers import CONFIG, WEIGHTS
 
@@ -54,14 +52,9 @@ def write_member(
         },
         "dfml": details or {},
     }
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
-    unfinished.mkdir(parents=True)
-    try:
+    with atomic_folder(folder) as unfinished:
         save_tensors(network.state_dict(), unfinished / WEIGHTS)
         (unfinished / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _network_config(network: nn.Module) -> dict[str, Any]:
