@@ -15,8 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dfml.errors import DfmlError, LearnerError
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+FORMAT_VERSION = 1
+"""Version of the formats that dfml itself defines; raised by one when files of the old format can no longer be read."""
 
 _SUFFIX = ".unfinished"
 
@@ -127,6 +132,26 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         save_file(plain, path, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
+
+
+def check_format_version(found: object, what: str, error: type[DfmlError] = LearnerError) -> None:
+    """Refuse a file whose format this version of dfml cannot read.
+
+    Args:
+        found: Value of the file's `format_version` entry; None where the entry is missing.
+        what: Description of the file with its path, the beginning of the message.
+        error: Class of the error that is raised.
+
+    Raises:
+        DfmlError: If the version is not `FORMAT_VERSION`; of the class `error`.
+    """
+    # A bool is an int for Python, but no version.
+    if isinstance(found, bool) or found != FORMAT_VERSION:
+        version = "no format version" if found is None else f"format version {found!r}"
+        raise error(
+            f"{what}: expected format version {FORMAT_VERSION}, found {version}; load it with the release of dfml that "
+            "saved it, or create it again with this release"
+        )
 
 
 def _temporary(path: Path) -> Path:

@@ -94,7 +94,7 @@ def read_trained(engine: str, place: Path | None, device: torch.device) -> Train
     tensors = classifier.strip(state.tensors, "engine.")
     # A newcomer may bear the name of a member of the run, whose statistics are none of its own.
     own = {name: value for name, value in tensors.items() if not name.startswith("ema_statistics.")}
-    return Trained(source, config, classifier.read_preprocessing(state.values["preprocessing"]), own)
+    return Trained(source, config, classifier.read_preprocessing(state.values["learned_engine"]["preprocessing"]), own)
 
 
 def _inversion_of(run: Path) -> InversionConfig:

@@ -15,7 +15,7 @@ from dfml.images import resize_and_crop
 from dfml.inversion.engine import StudentRowLogits, Target, balanced_labels
 from dfml.inversion.failures import FailureTracker
 from dfml.inversion.loss import InversionLoss
-from dfml.inversion.registry import InversionConfig, create_engine
+from dfml.inversion.registry import InversionConfig, LearnedEngine, create_engine
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.zoo import Zoo
 
@@ -54,6 +54,7 @@ class ImageSource:
         self.failures = FailureTracker(patience)
         self.last: dict[str, float] = {}
         self.classes_per_round = config.classes_per_round
+        self._config, self._preprocessing = config, preprocessing
         self._name, self._zoo, self._size, self._rows = config.engine, zoo, preprocessing.size, rows
         self._seed, self._device = seed, device or torch.device("cpu")
         self._messages: list[str] = []
@@ -131,6 +132,13 @@ class ImageSource:
         self.engine.learn(recovery, kept)
         self.last = _means([history[-1][place] for place in kept]) if history else {}
         return {members[place]: resize_and_crop(images[place], self._size) for place in kept}
+
+    def learned_engine(self) -> LearnedEngine | None:
+        """The engine, if it is meta-trained, without what it stores of single members; None otherwise."""
+        if self._config.engine not in ("five", "fast_dfkd"):
+            return None
+        tensors = {n: v for n, v in self.engine.state_dict().items() if not n.startswith("ema_statistics.")}
+        return LearnedEngine(self._config, self._preprocessing, tensors)
 
     def pop_messages(self) -> list[str]:
         """Who was excluded since the last call, and why."""
