@@ -72,7 +72,7 @@ def test_leaves_metrics_snapshots_checkpoints_and_the_learner(tmp_path: Path) ->
     assert total(MetaLearner.from_pretrained(place.snapshots / "000005")) == 15
     assert sorted(p.name for p in place.checkpoints.iterdir()) == ["000008", "000010"]
     assert total(MetaLearner.from_pretrained(place.path)) == 55
-    assert yaml.safe_load((place.path / "config.yaml").read_text()) == ABOUT
+    assert yaml.safe_load((place.path / "config.yaml").read_text()) == {"format_version": 1, **ABOUT}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
