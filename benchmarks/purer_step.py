@@ -62,7 +62,7 @@ def main() -> None:
     }
     for name, each in steps.items():
         assert isinstance(each, PurerRun)
-        work[f"learner step, {name}"] = lambda each=each: each._learner_step(1)  # type: ignore[misc]
+        work[f"learner step, {name}"] = lambda each=each: each._meta_train(1)  # type: ignore[misc]
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for repeat in range(arguments.repeats + 2):
         for name, task in work.items():
@@ -122,7 +122,7 @@ def naive_gradient(run: PurerRun, path: Path, device: torch.device) -> Tensor:
 
 
 def _request(run: PurerRun) -> tuple[list[int], list[Tensor], list[View]]:
-    members = run._members(1)
+    members = run._sample_members(1)
     generator = torch.Generator().manual_seed(0)
     pixels = [run.dataset.pixels.detach()[run.classes[member]] for member in members]
     return members, pixels, [sample_view(run.config.inversion, generator) for _ in members]

@@ -226,7 +226,7 @@ def trace(engine: Engine, target: Target, steps: int) -> list[float]:
 @torch.no_grad()
 def cross_entropy(target: Target, images: Tensor) -> float:
     """A member's, on images as they stand."""
-    logits = target.classifier.logits(resize_and_crop(images, target.classifier.size))
+    logits = target.network.logits(resize_and_crop(images, target.network.size))
     return functional.cross_entropy(logits, target.labels).item()
 
 

@@ -9,17 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from dfml.data import splits
 from dfml.registries import Registry
+from dfml.zoo import formats
 from tests.factories import written_zoo
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = ("new-engine.md", "new-loss-term.md")
+PAGES = ("new-engine.md", "new-loss-term.md", "new-format.md", "black-box-members.md", "new-split.md")
 BLOCK = re.compile(r"^```python\n(?:\"\"\"`(\w+)\.py`:.*?\n)?(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
 def _zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A folder with `zoo/`; what the examples register and import is forgotten afterwards."""
+    monkeypatch.setenv("DFML_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(formats, "_registered", {})
+    monkeypatch.setattr(splits, "_REGISTERED", dict(splits._REGISTERED))
     written_zoo(tmp_path / "zoo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

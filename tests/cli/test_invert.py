@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from dfml.cli.inversion import folder_names, plan_rounds
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,10 +19,12 @@ from dfml.data.support import read_image
 from dfml.inversion.ei import PixelInversion
 from dfml.inversion.engine import InversionRun, Target, balanced_labels
 from dfml.inversion.fidelity import measure
+from dfml.inversion.invert import folder_names, plan_rounds
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.meta_generator import FiveConfig, MetaGenerator
-from dfml.inversion.registry import InversionConfig
+from dfml.inversion.registry import InversionConfig, LearnedEngine, without_member_state
 from dfml.training.checkpoint import State, save_checkpoint
+from dfml.training.engine_checkpoint import add_learned_engine
 from dfml.zoo import Preprocessing, Zoo
 from tests.cli.conftest import SIZE, World, dfml, error, results
 from tests.zoo.members import ZooMaker
@@ -35,25 +36,25 @@ Run = Callable[..., Path]
 
 @pytest.fixture
 def run(world: World, tmp_path: Path) -> Run:
-    """A run's folder with two checkpoints, written as `dfml train --method free` writes it."""
+    """A run's folder with two checkpoints, written as the training loop writes them for any method."""
 
     def write(engine: str = "five") -> Path:
         place = tmp_path / f"run-{engine}"
         preprocessing = Preprocessing(PICTURES, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
         place.mkdir()
-        inversion = InversionConfig(engine=engine, five=SMALL).model_dump(mode="json")
-        about = {"method": "free", "zoo": "elsewhere", "free": {"way": 5, "inversion": inversion}}
-        (place / "config.yaml").write_text(yaml.safe_dump(about))
+        (place / "config.yaml").write_text(yaml.safe_dump({"method": "somebody_s", "zoo": "elsewhere"}))
         zoo, generator = Zoo.open(world.zoo), MetaGenerator(SMALL, preprocessing)
+        config = InversionConfig(engine=engine, five=SMALL)
         for iteration in (1, 2):
-            inversion = generator.start([Target("member-000", zoo[0], balanced_labels(2, 3))], iteration)
+            inversion = generator.start([Target("member-000", zoo.classifier(0), balanced_labels(2, 3))], iteration)
             inversion.step()
             generator.learn(inversion)
             tensors = {f"engine.{name}": value for name, value in generator.state_dict().items()}
-            # Of another network: whoever used it for the new_member of the same name would fail.
+            # Statistics of another network: an error if they were used for the new member of the same name.
             tensors["engine.ema_statistics.member-000.0"] = torch.zeros(7)
-            values = {"engine": engine, "preprocessing": preprocessing.as_dict()}
-            save_checkpoint(place / "checkpoints", iteration, State({"theta": torch.zeros(2), **tensors}, values))
+            learned = LearnedEngine(config, preprocessing, without_member_state(generator.state_dict()))
+            state = State({"theta": torch.zeros(2), **tensors})
+            save_checkpoint(place / "checkpoints", iteration, add_learned_engine(state, learned))
         return place
 
     return write
@@ -135,7 +136,7 @@ def test_visits_are_of_twenty_classes_at_most_and_of_equal_size(
 def test_where_images_are_too_many_a_round_is_of_all_classes_still(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dfml.cli.inversion._AT_ONCE", 5 * SIZE**2)
+    monkeypatch.setattr("dfml.inversion.invert._PIXELS_AT_ONCE", 5 * SIZE**2)
     asked = (world.zoo, "--out", tmp_path / "out", "--members", "1", "--per-class", "5", "--steps", "1")
     found = visits_of(*asked, monkeypatch=monkeypatch)
     assert found == [[0, 0, 1, 1], [0, 1], [0, 0, 1, 1]]
@@ -221,8 +222,10 @@ def _no_checkpoint(place: Path) -> None:
     shutil.rmtree(place / "checkpoints")
 
 
-def _of_another_method(place: Path) -> None:
-    (place / "config.yaml").write_text("method: purer\npurer: {way: 5}\n")
+def _without_engine(place: Path) -> None:
+    for folder in (place / "checkpoints").iterdir():
+        shutil.rmtree(folder)
+    save_checkpoint(place / "checkpoints", 2, State({"theta": torch.zeros(2)}))
 
 
 def _damaged(place: Path) -> None:
@@ -230,20 +233,13 @@ def _damaged(place: Path) -> None:
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"?")
 
 
-def _unknown_setting(place: Path) -> None:
-    config = yaml.safe_load((place / "config.yaml").read_text())
-    config["free"]["inversion"]["five"]["magic"] = 1
-    (place / "config.yaml").write_text(yaml.safe_dump(config))
-
-
 @pytest.mark.parametrize(
     ("how", "code", "words"),
     [
-        (shutil.rmtree, 1, "expected a run of `dfml train --method free`"),
+        (shutil.rmtree, 1, "expected a run of `dfml train`"),
         (_no_checkpoint, 1, "found none; check the path"),
-        (_of_another_method, 1, "is not that of a `dfml train --method free` run"),
+        (_without_engine, 2, "holds no meta-trained inversion engine"),
         (_damaged, 1, "is damaged"),
-        (_unknown_setting, 2, "'five.magic': unknown setting"),
     ],
 )
 def test_what_is_wrong_with_a_run(

@@ -56,7 +56,7 @@ class ConsensusRun(InversionRun):
     def step(self) -> list[InversionLoss]:
         losses = [
             inversion_loss(
-                target.classifier,
+                target.network,
                 self.pixels[indices],
                 target.labels,
                 self.engine.preprocessing,

@@ -74,9 +74,10 @@ def invert(
         settings = merge(settings, read_assignment(assignment, engine))
     config = inversion_settings(engine, learned, settings | ({"steps": steps} if steps else {}))
     opened = Zoo.open(zoo).to(place)
-    inverted = []
+    names = _names(opened, member or [], members)
+    # No member yet: checks that settings and engine fit before anything is written.
+    inverted = invert_zoo(opened, members=[], learned=learned, config=config)
     with writing(out):
-        names = _names(opened, member or [], members)
         _write_config(out, zoo, seed, config, learned)
         for name in names:
             with deferred_progress(name) as progress:

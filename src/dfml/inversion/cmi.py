@@ -104,7 +104,7 @@ class ContrastiveInversion(Engine):
 
     def _new_memory(self, target: Target) -> _Memory:
         size, device = self._preprocessing.size, target.labels.device
-        width = target.classifier.layer_means(torch.zeros(2, 3, size, size, device=device)).shape[1]
+        width = target.network.layer_means(torch.zeros(2, 3, size, size, device=device)).shape[1]
         generator = seeds.generator(self._seed, "head", target.name)
         head = [
             (torch.randn(rows, columns, generator=generator) * columns**-0.5).to(device)
@@ -123,7 +123,7 @@ class ContrastiveInversion(Engine):
         for index, images in enumerate(run.images()):
             if kept is None or index in kept:
                 target, memory = run.targets[index], self._memories[run.targets[index].name]
-                local, whole = run.features(target.classifier, images, run.done)
+                local, whole = run.features(target.network, images, run.done)
                 memory.head = [value.detach().clone() for value in run.extra_weights(index)]
                 memory.local = torch.cat([memory.local, local])[-self.config.bank :]
                 memory.whole = torch.cat([memory.whole, whole])[-self.config.bank :]
@@ -186,7 +186,7 @@ class _ContrastiveInversionRun(GeneratorInversionRun):
         memory = self._memories[index]
         if memory is None:
             return None
-        local, whole = self.features(self.targets[index].classifier, images, self.done)
+        local, whole = self.features(self.targets[index].network, images, self.done)
         queries = self._project(index, torch.cat([local, memory.local]))
         keys = self._project(index, torch.cat([whole, memory.whole])).detach()
         own = torch.arange(len(queries), device=queries.device)

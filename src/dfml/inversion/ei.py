@@ -72,7 +72,7 @@ class PixelInversion(Engine):
         return _PixelInversionRun(self.config, self.seed, targets, round_index, pixels, student, previous)
 
     def _initial_pixels(self, target: Target, round_index: int) -> Tensor:
-        size = target.classifier.preprocessing.size
+        size = target.network.preprocessing.size
         if self.config.start == "noise":
             # One draw per image: the first images do not depend on how many are asked for.
             draws = [
@@ -83,7 +83,7 @@ class PixelInversion(Engine):
         kinds: tuple[InitialPixels, ...] = (dead_leaves,)
         if self.config.start == "auto":
             if target.name not in self._initialisations:
-                self._initialisations[target.name] = matched_initialisations(target.classifier, self.seed)
+                self._initialisations[target.name] = matched_initialisations(target.network, self.seed)
             kinds = self._initialisations[target.name]
         pixels = torch.empty(len(target.labels), 3, size, size)
         for position, (draw, purpose) in enumerate(zip(kinds, ("leaves", "strokes"), strict=False)):
@@ -129,10 +129,10 @@ class _PixelInversionRun(InversionRun):
         for index, target in enumerate(self.targets):
             generator = seeds.generator(self._seed, "view", self._round_index, target.name, self.done)
             loss = inversion_loss(
-                target.classifier,
+                target.network,
                 self._pixels[index],
                 target.labels,
-                target.classifier.preprocessing,
+                target.network.preprocessing,
                 weights,
                 sample_view(weights, generator),
                 student=self.student_for(target.rows),
@@ -150,7 +150,7 @@ class _PixelInversionRun(InversionRun):
     def images(self) -> list[Tensor]:
         """Images in the size of each member's input, clipped to [0, 1]."""
         return [
-            target.classifier.preprocessing.denormalise(pixels.detach()).clamp(0.0, 1.0)
+            target.network.preprocessing.denormalise(pixels.detach()).clamp(0.0, 1.0)
             for target, pixels in zip(self.targets, self._pixels, strict=True)
         ]
 

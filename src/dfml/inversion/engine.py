@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dfml.inversion.loss import InversionLoss, StudentLogits
+from dfml.zoo.members import Predicts
 from dfml.zoo.pretrained import PretrainedClassifier
 
 StudentRowLogits = Callable[[Tensor, Tensor | None], Tensor]
@@ -40,10 +41,21 @@ class Target:
     """
 
     name: str
-    classifier: PretrainedClassifier
+    classifier: Predicts
     labels: Int64[Tensor, " images"]
     rows: Int64[Tensor, " outputs"] | None = None
     images: Int64[Tensor, " images"] | None = None
+
+    @property
+    def network(self) -> PretrainedClassifier:
+        """The member as a classifier with gradients.
+
+        Raises:
+            TypeError: If it only predicts; `EngineEntry.needs` keeps such members away from an engine.
+        """
+        if not isinstance(self.classifier, PretrainedClassifier):
+            raise TypeError(f"expected a member with gradients, found {self.name}, which only predicts")
+        return self.classifier
 
 
 class InversionRun(ABC):

@@ -105,7 +105,7 @@ class GeneratorInversionRun(InversionRun):
         self._accumulate = accumulate
         self.copies = [self._copy(start, target) for start, target in zip(starts, self.targets, strict=True)]
         self._groups = _groups(self.targets, self.previous_statistics) if stacked else {}
-        self._stacks = {key: MemberStack([self.targets[i].classifier for i in g]) for key, g in self._groups.items()}
+        self._stacks = {key: MemberStack([self.targets[i].network for i in g]) for key, g in self._groups.items()}
         weights = [value for copy in self.copies for value in copy.weights.values()]
         weights += [value for index in range(len(self.copies)) for value in self.extra_weights(index)]
         latents = [copy.latents for copy in self.copies]
@@ -129,7 +129,7 @@ class GeneratorInversionRun(InversionRun):
         codes = [
             # The same codes in every run: a generator that one run has trained may be used by another.
             torch.randn(self._network.latent, generator=seeds.generator(0, "code", output))
-            for output in range(len(target.classifier.labels))
+            for output in range(len(target.network.labels))
         ]
         return torch.stack(codes)[target.labels.cpu()]
 
@@ -157,7 +157,7 @@ class GeneratorInversionRun(InversionRun):
         copy, target = self.copies[index], self.targets[index]
         generated = self._generate(copy.weights, copy.latents)
         previous = self.previous_statistics[index]
-        loss = self._loss(target.classifier, generated, target.labels, target.rows, previous, view)
+        loss = self._loss(target.network, generated, target.labels, target.rows, previous, view)
         extra, weights = self.extra_loss(index, generated), self.extra_weights(index)
         total = loss.total if extra is None else loss.total + extra
         leaves = [copy.latents, *weights, *copy.weights.values()]
@@ -249,6 +249,6 @@ def _groups(targets: Sequence[Target], previous: Sequence[EmaStatistics]) -> dic
     """Targets that can be evaluated in one call; a member's first round has no previous statistics to stack."""
     groups: dict[object, list[int]] = {}
     for index, (target, seen) in enumerate(zip(targets, previous, strict=True)):
-        key = (stack_key(target.classifier), len(target.labels), target.rows is None, len(seen))
+        key = (stack_key(target.network), len(target.labels), target.rows is None, len(seen))
         groups.setdefault(key, []).append(index)
     return groups

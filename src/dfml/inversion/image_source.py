@@ -17,7 +17,7 @@ from dfml.inversion.engine import StudentRowLogits, Target, balanced_labels
 from dfml.inversion.failures import FailureTracker
 from dfml.inversion.loss import InversionLoss
 from dfml.inversion.registry import ENGINES, InversionConfig, LearnedEngine, create_engine, without_member_state
-from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
+from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.zoo import Zoo
 
 
@@ -60,12 +60,12 @@ class ImageSource:
         self._config, self._zoo, self._preprocessing, self._rows = config, zoo, preprocessing, rows
         self._seed, self._device = seed, device or torch.device("cpu")
         self._messages: list[str] = []
-        if self._entry.needs_gradients:
-            self._exclude_black_boxes()
+        self._exclude_unsuited()
 
-    def _exclude_black_boxes(self) -> None:
+    def _exclude_unsuited(self) -> None:
+        """Exclude members that lack what the engine needs; all members that are read from files have gradients."""
         for index in range(len(self._zoo)):
-            if self._zoo.member_configs[index] is None and not isinstance(self._zoo[index], PretrainedClassifier):
+            if self._zoo.member_configs[index] is None and not isinstance(self._zoo[index], self._entry.needs):
                 name = self._zoo.name(index)
                 self.failures.excluded[name] = f"it only predicts, and the engine {self._config.engine} needs gradients"
                 self._messages.append(f"{name} is not inverted: {self.failures.excluded[name]}")

@@ -172,7 +172,7 @@ def _invert_member(
     on_step: OnStep | None,
 ) -> InvertedMember:
     classifier, name = zoo[index], zoo.name(index)
-    if ENGINES.find(config.engine).needs_gradients and not hasattr(classifier, "logits_and_statistics"):
+    if not isinstance(classifier, ENGINES.find(config.engine).needs):
         raise UsageError(f"{name} only predicts, and the engine {config.engine} needs gradients; choose other members")
     meter = FidelityMeter(zoo, index)
     folders = folder_names(classifier.labels)

@@ -21,6 +21,7 @@ from dfml.inversion.engine import Engine, StatisticsMemory
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
 from dfml.registries import Registry
 from dfml.settings import FrozenSettings, build_config
+from dfml.zoo.members import Differentiable
 from dfml.zoo.pretrained import Preprocessing
 
 
@@ -44,15 +45,15 @@ class EngineEntry:
         create: Builds the engine.
         meta_trained: Whether it must learn in a training before `dfml invert` can use it.
         shares_pixels: Whether several members may be shown the same pixels; targets then carry `Target.images`.
-        needs_gradients: Whether it needs gradients of the member's logits with respect to the images; members that
-            only predict are then left out.
+        needs: Protocol that members must satisfy: `Differentiable` (gradients of the logits to the images),
+            or `Predicts`. Other members are left out.
     """
 
     settings: type[FrozenSettings]
     create: CreateEngine
     meta_trained: bool = False
     shares_pixels: bool = False
-    needs_gradients: bool = True
+    needs: type[Any] = Differentiable
 
 
 def _create_ei(

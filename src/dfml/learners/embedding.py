@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dfml.errors import LearnerError
 from dfml.learners.base import MetaLearner
-from dfml.learners.classifier import FewShotClassifier, find_kind, strip
+from dfml.learners.classifier import FewShotClassifier, find_kind, read_preprocessing, strip
 from dfml.learners.episode import episode_labels
 from dfml.learners.protonet import prototypes
 from dfml.zoo.pretrained import Preprocessing
@@ -80,26 +80,30 @@ class EmbeddingClassifier(FewShotClassifier):
         """See `embedding_scores`."""
         return embedding_scores(self.learner.embed(images), self.head)
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `FewShotClassifier.contents`."""
-        about, tensors = self.learner.description()
-        return {"learner": about}, {"head": self.head, **{f"learner.{name}": value for name, value in tensors.items()}}
+    def get_config(self) -> dict[str, Any]:
+        """See `FewShotClassifier.get_config`; holds the whole config of the learner."""
+        return {**super().get_config(), "learner": self.learner.get_config()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `FewShotClassifier.state_dict`."""
+        return {"head": self.head, **{f"learner.{name}": value for name, value in self.learner.state_dict().items()}}
 
     @classmethod
-    def rebuild(
-        cls, labels: tuple[str, ...], preprocessing: Preprocessing, config: dict[str, Any], tensors: dict[str, Tensor]
-    ) -> EmbeddingClassifier:
-        """See `FewShotClassifier.rebuild`.
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> EmbeddingClassifier:
+        """See `FewShotClassifier.from_config`.
 
         Raises:
-            LearnerError: If the learner within is of no kind that this version knows.
+            LearnerError: If the learner is of an unknown kind, or of one that is no `EmbeddingLearner`.
         """
-        about = config["learner"]
-        kind = find_kind(MetaLearner._kinds, about["kind"])
-        learner = kind.restored(about, strip(tensors, "learner.")) if kind else None
+        name = config["learner"]["kind"]
+        kind = find_kind(MetaLearner._kinds, name)
+        learner = kind.from_config(config["learner"], strip(state_dict, "learner.")) if kind else None
         if not isinstance(learner, EmbeddingLearner):
-            raise LearnerError(f"the classifier embeds with a {about['kind']!r}, which this version does not know")
-        return cls(learner, tensors["head"], labels, preprocessing)
+            raise LearnerError(
+                f"expected a classifier that embeds images with an EmbeddingLearner, found a learner of the kind "
+                f"{name!r}; load it with the release of dfml that saved it, or adapt it again"
+            )
+        return cls(learner, state_dict["head"], tuple(config["labels"]), read_preprocessing(config["preprocessing"]))
 
 
 def centred_probabilities(logits: Float[Tensor, "*images outputs"]) -> Float[Tensor, "*images outputs"]:

@@ -130,6 +130,26 @@ class GradientLearner(MetaLearner):
             parameters then also carry the gradient to the support images.
         """
 
+    def refit_head(
+        self,
+        parameters: Parameters,
+        statistics: Statistics,
+        inputs: Float[Tensor, "support 3 size size"],
+        labels: Int64[Tensor, "support"],
+    ) -> tuple[Parameters, Statistics]:
+        """Compute the head again after the backbone has changed; only a head in closed form (ProtoNet) depends on it.
+
+        Args:
+            parameters: Adapted parameters with a changed backbone.
+            statistics: Batch-norm statistics of the support set, from the last pass over it.
+            inputs: Normalised support images.
+            labels: Labels of the support images.
+
+        Returns:
+            Parameters, and the statistics that belong to them; unchanged unless a subclass overrides this method.
+        """
+        return parameters, statistics
+
     @property
     def test_inner_steps(self) -> int:
         """Gradient steps of `adapt`; see `LearnerConfig.test_inner_steps`."""
@@ -210,18 +230,26 @@ class GradientLearner(MetaLearner):
         self.stored = {name: value.to(device) for name, value in self.stored.items()}
         return self
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `MetaLearner.contents`."""
+    def get_config(self) -> dict[str, Any]:
+        """See `MetaLearner.get_config`."""
+        return {**super().get_config(), "learner": self.config.model_dump(mode="json")}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `MetaLearner.state_dict`."""
         tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
-        tensors |= {f"stored.{name}": value for name, value in self.stored.items()}
-        return {"learner": self.config.model_dump(mode="json")}, tensors
+        return tensors | {f"stored.{name}": value for name, value in self.stored.items()}
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> GradientLearner:
-        """See `MetaLearner.rebuild`."""
-        preprocessing = read_preprocessing(config["preprocessing"])
-        learner = cls(LearnerConfig(**config["learner"]), preprocessing, way=config["way"], protocol=config["protocol"])
-        learner.parameters, learner.stored = strip(tensors, "parameters."), strip(tensors, "stored.")
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> GradientLearner:
+        """See `MetaLearner.from_config`."""
+        learner = cls(
+            LearnerConfig(**config["learner"]),
+            read_preprocessing(config["preprocessing"]),
+            way=config["way"],
+            protocol=config["protocol"],
+            name=config["name"],
+        )
+        learner.parameters, learner.stored = strip(state_dict, "parameters."), strip(state_dict, "stored.")
         return learner
 
 

@@ -35,6 +35,17 @@ class ProtoNet(GradientLearner):
         means = prototypes(features, labels, way)
         return {**parameters, "head.weight": 2.0 * means, "head.bias": -(means * means).sum(dim=1)}, statistics
 
+    def refit_head(
+        self,
+        parameters: Parameters,
+        statistics: Statistics,
+        inputs: Float[Tensor, "support 3 size size"],
+        labels: Int64[Tensor, "support"],
+    ) -> tuple[Parameters, Statistics]:
+        """Compute the prototypes from the changed backbone's features; see `GradientLearner.refit_head`."""
+        way = len(parameters["head.bias"])
+        return self.inner_loop(parameters, inputs, labels, way=way, steps=0, second_order=False)
+
 
 def prototypes(
     features: Float[Tensor, "support features"], labels: Int64[Tensor, "support"], way: int

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from dfml import seeds
 from dfml.backbones import create_backbone, head_inputs, sized
+from dfml.divergences import kl_divergence
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
 from dfml.learners.network import architecture_of
@@ -135,17 +136,26 @@ class Student(EmbeddingLearner):
         self.network.to(device)
         return self
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `MetaLearner.contents`."""
-        config = {"outputs": list(self.outputs), "embedding": self.embedding, "fit": self.fit}
-        return {"network": self.architecture, **config}, dict(self.network.state_dict())
+    def get_config(self) -> dict[str, Any]:
+        """See `MetaLearner.get_config`."""
+        return {
+            **super().get_config(),
+            "network": self.architecture,
+            "outputs": list(self.outputs),
+            "embedding": self.embedding,
+            "fit": self.fit,
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `MetaLearner.state_dict`."""
+        return dict(self.network.state_dict())
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Student:
-        """See `MetaLearner.rebuild`."""
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> Student:
+        """See `MetaLearner.from_config`."""
         architecture, outputs = config["network"], config["outputs"]
         network = create_backbone(architecture["architecture"], sum(outputs), seed=0, **architecture["arguments"])
-        network.load_state_dict(tensors)
+        network.load_state_dict(state_dict)
         return cls(
             network,
             architecture,
@@ -206,6 +216,6 @@ class OutputGroups:
             known = ~answered[..., 0].isnan()
             p = functional.log_softmax(answered.nan_to_num() / temperature, dim=-1)
             q = functional.log_softmax(student[:, columns] / temperature, dim=-1)
-            total = total + (functional.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1) * known).sum()
+            total = total + (kl_divergence(p, q) * known).sum()
             asked = asked + known.sum()
         return temperature**2 * total / asked.clamp(min=1)

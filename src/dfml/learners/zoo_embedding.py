@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from dfml.errors import LearnerError, ZooError, ZooMemberError
 from dfml.images import resize_and_crop
-from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
 from dfml.zoo.members import Differentiable, Predicts, move_member, teacher_logits
@@ -85,13 +84,30 @@ class ZooEmbeddingLearner(EmbeddingLearner):
             move_member(member, device)
         return self
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `MetaLearner.contents`."""
-        return {"members": member_references(self.members), "representation": self.representation, "fit": self.fit}, {}
+    def get_config(self) -> dict[str, Any]:
+        """See `MetaLearner.get_config`.
+
+        Raises:
+            LearnerError: If a member was not loaded from a folder, so that there is nothing to refer to.
+        """
+        return {
+            **super().get_config(),
+            "members": member_references(self.members),
+            "representation": self.representation,
+            "fit": self.fit,
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `MetaLearner.state_dict`; empty, because the members' weights stay in their own files."""
+        return {}
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MetaLearner:
-        """See `MetaLearner.rebuild`."""
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> ZooEmbeddingLearner:
+        """See `MetaLearner.from_config`.
+
+        Raises:
+            LearnerError: If a member's file has moved or changed, or cannot be loaded.
+        """
         return cls(
             load_references(config["members"]),
             read_preprocessing(config["preprocessing"]),
