@@ -1,4 +1,4 @@
-"""`ZooEmbeddingLearner`: the outputs of all members of a zoo, side by side, embed an image."""
+"""`ZooEmbeddingLearner`: the concatenated outputs of all members of a zoo embed an image."""
 
 from __future__ import annotations
 
@@ -18,20 +18,24 @@ from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.readers import WEIGHTS, load_member, read_member_config, sha256
 
 Representation = Literal["probabilities", "centred", "logits", "features"]
-"""What is asked of a member about an image: its probabilities; these, softer, less those of guessing
-(`dfml.learners.embedding.centred_probabilities`); its logits; or its unit-norm features."""
+"""What each member contributes to the embedding of an image. `probabilities`: its softmax probabilities. `centred`:
+softened probabilities minus the uniform distribution (`dfml.learners.embedding.centred_probabilities`). `logits`: its
+logits. `features`: the unit-norm input of its head."""
 
 
 class ZooEmbeddingLearner(EmbeddingLearner):
-    """Saves where its members are and their digests, not the members.
+    """Few-shot learner that runs every member of a zoo on every image; nothing is trained.
+
+    A saved learner holds paths and SHA-256 digests of its members, not the members themselves.
 
     Args:
-        members: The whole zoo.
-        preprocessing: Its size is the one that images are brought to; members resize and normalise on their own.
-        representation: What is asked of the members.
-        fit: How heads are fitted.
-        way: For the record; it adapts to any number of classes.
-        name: What it is called in tables.
+        members: Members of the zoo; the embedding has their order.
+        preprocessing: Preprocessing of the learner, of which only the image size is used: each member resizes and
+            normalises images itself.
+        representation: What each member contributes to the embedding; default `probabilities`.
+        fit: How the head is fitted to a support set; default `mean`.
+        way: Number of classes per episode that is saved with the learner; `adapt` accepts any number.
+        name: Name in tables.
     """
 
     kind: ClassVar[str] = "zoo_embedding"
@@ -54,12 +58,12 @@ class ZooEmbeddingLearner(EmbeddingLearner):
 
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
-        """All members' opinions side by side; each sees the images at its own size."""
+        """Concatenate the representations of all members; images are resized to the size of each member."""
         return torch.cat(
-            [self._opinion(member, resize_and_crop(images, member.size)) for member in self.members], dim=1
+            [self._represent(member, resize_and_crop(images, member.size)) for member in self.members], dim=1
         )
 
-    def _opinion(self, member: PretrainedClassifier, images: Tensor) -> Tensor:
+    def _represent(self, member: PretrainedClassifier, images: Tensor) -> Tensor:
         if self.representation == "features":
             return functional.normalize(member.features(images), dim=1)
         logits = member.logits(images)
@@ -68,7 +72,7 @@ class ZooEmbeddingLearner(EmbeddingLearner):
         return centred_probabilities(logits) if self.representation == "centred" else logits.softmax(dim=1)
 
     def to(self, device: torch.device) -> ZooEmbeddingLearner:
-        """Move to a device; returns itself."""
+        """See `MetaLearner.to`."""
         self.device = device
         for member in self.members:
             member.to(device)
@@ -109,31 +113,35 @@ class ZooEmbeddingLearner(EmbeddingLearner):
 
 
 def member_references(members: list[PretrainedClassifier]) -> list[dict[str, str]]:
-    """Path and digest of every member.
+    """Return path and SHA-256 digest of the weights of every member.
 
     Raises:
-        LearnerError: If a member was never on the disk.
+        LearnerError: If a member was not loaded from a folder.
     """
     paths = [Path(member.source) for member in members]
     missing = [member.source for member, path in zip(members, paths, strict=True) if not (path / WEIGHTS).is_file()]
     if missing:
         raise LearnerError(
-            f"a zoo embedding refers to its members' files, but {missing[0]} is not a folder; save it first"
+            f"expected zoo members that were loaded from folders, found {missing[0]}, which a saved zoo "
+            "embedding cannot refer to; save it first, and load it from its folder"
         )
     return [{"path": str(path.resolve()), "sha256": sha256(path / WEIGHTS)} for path in paths]
 
 
 def load_references(references: list[dict[str, str]]) -> list[PretrainedClassifier]:
-    """The members again.
+    """Load members by their paths and digests.
 
     Raises:
-        LearnerError: If one has moved or changed since.
+        LearnerError: If a member's file has moved or changed, or cannot be loaded.
     """
     members = []
     for reference in references:
         path = Path(reference["path"])
         if not (path / WEIGHTS).is_file() or sha256(path / WEIGHTS) != reference["sha256"]:
-            raise LearnerError(f"the zoo member {path} has moved or changed since this was saved; make it anew")
+            raise LearnerError(
+                f"the zoo member {path} has moved or changed since the zoo embedding was saved; restore the member, or "
+                "create the zoo embedding again"
+            )
         try:
             members.append(load_member(read_member_config(path)))
         except ZooMemberError as error:

@@ -244,7 +244,7 @@ class ZooStudentRun(TrainingRun):
                 if config.mirror and bool(torch.randint(2, (), generator=draw)):
                     images = images.flip(-1)
                 with computing_in(config.precision, self.device):
-                    logits, embeddings = student.answer(images)
+                    logits, embeddings = student.logits_and_embeddings(images)
                 loss = student.groups.divergence(answers, logits, config.temperature)
                 told["distillation_loss"].append(loss.detach())
                 if way:
