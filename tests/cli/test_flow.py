@@ -175,6 +175,17 @@ def test_a_method_without_training_needs_only_a_zoo(world: World) -> None:
     assert named["methods"]["random_init"]["accuracies"] == saved["methods"]["random_init"]["accuracies"]
 
 
+@pytest.mark.slow
+def test_a_method_with_a_short_training_is_trained_first(world: World, tmp_path: Path) -> None:
+    short = ("--set", "best_member.snapshot_every=100")
+    assert dfml("train", world.zoo, "--out", tmp_path / "run", "--method", "best_member", *short).exit_code == 0
+    saved = results("evaluate", tmp_path / "run", world.images, *EPISODES)
+    evaluated = dfml("evaluate", f"best_member:{world.zoo}", world.images, *EPISODES, "--json", "-")
+    assert f"best_member is trained on {world.zoo} first" in evaluated.stderr
+    named = json.loads(evaluated.stdout)
+    assert named["methods"]["best_member"]["accuracies"] == saved["methods"]["best_member"]["accuracies"]
+
+
 def test_learners_of_different_image_sizes_see_the_same_episodes(world: World, tmp_path: Path) -> None:
     larger = tmp_path / "larger"
     assert dfml("train", world.zoo, "--out", larger, *SHORT, "--set", "purer.img_size=32").exit_code == 0

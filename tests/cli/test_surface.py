@@ -10,8 +10,10 @@ import pytest
 import typer
 
 from dfml.cli import app
+from dfml.cli.options import DEFAULT_METHOD, METHOD_NAMES
 from dfml.data.splits import split_names
 from dfml.inversion.registry import ENGINES
+from dfml.learners import CALIBRATIONS
 from dfml.methods import METHODS
 from dfml.pretraining import RECIPES
 from tests.cli.conftest import dfml
@@ -90,7 +92,12 @@ def test_every_verb_explains_itself(verb: str) -> None:
 
 def test_help_names_what_can_be_chosen() -> None:
     parameters = {verb: {p.name: p for p in VERBS[verb].params} for verb in VERBS}
+    assert set(METHOD_NAMES) == set(METHODS)
     assert all(method in parameters["train"]["method"].help for method in METHODS)
+    assert f"{DEFAULT_METHOD} (default)" in parameters["train"]["method"].help
+    for verb in ("evaluate", "adapt"):
+        assert set(parameters[verb]["calibration"].type.choices) == set(CALIBRATIONS)
+        assert all(name in parameters[verb]["calibration"].help for name in CALIBRATIONS)
     for verb in ("evaluate", "zoo build"):
         assert tuple(parameters[verb]["splits"].type.choices) == split_names()
         assert ", ".join(split_names()) in parameters[verb]["splits"].help

@@ -12,17 +12,17 @@ from dfml.training.progress import deferred_progress
 
 
 def open_data(name: str, *, split: str | None, usual: str, official: str | None, size: int) -> ImageDataset:
-    """An image folder, a zip of one, or `glyphs`.
+    """Open labelled images, with progress on standard error if that takes long.
 
     Args:
-        name: What the user wrote.
-        split: As the user asked; None: `usual`, or everything where the images are in no splits.
-        usual: The split that the verb is about.
-        official: A benchmark whose official class split divides the folder.
-        size: Pixels a side.
+        name: Path of an image folder or of a zip of one, or `glyphs`.
+        split: Value of `--split`; None chooses `usual`, or all images of a folder that has no splits.
+        usual: Default split of the verb.
+        official: Value of `--splits`: name of the class split that divides a folder without splits; None for none.
+        size: Side length of the images in pixels.
 
     Raises:
-        DfmlError: If the images cannot be opened like that.
+        DfmlError: If there are no such images, or `split` and `official` do not suit them.
     """
     if name == "glyphs":
         return glyphs(split or usual, size=size)

@@ -1,4 +1,4 @@
-"""`dfml quickstart`: the whole story on embedded data, offline, in a few minutes."""
+"""`dfml quickstart`: a complete example on embedded data, offline, in a few minutes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,26 @@ _TOLD = 2  # query images of each class whose predictions are printed
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of everything that is made; new or empty.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for all results; new or empty.")] = Path(
         "quickstart"
     ),
     seed: SeedOption = 0,
     threads: Annotated[
         int,
-        typer.Option(min=1, metavar="N", rich_help_panel="Common options", help="CPU threads; more gain little here."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            rich_help_panel="Common options",
+            help="Number of CPU threads. More than one gain little here.",
+        ),
     ] = 1,
     json_file: JsonOption = None,
 ) -> None:
-    """Tell the whole story on letters that are drawn, not downloaded.
+    """Run a complete example on rendered letters. Nothing is downloaded.
 
-    Trains a zoo on Latin letters, learns from it without data in three ways (zoo_student, and the papers' PURER and
-    FREE), compares the learners with all their baselines on Greek and Cyrillic letters, adapts the student to a new
-    task, and leaves a report page. Three to four minutes on one CPU core.
+    Trains a zoo on Latin letters and digits; trains learners from that zoo alone (zoo_student, PURER, FREE); compares
+    them with all baselines on Greek and Cyrillic letters; adapts one to a new task; and writes a report page. Takes
+    three to four minutes on one CPU core.
     """
     output = Output(json_file)
     require_empty(out)

@@ -51,6 +51,7 @@ class BestMember(Method):
     """The features of the member that agrees best with the whole zoo, under the nearest class mean."""
 
     name: ClassVar[str] = "best_member"
+    trains_on_demand: ClassVar[bool] = True
     config_type: ClassVar[type[TrainingConfig]] = BestMemberConfig
     config: BestMemberConfig
 
