@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dfml.cli.run_config import RunFile, resolve
 from dfml.errors import ConfigError
 from dfml.methods import METHODS, PURER, Average
-from dfml.settings import merge, read_assignment
+from dfml.settings import merge
 from tests.cli.conftest import dfml, error
 
 
@@ -110,35 +108,3 @@ def test_a_method_that_contradicts_the_file_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_nested_setting_is_named() -> None:
     with pytest.raises(ConfigError, match=r"learner\.magic"):
         resolve(PURER, None, RunFile(), ["purer.learner.magic=1"], {})
-
-
-_NAMES = st.from_regex("[a-z_]{1,8}", fullmatch=True)
-_VALUES = st.one_of(st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False), st.lists(st.integers()))
-
-
-@given(path=st.lists(_NAMES, min_size=1, max_size=4), value=_VALUES)
-def test_an_assignment_says_where_and_what(path: list[str], value: Any) -> None:
-    text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
-    found: Any = read_assignment(f"purer.{'.'.join(path)}={text}", "purer")
-    for name in path:
-        assert list(found) == [name]
-        found = found[name]
-    assert found == value
-
-
-_TREES = st.recursive(st.integers(), lambda below: st.dictionaries(_NAMES, below, max_size=3), max_leaves=8)
-_SETTINGS = st.dictionaries(_NAMES, _TREES, max_size=4)
-
-
-@given(base=_SETTINGS, over=_SETTINGS)
-def test_a_merge_keeps_all_of_the_upper_layer_and_the_rest_of_the_lower(base: Any, over: Any) -> None:
-    def covers(whole: Any, part: Any) -> bool:
-        if not isinstance(part, dict):
-            return bool(whole == part)
-        return isinstance(whole, dict) and all(key in whole and covers(whole[key], part[key]) for key in part)
-
-    merged = merge(base, over)
-    assert covers(merged, over)
-    assert merged.keys() == base.keys() | over.keys()
-    assert all(merged[key] == base[key] for key in base.keys() - over.keys())
-    assert merge(merged, over) == merged

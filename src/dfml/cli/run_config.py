@@ -16,7 +16,7 @@ from dfml.errors import ConfigError, UsageError
 from dfml.methods import find_method, method_names
 from dfml.methods.base import Method
 from dfml.methods.plugins import RUN_ENTRIES
-from dfml.settings import Settings, build_config, merge, read_assignment
+from dfml.settings import Settings, override, read_assignment
 from dfml.training.loop import TrainingConfig
 from dfml.zoo.label_space import ClassIdentity, check_identity
 
@@ -125,11 +125,7 @@ def resolve(
         *(read_assignment(assignment, method.name) for assignment in assignments),
         {name: value for name, value in options.items() if value is not None},
     ]
-    # Starts from the method's own defaults: those of a nested part may differ from the part's.
-    settings = method.config_type().model_dump()
-    for layer in layers:
-        settings = merge(settings, layer)
-    return build_config(method.config_type, settings)
+    return override(method.config_type(), *layers)
 
 
 def explain(config: TrainingConfig, method: str, zoo: str | None) -> str:

@@ -30,6 +30,7 @@ from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
 from dfml.methods.zoo_student import ZooStudent
 from dfml.pretraining import BuiltMember, build_zoo
+from dfml.settings import override
 from dfml.training.progress import Progress, SilentProgress
 from dfml.training.run_folder import RunFolder
 from dfml.zoo.readers import WEIGHTS
@@ -150,7 +151,7 @@ def _stage(method: str) -> str:
 def _train(
     method: str, zoo: Zoo, out: Path, settings: QuickstartSettings, seed: int, stages: _Stages, watch: Watch
 ) -> MetaLearner:
-    config = settings.trained[method].model_copy(update={"seed": seed})
+    config = override(settings.trained[method], {"seed": seed})
     with stages(_stage(method)) as outcome:
         with watch(method, config.iterations) as progress:
             learner = find_method(method)(config).fit(zoo, out=out / FOLDERS[method], device="cpu", progress=progress)
