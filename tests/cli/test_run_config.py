@@ -1,4 +1,4 @@
-"""Settings come in layers, each over the one before, and every setting can be seen before it is used."""
+"""Settings come in layers, each of which overrides those before, and `--show-config` prints all of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_preset_changes_what_it_names_and_nothing_else(method: str, preset
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_setting_is_shown_with_its_meaning(method: str) -> None:
+def test_every_setting_is_printed_with_its_description(method: str) -> None:
     result = dfml("train", "--show-config", "--method", method)
     lines = result.stdout.splitlines()[2:]
     bare = [line for before, line in pairwise(["#", *lines]) if "#" not in before and "#" not in line]
@@ -59,7 +59,7 @@ def test_nested_settings_are_merged_not_replaced() -> None:
     assert settings["learner"]["inner_steps"] == Average.config_type().model_dump()["learner"]["inner_steps"]
 
 
-def test_settings_of_another_method_than_the_default_are_not_passed_over(tmp_path: Path) -> None:
+def test_settings_of_another_method_than_the_default_are_not_ignored(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("purer: {way: 4}\nfree: {way: 3}\n")
     assert "settings of purer, free, but names no method" in error(dfml("train", "--show-config", "--config", file), 2)
@@ -69,14 +69,14 @@ def test_settings_of_another_method_than_the_default_are_not_passed_over(tmp_pat
 
 
 @pytest.mark.parametrize("method", list(METHODS))
-def test_what_is_shown_is_a_config_file_of_the_same_settings(method: str, tmp_path: Path) -> None:
+def test_printed_settings_are_a_config_file_of_the_same_settings(method: str, tmp_path: Path) -> None:
     printed = dfml("train", "--show-config", "--method", method).stdout
     (tmp_path / "run.yaml").write_text(printed)
     assert shown("--config", tmp_path / "run.yaml") == yaml.safe_load(printed)
     assert yaml.safe_load(printed)[method] == METHODS[method].config_type().model_dump(mode="json")
 
 
-def test_settings_are_shown_with_what_they_mean() -> None:
+def test_a_description_is_printed_above_its_setting() -> None:
     printed = dfml("train", "--show-config", "--method", "purer").stdout
     assert "# Meta-iterations.\n  iterations: 60000\n" in printed
     assert "(ProtoNet).\n    kind: maml\n" in printed
