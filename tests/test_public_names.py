@@ -18,6 +18,10 @@ def test_a_public_name_is_there(name: str) -> None:
     assert name in dir(dfml)
 
 
+def test_every_public_name_has_a_home() -> None:
+    assert set(dfml.__all__) == {*dfml._HOME, "__version__"}
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="magic"):
         _ = dfml.magic  # type: ignore[attr-defined]

@@ -207,7 +207,8 @@ def test_wrong_learners(world: World, tmp_path: Path) -> None:
     assert "purer has to be trained" in error(dfml("evaluate", f"purer:{world.zoo}", images, *FEW), 2)
     assert "at least one learner" in error(dfml("evaluate", images), 2)
     assert "classifier" in error(dfml("predict", world.purer, "x.png"), 1)
-    assert "expected an image folder" in error(dfml("evaluate", world.purer, tmp_path / "missing", *FEW), 1)
+    missing = ("evaluate", f"best_member:{world.zoo}", tmp_path / "missing", *FEW)
+    assert "expected an image folder" in error(dfml(*missing), 1)  # without a training before
 
 
 def test_the_error_of_an_unfinished_run_says_how_to_resume_it(world: World, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from dfml.cli.error_handling import Verbs
 from dfml.errors import RunError
+from dfml.training.loop import Interrupted
 from tests.cli.conftest import FEW, World
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -111,6 +112,24 @@ def test_an_interruption_is_reported_whatever_error_it_became(
     outcome = CliRunner().invoke(app, ["read"])
     assert (outcome.exit_code, outcome.stderr) == (128 + number, f"error: interrupted by {number.name}\n")
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(
+    ("verb", "advice"), [("train", "; a checkpoint is written, resume with: dfml train --resume"), ("evaluate", "")]
+)
+def test_only_a_training_is_told_to_be_resumed(verb: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = typer.Typer(cls=Verbs)
+
+    @app.command()
+    def work() -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    @app.command()
+    def other() -> None: ...
+
+    monkeypatch.setattr(sys, "argv", ["dfml", verb])
+    outcome = CliRunner().invoke(app, ["work"])
+    assert (outcome.exit_code, outcome.stderr) == (143, f"error: interrupted by SIGTERM{advice}\n")
 
 
 def test_a_signal_that_was_ignored_stays_ignored() -> None:

@@ -10,6 +10,19 @@ from dfml.data.image_folder import open_images
 from dfml.data.sources import arrange, open_source
 from dfml.training.progress import deferred_progress
 
+GLYPHS = "glyphs"
+"""Name of the embedded letters."""
+
+
+def require_data(name: str) -> None:
+    """Check that there is data of a name, before the work that it is for.
+
+    Raises:
+        DataError: If `name` is neither `glyphs` nor the path of a folder or zip.
+    """
+    if name != GLYPHS:
+        open_source(name)
+
 
 def open_data(name: str, *, split: str | None, usual: str, official: str | None, size: int) -> ImageDataset:
     """Open labelled images, with progress on standard error if that takes long.
@@ -24,7 +37,7 @@ def open_data(name: str, *, split: str | None, usual: str, official: str | None,
     Raises:
         DfmlError: If there are no such images, or `split` and `official` do not suit them.
     """
-    if name == "glyphs":
+    if name == GLYPHS:
         return glyphs(split or usual, size=size)
     if split is None and (official is not None or "" not in arrange(open_source(name))):
         split = usual

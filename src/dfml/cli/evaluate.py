@@ -81,7 +81,7 @@ def evaluate(
         require_writable("--report", report)
     prepare_torch(threads)
     from dfml import open_learner
-    from dfml.cli.datasets import open_data
+    from dfml.cli.datasets import open_data, require_data
     from dfml.evaluation.protocol import require_evaluable
     from dfml.evaluation.runner import applicable_calibrations, distinct_names, evaluate_learner
     from dfml.report.comparison import check_ending, write_comparison
@@ -92,6 +92,7 @@ def evaluate(
 
     if report:
         check_ending(report)
+    require_data(data)
     settings: dict[str, Any] = {"way": way, "shot": shot, "protocol": protocol, "seed": seed}
     learners = [open_learner(name, device, **settings, progress=show_progress) for name in names]
     sizes = {learner.preprocessing.size for learner in learners}

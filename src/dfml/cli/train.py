@@ -22,6 +22,7 @@ from dfml.cli.options import (
 )
 from dfml.cli.output import Output, to_json
 from dfml.errors import RunError, UsageError
+from dfml.files import atomic_write
 
 if TYPE_CHECKING:
     from dfml.training.run_folder import RunFolder
@@ -127,18 +128,18 @@ def train(
     from dfml.zoo.zoo import Zoo
 
     prepare_torch(threads)
-    # An absolute path, so that the run's config.yaml names the same zoo in every working directory.
     identity = read_identity(class_identity) if class_identity else file.class_identity
+    # An absolute path, so that the run's config.yaml names the same zoo in every working directory.
     members = Zoo.open(zoo.resolve(), class_identity=identity)
     output.say(f"{kind.name} on {len(members)} classifiers of {len(members.classes)} classes")
-    began = time.perf_counter()
+    start = time.perf_counter()
     done = _iterations_before(RunFolder(out) if resume else None, start_from)
     progress = show_progress(kind.name, config.iterations, done) if config.iterations else None
     learner = kind(config).fit(members, out=out, resume=resume, start_from=start_from, device=device, progress=progress)
 
     run = RunFolder(out)
     rows = run.read_metrics()
-    seconds = sum(row["seconds"] for row in rows) if rows else time.perf_counter() - began
+    seconds = sum(row["seconds"] for row in rows) if rows else time.perf_counter() - start
     summary: dict[str, Any] = {"seconds": round(seconds, 3), "iterations": config.iterations}
     results = {
         "methods": {kind.name: summary},
@@ -147,7 +148,7 @@ def train(
         "members": len(members),
         "versions": versions(),
     }
-    (out / "results.json").write_text(to_json(results), encoding="utf-8")
+    atomic_write(out / "results.json", to_json(results))
     output.results(results)
     output.say(f"learner: {out} ({seconds:.1f} s)")
     output.say(f"next: dfml evaluate {out} DATA --way {config.way} --shot {config.shot} --protocol {config.protocol}")
