@@ -185,8 +185,6 @@ def _invert_member(
         run = engine.start([Target(name, classifier, labels)], round_index)
 
         def report(losses: list[InversionLoss], run: InversionRun = run, done: int = round_index) -> None:
-            losses: list[InversionLoss], run: InversionRun = run, done: int = round_index * engine.steps
-        ) -> None:
             if on_step:
                 figures = {"label_loss": losses[0].label.item(), "batch_norm": losses[0].batch_norm.item()}
                 on_step(name, done * engine.steps + run.done, len(rounds) * engine.steps, figures)
