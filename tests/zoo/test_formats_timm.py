@@ -19,8 +19,7 @@ from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.formats import CONFIG, WEIGHTS
 from dfml.zoo.vetting import load_member, read_member_config
 from dfml.zoo.writer import write_member
-
-from .members import SIZE, ZooMaker, edit_config, edit_weights
+from tests.factories import PREPROCESSING, SIZE, ZooMaker, edit_config, edit_weights
 
 
 def load(folder: Path) -> PretrainedClassifier:
@@ -70,7 +69,7 @@ def test_timm_reads_what_is_written(zoo_maker: ZooMaker) -> None:
     images = torch.rand(2, 3, SIZE, SIZE)
     torch.testing.assert_close(theirs(images), network(images))
     assert theirs.pretrained_cfg["label_names"] == ["ant", "bee", "cat"]
-    assert tuple(theirs.pretrained_cfg["mean"]) == (0.5, 0.4, 0.3)
+    assert tuple(theirs.pretrained_cfg["mean"]) == PREPROCESSING.mean
 
 
 def test_a_classifier_stays_in_evaluation_mode(zoo_maker: ZooMaker) -> None:

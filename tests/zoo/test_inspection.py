@@ -14,8 +14,7 @@ from torch import Tensor
 from dfml.errors import ZooError
 from dfml.zoo.formats import CONFIG, WEIGHTS
 from dfml.zoo.inspection import inspect_zoo
-
-from .members import SIZE, ZooMaker, edit_config, edit_weights
+from tests.factories import SIZE, ZooMaker, edit_config, edit_weights
 
 
 def test_a_row_tells_all_about_a_member(zoo_maker: ZooMaker) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dfml.backbones import create_backbone
 from dfml.zoo import Preprocessing, PretrainedClassifier
 from dfml.zoo.statistics import batch_norm_layers, channel_moments, record_means, record_statistics
-
-from .members import SIZE, warmed_up
+from tests.factories import PREPROCESSING, SIZE, member
 
 
 def classifier(architecture: str = "conv4", **arguments: object) -> PretrainedClassifier:
-    network = warmed_up(create_backbone(architecture, 3, seed=0, **arguments), seed=0, size=32).double()
-    preprocessing = Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
-    return PretrainedClassifier(network, ("a", "b", "c"), preprocessing)
+    preprocessing = replace(PREPROCESSING, size=32)
+    return member(0, preprocessing=preprocessing, architecture=architecture, arguments=arguments).double()
 
 
 def plain_statistics(network: nn.Module, inputs: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -13,9 +13,7 @@ from dfml.errors import ZooError, ZooMemberError
 from dfml.images import resize_and_crop
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.formats import WEIGHTS
-from tests.factories import PREPROCESSING, images, member
-
-from .members import SIZE, ZooMaker, edit_config
+from tests.factories import PREPROCESSING, SIZE, ZooMaker, edit_config, images, member
 
 
 def test_members_are_in_the_order_of_their_names(zoo_maker: ZooMaker) -> None:
