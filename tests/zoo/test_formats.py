@@ -182,7 +182,7 @@ def test_an_installed_package_announces_a_format(tmp_path: Path, monkeypatch: py
         ("timm = dfml.zoo.formats.timm:FORMAT", "that dfml's own formats do not have"),
     ],
 )
-def test_an_announced_format_that_cannot_be_used_is_named(
+def test_the_error_of_an_announced_format_names_it_and_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced: str, message: str
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""What batch-norm layers see, against plain torch in double precision."""
+"""Statistics of batch-norm inputs, against plain torch in double precision."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def classifier(architecture: str = "conv4", **arguments: object) -> PretrainedCl
 
 def plain_statistics(network: nn.Module, inputs: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Mean and variance of every batch-norm layer's input, by `torch.var_mean`."""
-    seen: list[tuple[Tensor, Tensor]] = []
+    statistics: list[tuple[Tensor, Tensor]] = []
 
-    def measure(layer: nn.Module, given_inputs: tuple[Tensor, ...]) -> None:
-        variance, mean = torch.var_mean(given_inputs[0], (0, 2, 3), correction=0)
-        seen.append((mean, variance))
+    def measure(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(arguments[0], (0, 2, 3), correction=0)
+        statistics.append((mean, variance))
 
     handles = [layer.register_forward_pre_hook(measure) for layer in network.modules() if hasattr(layer, "running_var")]
     network(inputs)
     for handle in handles:
         handle.remove()
-    return seen
+    return statistics
 
 
 @pytest.mark.parametrize(

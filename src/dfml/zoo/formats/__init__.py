@@ -10,6 +10,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -167,9 +168,10 @@ def format_named(name: str) -> MemberFormat:
     return found
 
 
-def _built_in() -> list[str]:
+@cache
+def _built_in() -> tuple[str, ...]:
     """Names of the modules of this package; nothing is imported."""
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    return tuple(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def _import_built_in(name: str) -> MemberFormat:
