@@ -1,6 +1,6 @@
-"""dfml turns a zoo of pre-trained image classifiers into a few-shot learner, without the data they were trained on.
+"""dfml turns a zoo of pre-trained image classifiers into a few-shot learner, without their training data.
 
-The names below are loaded when they are first used: `import dfml` costs nothing.
+Names are imported when they are first used, so `import dfml` itself does not import torch.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
+# Module -> its public names. The imports above repeat them for type checkers.
 _HOMES = {
     "dfml.data.dataset": ("ImageDataset",),
     "dfml.data.glyphs": ("glyphs",),

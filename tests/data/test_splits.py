@@ -36,7 +36,7 @@ SIZES = [(CIFAR_FS, (64, 16, 20)), (MINI_IMAGENET, (64, 16, 20)), (VGG_FLOWER, (
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forgets what a test registers."""
+    """Restore the registry after the test."""
     monkeypatch.setattr(splits, "_REGISTERED", dict(splits._REGISTERED))
 
 
@@ -107,7 +107,7 @@ def test_the_shipped_splits_are_of_the_type_that_others_have_to_be() -> None:
 @pytest.mark.usefixtures("registry")
 def test_a_registered_split_divides_a_folder(tmp_path: Path) -> None:
     register_split(Initials())
-    register_split(Initials())  # the same once more is no mistake
+    register_split(Initials())  # registering an equal one again is allowed
     assert split_names() == (*SHIPPED, "initials")
     path = write_folder(tmp_path / "data", [(f"{name}/0.png", plain(1)) for name in ("tea", "tin", "toy", "van")])
     opened = open_images(path, split="test", official="initials", size=1, cache=tmp_path / "cache")

@@ -207,7 +207,7 @@ def test_gradients_of_logits_reach_images_and_weights() -> None:
 @every_embedding
 def test_one_pass_gives_logits_and_embeddings(embedding: str) -> None:
     made, shown = student(embedding=embedding), images(4)
-    logits, embeddings = made.answer(shown)
+    logits, embeddings = made.logits_and_embeddings(shown)
     torch.testing.assert_close(logits, made.logits(shown))
     torch.testing.assert_close(embeddings.detach(), made.embed(shown))
     weights = made.network.get_parameter("blocks.0.conv.weight")

@@ -1,4 +1,4 @@
-"""`dfml quickstart`: build a zoo from embedded data, train on it, evaluate and report, offline in a few minutes."""
+"""`dfml quickstart`: a complete example on embedded data, offline, in a few minutes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,26 @@ _PRINTED_IMAGES = 2  # query images per class whose predictions are printed
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all results; new or empty.")] = Path("quickstart"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for all results; new or empty.")] = Path(
+        "quickstart"
+    ),
     seed: SeedOption = 0,
     threads: Annotated[
         int,
         typer.Option(
-            min=1, metavar="N", rich_help_panel="Common options", help="CPU threads; more than one hardly helps here."
+            min=1,
+            metavar="N",
+            rich_help_panel="Common options",
+            help="Number of CPU threads. More than one gains little here.",
         ),
     ] = 1,
     json_file: JsonOption = None,
 ) -> None:
-    """Run the whole workflow on rendered letters, without a download.
+    """Run a complete example on rendered letters. Nothing is downloaded.
 
-    Trains a zoo on Latin letters, trains three few-shot learners on the zoo without data (zoo_student, PURER and FREE),
-    evaluates them and their baselines on Greek and Cyrillic letters, adapts zoo_student to a new task, and writes a
-    report page. Takes three to four minutes on one CPU core.
+    Trains a zoo on Latin letters and digits; trains learners from that zoo alone (zoo_student, PURER, FREE); compares
+    them with all baselines on Greek and Cyrillic letters; adapts one to a new task; and writes a report page. Takes
+    three to four minutes on one CPU core.
     """
     output = Output(json_file)
     require_empty(out)

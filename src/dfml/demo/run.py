@@ -30,6 +30,7 @@ from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
 from dfml.methods.zoo_student import ZooStudent
 from dfml.pretraining import BuiltMember, build_zoo
+from dfml.settings import override
 from dfml.training.loop import TrainingRun
 from dfml.training.progress import Progress, SilentProgress
 from dfml.training.run_folder import RunFolder
@@ -159,7 +160,7 @@ def _build(train: ImageDataset, out: Path, settings: QuickstartSettings, seed: i
 def _train(
     name: str, zoo: Zoo, out: Path, settings: QuickstartSettings, seed: int, stages: _Stages, watch: Watch
 ) -> tuple[MetaLearner, TrainingRun]:
-    config = settings.trained[name].model_copy(update={"seed": seed})
+    config = override(settings.trained[name], {"seed": seed})
     method = find_method(name)(config)
     with stages(training_stage(name)) as outcome:
         with watch(name, config.iterations) as progress:

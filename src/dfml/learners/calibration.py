@@ -30,7 +30,7 @@ from dfml.learners.classifier import FewShotClassifier, NetworkClassifier
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
 from dfml.schedules import half_cosine
-from dfml.settings import FrozenSettings
+from dfml.settings import FrozenSettings, override
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
 
@@ -75,12 +75,15 @@ class ICFIL(Calibration):
     Args:
         config: All settings; default `ICFILConfig()`.
         **settings: Values that replace single settings of `config`, as in `ICFIL(steps=3)`.
+
+    Raises:
+        ConfigError: If a setting is unknown or has a wrong value.
     """
 
     name: ClassVar[str] = "icfil"
 
     def __init__(self, config: ICFILConfig | None = None, **settings: object) -> None:
-        self.config = ICFILConfig(**{**(config or ICFILConfig()).model_dump(), **settings})
+        self.config = override(config or ICFILConfig(), settings)
 
     def check(self, learner: MetaLearner) -> None:
         """See `Calibration.check`."""

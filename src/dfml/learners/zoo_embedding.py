@@ -1,4 +1,4 @@
-"""`ZooEmbeddingLearner`: the outputs of all members of a zoo, side by side, embed an image."""
+"""`ZooEmbeddingLearner`: the concatenated outputs of all members of a zoo embed an image."""
 
 from __future__ import annotations
 
@@ -20,24 +20,28 @@ from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.vetting import load_member, read_member_config, weight_digest
 
 Representation = Literal["probabilities", "centred", "logits", "features"]
-"""A member's part of the embedding of an image: its probabilities, its centred probabilities
-(`dfml.learners.embedding.centred_probabilities`), its logits, or its unit-norm features. Logits need a
-`dfml.zoo.Differentiable` member, features a `dfml.zoo.PretrainedClassifier`."""
+"""What each member contributes to the embedding of an image. `probabilities`: its softmax probabilities. `centred`:
+softened probabilities minus the uniform distribution (`dfml.learners.embedding.centred_probabilities`). `logits`: its
+logits, for which it must be `dfml.zoo.Differentiable`. `features`: the unit-norm input of its head, for which it must
+be a `dfml.zoo.PretrainedClassifier`."""
 
 
 class ZooEmbeddingLearner(EmbeddingLearner):
-    """Embeds an image by all members of a zoo. Saves the members' paths and digests, not the members.
+    """Few-shot learner that runs every member of a zoo on every image; nothing is trained.
+
+    A saved learner holds paths and SHA-256 digests of its members, not the members themselves.
 
     Args:
-        members: The members, in the order of the embedding's parts.
-        preprocessing: Image size that images are resized to first; members resize and normalise on their own.
-        representation: A member's part of the embedding.
-        fit: How heads are fitted.
-        way: Number of classes, for the record; it adapts to any number.
+        members: Members of the zoo; the embedding has their order.
+        preprocessing: Preprocessing of the learner, of which only the image size is used: each member resizes and
+            normalises images itself.
+        representation: What each member contributes to the embedding; default `probabilities`.
+        fit: How the head is fitted to a support set; default `mean`.
+        way: Number of classes per episode that is saved with the learner; `adapt` accepts any number.
         name: Name in tables.
 
     Raises:
-        ZooError: If a member has no logits or no features, and the representation needs them.
+        ZooError: If the representation needs logits or features that a member does not have.
     """
 
     kind: ClassVar[str] = "zoo_embedding"
@@ -78,7 +82,7 @@ class ZooEmbeddingLearner(EmbeddingLearner):
         return centred_probabilities(logits) if self.representation == "centred" else logits.softmax(dim=1)
 
     def to(self, device: torch.device) -> ZooEmbeddingLearner:
-        """Move to a device; returns itself."""
+        """See `MetaLearner.to`."""
         self.device = device
         for member in self.members:
             move_member(member, device)
@@ -139,24 +143,27 @@ def member_references(members: Sequence[Predicts]) -> list[dict[str, str]]:
         digest = weight_digest(path)
         if digest is None:
             raise LearnerError(
-                f"a zoo embedding refers to its members' files, but {member.source} is not a member on the disk; "
-                "save it first"
+                f"expected zoo members that were loaded from files, found {member.source}, which a saved zoo embedding "
+                "cannot refer to; save it first, and load it from there"
             )
         references.append({"path": str(path.resolve()), "sha256": digest})
     return references
 
 
 def load_references(references: list[dict[str, str]]) -> list[PretrainedClassifier]:
-    """The members again.
+    """Load members by their paths and digests.
 
     Raises:
-        LearnerError: If one has moved or changed since.
+        LearnerError: If a member's file has moved or changed, or cannot be loaded.
     """
     members = []
     for reference in references:
         path = Path(reference["path"])
         if weight_digest(path) != reference["sha256"]:
-            raise LearnerError(f"the zoo member {path} has moved or changed since this was saved; make it anew")
+            raise LearnerError(
+                f"the zoo member {path} has moved or changed since the zoo embedding was saved; restore the member, or "
+                "create the zoo embedding again"
+            )
         try:
             members.append(load_member(read_member_config(path)))
         except ZooMemberError as error:

@@ -56,6 +56,7 @@ class BestMember(Method):
     """The features of the member that is most similar to the whole zoo, with a head fitted to the support set."""
 
     name: ClassVar[str] = "best_member"
+    trains_on_demand: ClassVar[bool] = True
     config_type: ClassVar[type[TrainingConfig]] = BestMemberConfig
     config: BestMemberConfig
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from dfml.errors import ConfigError, UsageError
-from dfml.settings import FrozenSettings
+from dfml.errors import UsageError
+from dfml.settings import FrozenSettings, override
 
 
 class Optimisation(FrozenSettings):
@@ -60,12 +60,7 @@ class Recipe(FrozenSettings):
         Raises:
             ConfigError: If a setting is unknown or its value is out of range.
         """
-        try:
-            return Recipe.model_validate({**self.model_dump(), **settings})
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"recipe {self.name}: {where} = {first['input']!r}: {first['msg']}") from error
+        return override(self, settings)
 
 
 PAPER = Recipe(

@@ -75,7 +75,7 @@ def render_contact_sheet(blocks: Sequence[Block]) -> Image.Image:
 
 
 def render_inversion(inverted: Sequence[InvertedMember]) -> Image.Image:
-    """Render what was recovered from some members: one block per member, one row per class with its first images."""
+    """Draw the images recovered from some members: one block per member, one row per class with its first images."""
     return render_contact_sheet(
         [
             Block(
@@ -90,9 +90,11 @@ def render_inversion(inverted: Sequence[InvertedMember]) -> Image.Image:
 
 def _fidelity_note(inverted: InvertedMember) -> str:
     fidelity, classes = inverted.fidelity, len(inverted.labels)
-    others = f"; by other members {fidelity.other_agreement:.0%}" if fidelity.other_agreement is not None else ""
+    others = (
+        f"; other members predict it for {fidelity.other_agreement:.0%}" if fidelity.other_agreement is not None else ""
+    )
     rest = f"; {len(inverted.images)} of {classes} classes" if classes > len(inverted.images) else ""
-    return f"recognised by the member {fidelity.agreement:.0%}{others}{rest}"
+    return f"the member predicts the intended class for {fidelity.agreement:.0%}{others}{rest}"
 
 
 def _draw_block(block: Block, label_width: int) -> Image.Image:

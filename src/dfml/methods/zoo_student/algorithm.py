@@ -272,7 +272,7 @@ class ZooStudentRun(TrainingRun):
                 if config.mirror and bool(torch.randint(2, (), generator=generator)):
                     images = images.flip(-1)
                 with computing_in(config.precision, self.device):
-                    logits, embeddings = student.answer(images)
+                    logits, embeddings = student.logits_and_embeddings(images)
                 loss = student.groups.divergence(predictions, logits, config.temperature)
                 losses["distillation_loss"].append(loss.detach())
                 if way:
