@@ -181,7 +181,7 @@ def _invert_member(
     rounds = plan_rounds(len(folders), per_class, size, config.classes_per_round)
     for round_index, (classes, numbers) in enumerate(rounds):
         labels = torch.tensor(classes, device=zoo.device).repeat_interleave(len(numbers))
-        run = engine.start([Target(name, zoo.classifier(index), labels)], round_index)
+        run = engine.start([Target(name, classifier, labels)], round_index)
         while run.done < engine.steps:
             (loss,) = run.step()
             if on_step:
