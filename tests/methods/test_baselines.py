@@ -25,8 +25,7 @@ from dfml.methods.zoo_embedding import ZooEmbedding
 from dfml.training.checkpoint import State
 from dfml.training.run_folder import RunFolder
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
-from dfml.zoo.writer import write_member
-from tests.factories import PREPROCESSING, SIZE, images, member, written_zoo, zoo
+from tests.factories import PREPROCESSING, SIZE, images, member, write, written_zoo, zoo
 
 CPU = torch.device("cpu")
 LABELS = torch.tensor([0, 1, 0, 1, 1])
@@ -252,14 +251,7 @@ def test_best_member_goes_on_with_its_images_and_without_those_that_were_set_asi
 
 def test_best_member_resumed_ends_with_the_same_bits(tmp_path: Path) -> None:
     written_zoo(tmp_path / "zoo")
-    write_member(
-        tmp_path / "zoo" / "m3",
-        member(3, ("d", "e"), LARGER).network,
-        architecture="conv4",
-        labels=("d", "e"),
-        preprocessing=LARGER,
-        arguments={"img_size": 24},
-    )
+    write(tmp_path / "zoo" / "m3", member(3, ("d", "e"), LARGER))
     members = Zoo.open(tmp_path / "zoo")
     settings = {**QUICK, "checkpoint_every": 2, "snapshot_every": 3}
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
