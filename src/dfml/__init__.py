@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dfml.data.support import read_image, read_support
     from dfml.errors import DfmlError
     from dfml.evaluation.protocol import Difference, Evaluation, compare, evaluate
+    from dfml.inversion.invert import invert
     from dfml.learners import ANIL, ICFIL, MAML, FewShotClassifier, LearnerConfig, MetaLearner, ProtoNet
     from dfml.methods import METHODS
     from dfml.methods.average import Average
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dfml.methods.zoo_embedding import ZooEmbedding
     from dfml.methods.zoo_student import ZooStudent
     from dfml.pretraining import build_zoo
+    from dfml.training.engine_checkpoint import read_engine
     from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 
     __version__: str
@@ -40,6 +42,8 @@ _HOMES = {
     "dfml.data.image_folder": ("open_images",),
     "dfml.data.support": ("read_image", "read_support"),
     "dfml.errors": ("DfmlError",),
+    "dfml.inversion.invert": ("invert",),
+    "dfml.training.engine_checkpoint": ("read_engine",),
     "dfml.evaluation.protocol": ("Difference", "Evaluation", "compare", "evaluate"),
     "dfml.learners": ("ANIL", "ICFIL", "MAML", "FewShotClassifier", "LearnerConfig", "MetaLearner", "ProtoNet"),
     "dfml.methods": ("METHODS",),
@@ -91,8 +95,10 @@ __all__ = [
     "compare",
     "evaluate",
     "glyphs",
+    "invert",
     "open_images",
     "open_learner",
+    "read_engine",
     "read_image",
     "read_support",
 ]

@@ -51,6 +51,10 @@ class ZooMemberError(ZooError):
         return type(self), (self.path, self.reason, self.fix)
 
 
+class QueryLimitError(ZooError):
+    """A zoo member may not be queried with as many further images as were asked for."""
+
+
 class DataError(DfmlError):
     """Labelled images that cannot be read, or too few of them for the request."""
 

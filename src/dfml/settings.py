@@ -79,10 +79,10 @@ def override(config: Config, *layers: Mapping[str, Any]) -> Config:
 def _fields(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Names of the settings in the section at `path`; empty if there is no such section."""
     for part in path:
-        inner = kind.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        field = kind.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return []
-        kind = inner
+        kind = field.annotation
     return list(kind.model_fields)
 
 

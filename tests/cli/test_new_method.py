@@ -195,7 +195,7 @@ class Right(Method):
         ("mine:New", "class New(Method): config_type = TrainingConfig", ["class attribute `name`", "found None"]),
         ("mine:New", "class New(Method): name = 'new'", ["class attribute `config_type`", "found None"]),
         ("mine:New", "class New(Right): config_type = dict", ["class attribute `config_type`"]),
-        ("mine:New", "class New(Method): name, config_type = 'new', TrainingConfig", ["does not define begin"]),
+        ("mine:New", "class New(Method): name, config_type = 'new', TrainingConfig", ["does not define start"]),
         (
             "mine:New",
             "class Config(TrainingConfig): rate: float\nclass New(Right): config_type = Config",

@@ -12,7 +12,7 @@ import typer
 from dfml.cli import app
 from dfml.cli.options import DEFAULT_METHOD, METHOD_NAMES
 from dfml.data.splits import split_names
-from dfml.inversion.registry import ENGINES
+from dfml.inversion.registry import engine_names
 from dfml.learners import CALIBRATIONS
 from dfml.methods import METHODS
 from dfml.pretraining import RECIPES
@@ -102,8 +102,7 @@ def test_help_lists_all_choices() -> None:
         assert tuple(parameters[verb]["splits"].type.choices) == split_names()
         assert ", ".join(split_names()) in parameters[verb]["splits"].help
     assert tuple(parameters["zoo build"]["recipe"].type.choices) == tuple(RECIPES)
-    assert set(parameters["invert"]["engine"].type.choices) == set(ENGINES)
-    assert all(engine in parameters["invert"]["engine"].help for engine in ENGINES)
+    assert all(engine in parameters["invert"]["engine"].help for engine in engine_names())
 
 
 def test_the_command_starts_without_heavy_imports() -> None:

@@ -115,7 +115,7 @@ def opinion_by_hand(classifier: PretrainedClassifier, shown: Tensor, representat
     if representation == "centred":
         weights = (logits / 2).exp()
         return weights / weights.sum(dim=1, keepdim=True) - 1 / len(classifier.labels)
-    return logits.softmax(dim=1) if representation == "softmax" else logits
+    return logits.softmax(dim=1) if representation == "probabilities" else logits
 
 
 @pytest.mark.parametrize(("representation", "fit"), list(product(get_args(Representation), ("mean", "ridge"))))
@@ -207,12 +207,12 @@ def test_best_member_heeds_nobody_whose_answers_or_features_are_not_finite(place
 def test_best_member_says_whom_it_chose_and_fails_when_it_had_nothing_to_choose_by() -> None:
     members = Zoo.of([painter(0, 1, 2), painter(0), painter(1), painter(2)])
     run = BestMember(**LEAVES, iterations=8).start(members, CPU)
-    with pytest.raises(RunError, match="no image could be recovered"):
+    with pytest.raises(RunError, match="no images could be recovered"):
         run.learner()
     for iteration in range(1, 9):
         run.step(iteration)
     (note,) = run.pop_messages()
-    assert note.startswith("member-000 agrees best with the whole zoo (linear CKA 0.")
+    assert note.startswith("member-000 is most similar to the whole zoo (linear CKA 0.")
 
 
 def test_best_member_keeps_images_of_one_member_a_visit_with_the_answers_of_all() -> None:
@@ -228,7 +228,7 @@ def test_best_member_keeps_images_of_one_member_a_visit_with_the_answers_of_all(
         assert len(run.buffer) == expected
     shown = run.buffer.images[:expected].float() / 255
     answers = torch.cat([opinion_by_hand(each, shown, "logits").log_softmax(dim=1) for each in members], dim=1)
-    torch.testing.assert_close(run.buffer.answers[:expected].float(), answers, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(run.buffer.log_probabilities[:expected].float(), answers, rtol=2e-3, atol=2e-3)
     assert torch.pdist(shown.flatten(1)).min() > 0
 
 

@@ -25,7 +25,8 @@ from dfml.pretraining.classifier_training import split_images
 from dfml.pretraining.cost import best_workers, seconds_per_image
 from dfml.pretraining.normalisation import pixel_statistics
 from dfml.zoo import Preprocessing, Zoo
-from dfml.zoo.readers import CONFIG, WEIGHTS, read_member_config
+from dfml.zoo.formats import CONFIG, WEIGHTS
+from dfml.zoo.vetting import read_member_config
 
 from .images import patterns
 
@@ -193,7 +194,7 @@ def test_a_given_preprocessing_is_used(tmp_path: Path) -> None:
     given = Preprocessing(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     build(tmp_path / "zoo", preprocessing=[given], members=1)
     assert Zoo.open(tmp_path / "zoo").preprocessing() == given
-    with pytest.raises(UsageError, match="one preprocessing a data set"):
+    with pytest.raises(UsageError, match="one preprocessing per data set"):
         build(tmp_path / "other", preprocessing=[replace(given, size=32)])
 
 

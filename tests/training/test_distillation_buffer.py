@@ -56,7 +56,7 @@ def test_holds_what_a_plain_ring_buffer_holds_however_images_come(
     assert buffer.written == count
     assert len(buffer) == min(count, capacity)
     assert torch.equal(buffer.images, shown(ring))
-    assert torch.equal(buffer.answers.float(), answered(ring))
+    assert torch.equal(buffer.log_probabilities.float(), answered(ring))
     assert buffer.classes.tolist() == classes
 
 
@@ -112,7 +112,7 @@ def test_a_buffer_of_another_capacity_takes_the_newest_of_what_was_kept(count: i
     assert len(other) == len(newest)
     other_values = values(other.images[: len(other)].float() / 255)
     assert sorted(other_values) == newest
-    assert torch.equal(other.answers[: len(other)].float(), answered(other_values))
+    assert torch.equal(other.log_probabilities[: len(other)].float(), answered(other_values))
     assert other.classes[: len(other)].tolist() == other_values
     other.add(shown([200]), answered([200]))
     assert sorted(values(other.images[: len(other)].float() / 255)) == [*newest, 200][-capacity:]

@@ -72,7 +72,7 @@ def test_leaves_metrics_snapshots_checkpoints_and_the_learner(tmp_path: Path) ->
     assert total(MetaLearner.from_pretrained(place.snapshots / "000005")) == 15
     assert sorted(p.name for p in place.checkpoints.iterdir()) == ["000008", "000010"]
     assert total(MetaLearner.from_pretrained(place.path)) == 55
-    assert yaml.safe_load((place.path / "config.yaml").read_text()) == ABOUT
+    assert yaml.safe_load((place.path / "config.yaml").read_text()) == {"format_version": 1, **ABOUT}
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -170,11 +170,11 @@ def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
 
 
 def test_plain_progress_tells_the_time_left_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with PlainProgress("train", 4, start=2, interval=0.0) as progress:
+    with PlainProgress("train", 4, interval=0.0) as progress:
         progress.update(3, {"accuracy": 0.5})
         progress.update(4, {})
     first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("train 3/4  0:00 left  accuracy 0.5")
+    assert first.startswith("train 3/4  accuracy 0.5")
     assert last.startswith("train 4/4  0:00 left")
     assert (clock(61.0), clock(3723.0)) == ("1:01", "1:02:03")
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from dfml.inversion.invert import InvertedMember
 from dfml.pretraining import BuiltMember
 from dfml.zoo.inspection import ZooReport
 
@@ -40,6 +41,24 @@ def inspection_table(report: ZooReport) -> Table:
             (member.sha256 or "?")[:12],
             f"{len(member.labels)}: {shorten(member.labels)}" if member.labels else "?",
             style="bold red" if member.problem else "yellow" if member.warnings else None,
+        )
+    return table
+
+
+def fidelity_table(inverted: Sequence[InvertedMember]) -> Table:
+    """One row per inverted member; members with a warning are marked."""
+    table = _table("member", "images", "agreement %", "other members %", "chance %", "batch-norm distance", "of noise")
+    for each in inverted:
+        fidelity = each.fidelity
+        table.add_row(
+            each.name,
+            str(each.count),
+            f"{100 * fidelity.agreement:.1f}",
+            "-" if fidelity.other_agreement is None else f"{100 * fidelity.other_agreement:.1f}",
+            f"{100 * fidelity.chance:.1f}",
+            f"{fidelity.batch_norm_distance:.4g}",
+            f"{fidelity.noise_batch_norm_distance:.4g}",
+            style="yellow" if fidelity.warning else None,
         )
     return table
 

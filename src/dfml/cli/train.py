@@ -135,7 +135,8 @@ def train(
     start = time.perf_counter()
     done = _iterations_before(RunFolder(out) if resume else None, start_from)
     progress = show_progress(kind.name, config.iterations, done) if config.iterations else None
-    learner = kind(config).fit(members, out=out, resume=resume, start_from=start_from, device=device, progress=progress)
+    trained = kind(config)
+    trained.fit(members, out=out, resume=resume, start_from=start_from, device=device, progress=progress)
 
     run = RunFolder(out)
     rows = run.read_metrics()
@@ -153,7 +154,7 @@ def train(
     output.say(f"learner: {out} ({seconds:.1f} s)")
     output.say(f"next: dfml evaluate {out} DATA --way {config.way} --shot {config.shot} --protocol {config.protocol}")
     command = shlex.join(["dfml", *sys.argv[1:]])
-    write_training(run, kind.name, config, members, learner, seconds=seconds, command=command)
+    write_training(run, trained.run_, kind.name, config, members, seconds=seconds, command=command)
     output.say(f"report: {out / PAGE}")
 
 

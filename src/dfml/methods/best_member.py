@@ -1,7 +1,8 @@
-"""`best_member`: the one member whose features are most like the whole zoo's representation, chosen without any label.
+"""`best_member`: the features of the one member that are most similar to the predictions of the whole zoo.
 
-What a user would do who wants a single network and no training: pick a member. Nobody can tell which one from its own
-accuracy, which is about its own classes; so each is compared with what all members together say about recovered images.
+A baseline: a single network without any training. The members' own accuracies do not help to choose one, since they are
+measured on different classes. So the features of each member are compared with the class probabilities of all members,
+on recovered images, by linear CKA (Kornblith et al., ICML 2019). No label is used.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dfml.errors import RunError
 from dfml.images import to_bytes, to_float
 from dfml.inversion.ei import PixelInversionConfig
 from dfml.inversion.image_source import ImageSource
-from dfml.inversion.registry import InversionConfig
+from dfml.inversion.registry import InversionConfig, LearnedEngine
 from dfml.learners.classifier import strip
 from dfml.learners.embedding import HeadFit
 from dfml.learners.student import OutputGroups
@@ -26,29 +27,33 @@ from dfml.learners.zoo_embedding import ZooEmbeddingLearner
 from dfml.methods.base import Method
 from dfml.training.checkpoint import State
 from dfml.training.distillation_buffer import DistillationBuffer
-from dfml.training.loop import TrainingConfig, TrainingRun
-from dfml.zoo.pretrained import query_members
+from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
+from dfml.training.metrics import describe_inversion_metrics
+from dfml.zoo.members import query_members
 from dfml.zoo.zoo import Zoo
 
-_AT_ONCE = 128  # images that are put to a member
+_BATCH = 128  # images per forward pass of a member
 
 
 class BestMemberConfig(TrainingConfig):
     """Settings of `best_member`."""
 
     iterations: PositiveInt = 20
-    """Visits to members, one a meta-iteration, whose images the choice is made on."""
+    """Number of meta-iterations; each recovers images from one member, sampled at random."""
     images_per_class: PositiveInt = 10
-    """Recovered at a visit, for each of a member's classes (`inversion.classes_per_round`)."""
+    """Number of images recovered for each class of a member in a meta-iteration (for at most
+    `inversion.classes_per_round` classes of a member)."""
     inversion: InversionConfig = InversionConfig(engine="ei", ei=PixelInversionConfig(steps=100))
+    """Inversion engine, and the settings of each engine."""
     patience: PositiveInt = 5
-    """Visits without progress after which a member is excluded (`dfml.inversion.failures`)."""
+    """Number of inversions in a row without progress after which a member is excluded."""
     fit: HeadFit = "mean"
-    """How heads are fitted to a support set: `mean` or `ridge`."""
+    """Classifier head of a few-shot task. `mean`: nearest class mean by cosine similarity. `ridge`: ridge
+    regression."""
 
 
 class BestMember(Method):
-    """The features of the member that agrees best with the whole zoo, under the nearest class mean."""
+    """The features of the member that is most similar to the whole zoo, with a head fitted to the support set."""
 
     name: ClassVar[str] = "best_member"
     trains_on_demand: ClassVar[bool] = True
@@ -61,7 +66,12 @@ class BestMember(Method):
 
 
 class BestMemberRun(TrainingRun):
-    """Recovered images, with all members' answers; the choice is made when a learner is asked for."""
+    """The state of `best_member`: recovered images with the predictions of all members.
+
+    `learner` chooses the member.
+    """
+
+    images_caption = "Newest images that were recovered from the members to compare the members on."
 
     def __init__(self, config: BestMemberConfig, zoo: Zoo, device: torch.device) -> None:
         self.config, self.zoo = config, zoo
@@ -73,46 +83,50 @@ class BestMemberRun(TrainingRun):
         outputs = [len(classes) for classes in zoo.classes.of_member]
         self._groups = OutputGroups(outputs)
         self._messages: list[str] = []
-        self._chosen: tuple[int, int, float] | None = None  # images it was chosen by, member, agreement
-        room = config.iterations * self.source.most_images(config.images_per_class)
-        self.buffer = DistillationBuffer(room, self.preprocessing.size, sum(outputs), device)
+        self._choice: tuple[int, int, float] | None = None  # number of images, member, similarity
+        capacity = config.iterations * self.source.most_images(config.images_per_class)
+        self.buffer = DistillationBuffer(capacity, self.preprocessing.size, sum(outputs), device)
+        self._classes = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
 
     @torch.no_grad()
     def step(self, iteration: int) -> Mapping[str, float]:
-        """Recover images from one member, and ask all about them."""
+        """Recover images from one member, and store them with the predictions of all members."""
         with torch.enable_grad():
-            found = self.source.recover(
+            recovered = self.source.recover(
                 self.source.sample_members(iteration, 1), self.config.images_per_class, iteration
             )
-        for images in found.values():
-            kept = to_bytes(images)
-            self.buffer.add(kept, self._groups.log_softmax(query_members(self.zoo, to_float(kept))))
+        for member, images in recovered.items():
+            rounded = to_bytes(images)
+            log_probabilities = self._groups.log_softmax(query_members(self.zoo, to_float(rounded)))
+            labels = self.source.labels(member, self.config.images_per_class, iteration)
+            self.buffer.add(rounded, log_probabilities, self._classes[member][labels])
         if iteration == self.iterations:
-            best, agreement = self._choose()
-            self._messages.append(f"{self.zoo.name(best)} agrees best with the whole zoo (linear CKA {agreement:.2f})")
-        return self.source.last
+            best, similarity = self._choose()
+            name = self.zoo.name(best)
+            self._messages.append(f"{name} is most similar to the whole zoo (linear CKA {similarity:.2f})")
+        return {name: value for name, value in self.source.last.items() if name != "disagreement"}  # no student
 
     def _choose(self) -> tuple[int, float]:
-        """The member that agrees best with the zoo's representation of the images so far, and how much it does.
+        """Index of the member whose features are most similar to the zoo's predictions, and its linear CKA.
 
         Raises:
             RunError: If no image could be recovered.
         """
         if len(self.buffer) == 0:
-            raise RunError("no image could be recovered to compare the members on; ask for more --iterations")
-        if self._chosen and self._chosen[0] == self.buffer.written:
-            return self._chosen[1:]
-        parts = torch.split(self.buffer.images[: len(self.buffer)], _AT_ONCE)
-        # A member whose answers are not finite has no say, and one whose features are not cannot be the best.
-        representation = self.buffer.answers[: len(self.buffer)].float().exp().nan_to_num()
-        agreement = []
+            raise RunError("no images could be recovered to compare the members on; choose more --iterations")
+        if self._choice and self._choice[0] == self.buffer.written:
+            return self._choice[1:]
+        batches = torch.split(self.buffer.images[: len(self.buffer)], _BATCH)
+        # Predictions that are not finite count as zero; a member whose features are not finite is never the best.
+        predictions = self.buffer.log_probabilities[: len(self.buffer)].float().exp().nan_to_num()
+        similarities = []
         for member in self.zoo:
-            one = ZooEmbeddingLearner([member], self.preprocessing, representation="features")
-            features = torch.cat([one.embed(to_float(part)) for part in parts])
-            agreement.append(linear_cka(features, representation))
-        highest = torch.stack(agreement).nan_to_num(nan=-1.0).max(dim=0)
-        self._chosen = (self.buffer.written, int(highest.indices), float(highest.values))
-        return self._chosen[1:]
+            learner = ZooEmbeddingLearner([member], self.preprocessing, representation="features")
+            features = torch.cat([learner.embed(to_float(batch)) for batch in batches])
+            similarities.append(linear_cka(features, predictions))
+        highest = torch.stack(similarities).nan_to_num(nan=-1.0).max(dim=0)
+        self._choice = (self.buffer.written, int(highest.indices), float(highest.values))
+        return self._choice[1:]
 
     @torch.no_grad()
     def learner(self) -> ZooEmbeddingLearner:
@@ -130,26 +144,44 @@ class BestMemberRun(TrainingRun):
 
     def pop_messages(self) -> list[str]:
         """See `TrainingRun.pop_messages`."""
-        notes, self._messages = self._messages, []
-        return [*self.source.pop_messages(), *notes]
+        messages, self._messages = self._messages, []
+        return [*self.source.pop_messages(), *messages]
+
+    def describe_metrics(self) -> Mapping[str, MetricDescription]:
+        """See `TrainingRun.describe_metrics`."""
+        return describe_inversion_metrics()
+
+    def images(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
+        """See `TrainingRun.images`."""
+        return self.buffer.newest(class_index, count)
+
+    def learned_engine(self) -> LearnedEngine | None:
+        """See `TrainingRun.learned_engine`."""
+        return self.source.learned_engine()
 
     def state_dict(self) -> State:
-        """See `TrainingRun.state`."""
+        """See `TrainingRun.state_dict`."""
         engine, values = self.source.state_dict()
         tensors = {f"engine.{name}": value for name, value in engine.items()}
         tensors |= {f"buffer.{name}": value for name, value in self.buffer.state_dict().items()}
         return State(tensors, values, frozenset(f"buffer.{name}" for name in DistillationBuffer.ROWS))
 
     def load_state_dict(self, state: State) -> None:
-        """See `TrainingRun.restore`."""
+        """See `TrainingRun.load_state_dict`."""
         self.source.load_state_dict(strip(state.tensors, "engine."), state.values)
         self.buffer.load_state_dict(strip(state.tensors, "buffer."))
-        self._chosen = None
+        self._choice = None
 
 
 def linear_cka(first: Float[Tensor, "images features"], second: Float[Tensor, "images others"]) -> Float[Tensor, ""]:
-    """How alike two embeddings are, whatever their rotation and scale, from 0 to 1 (Kornblith et al. 2019, eq. 4)."""
+    """Linear CKA of two embeddings of the same images (Kornblith et al., ICML 2019, centred kernel alignment).
+
+    It does not depend on rotations and scales of the embeddings.
+
+    Returns:
+        The similarity, in [0, 1]; NaN if an embedding is constant or not finite.
+    """
     first, second = first - first.mean(dim=0), second - second.mean(dim=0)
     norms = torch.linalg.matrix_norm(first.T @ first) * torch.linalg.matrix_norm(second.T @ second)
-    alike: Tensor = torch.linalg.matrix_norm(first.T @ second).square() / norms
-    return alike
+    similarity: Tensor = torch.linalg.matrix_norm(first.T @ second).square() / norms
+    return similarity

@@ -74,7 +74,7 @@ def open_learner(
     members = Zoo.open(zoo)
     shown = progress(method.name, iterations) if progress and iterations else None
     if shown:
-        shown.note(f"{method_name} is trained on {zoo} first; {command} would keep it")
+        shown.message(f"{method_name} is trained on {zoo} first; {command} would keep it")
     return method.fit(members, device=str(device), progress=shown)
 
 

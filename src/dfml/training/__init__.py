@@ -1,1 +1,1 @@
-"""The loop that every method runs in: device, run folder, checkpoints, metrics, progress."""
+"""What all methods share: the loop, device, run folder, checkpoints, metrics, progress, and memories of images."""

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or absent, whatever happens while they are written.
+"""Checkpoints of a run. A checkpoint is complete or absent, even if the process is killed while it is written.
 
-A checkpoint is a folder: `state.safetensors`, `state.json` (plain values), and `manifest.json` with the digest of
-both. It is written under another name, flushed to the disk, and renamed last.
+A checkpoint is a folder with `state.safetensors`, `state.json` (plain values), and `manifest.json`, which holds the
+SHA-256 of both. It is written under another name, flushed to the disk, and renamed last.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dfml.errors import RunError
-from dfml.files import atomic_folder, remove_unfinished, save_tensors
+from dfml.files import FORMAT_VERSION, atomic_folder, check_format_version, remove_unfinished, save_tensors
 
 _TENSORS, _VALUES, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
 @dataclass
 class State:
-    """All that a run needs to go on: tensors, and plain values that JSON can hold exactly.
+    """Everything that a run needs to continue.
 
     Attributes:
-        any_length: Names of the tensors of which a checkpoint may hold more or fewer rows than the run that reads it.
+        tensors: Tensors by name.
+        values: Plain values that JSON can represent exactly. `format_version`, `iteration` and `learned_engine` are
+            used by the loop.
+        any_length: Names of tensors whose number of rows may differ between the checkpoint and the run that loads it.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -39,7 +41,16 @@ class State:
 
 
 def save_checkpoint(folder: Path, iteration: int, state: State, *, keep: int = 2) -> Path:
-    """Write `folder/NNNNNN` atomically and remove all but the newest `keep` checkpoints.
+    """Write the checkpoint `folder/NNNNNN` and remove all but the newest checkpoints.
+
+    Args:
+        folder: Folder of a run's checkpoints; created if it is missing.
+        iteration: Number of finished meta-iterations.
+        state: State of the run after them.
+        keep: Number of checkpoints that stay, this one included.
+
+    Returns:
+        The checkpoint's folder.
 
     Raises:
         OSError: If the disk is full or not writable; older checkpoints are untouched then.
@@ -48,7 +59,8 @@ def save_checkpoint(folder: Path, iteration: int, state: State, *, keep: int = 2
     remove_unfinished(folder)
     with atomic_folder(final, replace=True, fsync=True) as unfinished:
         save_tensors(state.tensors, unfinished / _TENSORS)
-        (unfinished / _VALUES).write_text(json.dumps({"iteration": iteration, **state.values}), encoding="utf-8")
+        values = {"format_version": FORMAT_VERSION, "iteration": iteration, **state.values}
+        (unfinished / _VALUES).write_text(json.dumps(values), encoding="utf-8")
         manifest = {name: _digest(unfinished / name) for name in (_TENSORS, _VALUES)}
         (unfinished / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     for old in list_checkpoints(folder)[:-keep]:
@@ -57,17 +69,24 @@ def save_checkpoint(folder: Path, iteration: int, state: State, *, keep: int = 2
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
+    """Complete checkpoints in a folder, oldest first; empty if there is no such folder."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / _MANIFEST).is_file())
 
 
 def load_checkpoint(path: Path, device: torch.device) -> tuple[int, State]:
-    """Read a checkpoint, compared with its manifest.
+    """Read a checkpoint and compare it with its manifest.
+
+    Args:
+        path: The checkpoint's folder.
+        device: Device of the tensors.
+
+    Returns:
+        The number of finished meta-iterations, and the state after them.
 
     Raises:
-        RunError: If it is damaged.
+        RunError: If the checkpoint is damaged, or of another format version.
     """
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
@@ -78,20 +97,8 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[int, State]:
         tensors = load_file(path / _TENSORS, device=str(device))
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"checkpoint {path} cannot be read ({error}); remove that folder") from error
+    check_format_version(values.pop("format_version", None), f"checkpoint {path}", RunError)
     return values.pop("iteration"), State(tensors, values)
-
-
-def shape_mismatch(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], any_length: frozenset[str] = frozenset()
-) -> str | None:
-    """What the first tensor is that is missing or of another shape, in words; None if all fit. Others may be there."""
-    for name, value in expected.items():
-        held = found.get(name)
-        rows = int(name in any_length)
-        if held is None or held.ndim != value.ndim or held.shape[rows:] != value.shape[rows:]:
-            is_held = "is missing" if held is None else f"has shape {tuple(held.shape)}"
-            return f"{name} {is_held}, expected {tuple(value.shape)}"
-    return None
 
 
 def _digest(path: Path) -> str:

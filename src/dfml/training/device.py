@@ -1,4 +1,4 @@
-"""Where a run computes."""
+"""The device, the precision and the memory of a run."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ import torch
 from dfml.errors import UsageError
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""What networks compute in; weights, statistics and losses stay float32. `auto`: bfloat16 where the processor or the
-GPU multiplies it natively, float32 elsewhere, where it would only be slower."""
+"""Precision of the networks' computations; weights, statistics and losses stay float32. `auto`: bfloat16 if the
+processor or the GPU multiplies it natively, else float32, because bfloat16 would be slower."""
 
 # <malloc.h>: parameters of mallopt.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """`auto` is the first GPU if there is one; otherwise any name that torch knows.
+    """The device of a name.
+
+    Args:
+        name: `auto`, the first GPU if there is one and the CPU otherwise, or a name that torch knows.
 
     Raises:
-        UsageError: If torch does not know the name, or has no such device here.
+        UsageError: If torch does not know the name, or there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,15 +41,17 @@ def select_device(name: str = "auto") -> torch.device:
 
 
 def require_memory(size: int, device: torch.device, what: str) -> None:
-    """Refuse what would end in a killed process, hours later: memory is taken when it is first written to.
+    """Check that an allocation fits the free memory.
+
+    Without this check the process would be killed hours later, since memory is taken when it is first written to.
 
     Args:
-        size: Bytes.
-        device: Where they are needed.
-        what: Takes them, and goes by which settings; for the message.
+        size: Size of the allocation in bytes.
+        device: Device of the allocation.
+        what: Name of the allocation and the settings that determine its size; used in the error message.
 
     Raises:
-        UsageError: If fewer are free.
+        UsageError: If less than `size` is free.
     """
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if size > free:
@@ -54,29 +59,31 @@ def require_memory(size: int, device: torch.device, what: str) -> None:
 
 
 def computing_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """A context in which networks compute in a precision (torch's autocast)."""
+    """A context in which networks compute in the given precision (torch's autocast)."""
     reduced = precision == "bfloat16" or (precision == "auto" and _multiplies_bfloat16(device))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced)
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 natively."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Older versions of torch do not tell.
-    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+    # Older versions of torch have no such function.
+    features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return any(bool(features.get(name)) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse freed blocks instead of returning them to the system after every step.
+    """Make glibc reuse freed blocks instead of returning them to the system after every step.
 
-    A training step allocates the same few blocks of some 10 MB again and again; by default each is mapped and zeroed
-    anew. Reuse makes a PURER step on one CPU core about a third faster. No effect on other systems, nor on peak memory.
+    A training step allocates the same few blocks of about 10 MB again and again; by default each is mapped and zeroed
+    every time. Reuse makes a PURER step on one CPU core about a third faster. It has no effect on systems without
+    glibc, and none on peak memory.
     """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        libc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc accepts
+        libc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)  # the largest value that glibc accepts
         libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_TOP_PAD, 64 * 2**20)

@@ -10,107 +10,122 @@ from jaxtyping import Float, Float16, Int64, UInt8
 from torch import Tensor
 
 from dfml.images import to_float
+from dfml.training.ring_buffer import newest_slots
 
 
 class DistillationBuffer:
-    """A ring buffer, allocated once on the device: an image takes eight bits a value, an answer sixteen.
+    """A ring buffer that is allocated once on the device: 8 bits per pixel value, 16 bits per log-probability.
 
     Args:
-        capacity: Images that are kept; later ones take the place of the oldest.
-        size: Pixels a side.
-        outputs: Of all members together.
-        device: Where everything lives.
+        capacity: Largest number of images; further images replace the oldest.
+        size: Side length of the images in pixels.
+        outputs: Number of outputs of all members together.
+        device: Device of all tensors.
 
     Attributes:
-        classes: What each image was recovered as, by its class in the zoo; -1: as nothing in particular.
-        written: Images that were ever added.
+        images: The images as bytes; black where nothing has been written.
+        log_probabilities: Log-probabilities of the members' outputs, members side by side; NaN where a member was not
+            queried.
+        classes: The class of the zoo that each image was recovered for; -1 for mixed images and empty slots.
+        written: Number of images that were ever added.
     """
 
+    ROWS: ClassVar[tuple[str, ...]] = ("images", "log_probabilities", "classes")
+    """Names of the tensors of `state_dict` that have one row per slot."""
+
     images: UInt8[Tensor, "capacity 3 size size"]
-    answers: Float16[Tensor, "capacity outputs"]
+    log_probabilities: Float16[Tensor, "capacity outputs"]
+    classes: Int64[Tensor, "capacity"]
 
     def __init__(self, capacity: int, size: int, outputs: int, device: torch.device) -> None:
         self.images = torch.zeros(capacity, 3, size, size, dtype=torch.uint8, device=device)
-        self.answers = torch.zeros(capacity, outputs, dtype=torch.float16, device=device)
+        self.log_probabilities = torch.zeros(capacity, outputs, dtype=torch.float16, device=device)
         self.classes = torch.full((capacity,), -1, device=device)
         self.written = 0
 
     @staticmethod
-    def bytes_each(size: int, outputs: int) -> int:
-        """What an image takes, with its answers and its class."""
+    def bytes_per_image(size: int, outputs: int) -> int:
+        """Memory that one image takes with its predictions and its class, in bytes."""
         return 3 * size * size + 2 * outputs + 8
 
     def __len__(self) -> int:
-        """Images that can be drawn."""
+        """Number of images that can be sampled."""
         return min(self.written, len(self.images))
 
     @torch.no_grad()
     def add(
         self,
         images: UInt8[Tensor, "images 3 size size"],
-        answers: Float[Tensor, "images outputs"],
+        log_probabilities: Float[Tensor, "images outputs"],
         classes: Int64[Tensor, "images"] | None = None,
     ) -> None:
-        """Keep images and answers in place of the oldest.
+        """Store images with their predictions; they replace the oldest ones.
 
         Args:
-            images: As `to_bytes` makes them: what members are asked about must be what is kept.
-            answers: Log-probabilities of every member's outputs, members side by side; NaN where none was asked.
-            classes: See the attribute; None: all -1.
+            images: Images as bytes. Members must be queried about these rounded images, not about the originals.
+            log_probabilities: Log-probabilities of the outputs of all members, side by side; NaN for members that were
+                not queried.
+            classes: Class of the zoo that each image was recovered for, -1 for none; None: -1 for all.
         """
         classes = torch.full((len(images),), -1) if classes is None else classes
         capacity = len(self.images)
         # No two images of a call may share a slot: which one stays would be undefined.
         slots = (self.written + torch.arange(len(images), device=self.images.device))[-capacity:] % capacity
         self.images[slots] = images[-capacity:]
-        self.answers[slots] = answers[-capacity:].half()
+        self.log_probabilities[slots] = log_probabilities[-capacity:].half()
         self.classes[slots] = classes[-capacity:].to(self.classes.device)
         self.written += len(images)
 
     def sample(
         self, count: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "count 3 size size"], Float[Tensor, "count outputs"]]:
-        """A batch at random, with repetition; see `get`."""
+        """Sample a batch uniformly with replacement; returns what `get` returns."""
         return self.get(self.sample_indices(count, generator))
 
     def get(
-        self, chosen: Int64[Tensor, "count"]
+        self, indices: Int64[Tensor, "count"]
     ) -> tuple[Float[Tensor, "count 3 size size"], Float[Tensor, "count outputs"]]:
-        """The images at some indices, in [0, 1], and their answers."""
-        return to_float(self.images[chosen]), self.answers[chosen].float()
+        """Images at some slots, in [0, 1], and the members' log-probabilities (NaN for members not queried)."""
+        return to_float(self.images[indices]), self.log_probabilities[indices].float()
+
+    def newest(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
+        """Images that were recovered for one class of the zoo, newest first.
+
+        Args:
+            class_index: Index of the class in the zoo.
+            count: Largest number of images.
+
+        Returns:
+            Images in [0, 1] on the CPU; fewer than `count`, or none, if the buffer holds no more.
+        """
+        slots = newest_slots(self.written, len(self.images))
+        slots = slots[self.classes.cpu()[slots] == class_index][:count]
+        return to_float(self.images[slots.to(self.images.device)]).cpu()
 
     def indices_by_class(self, at_least: int) -> list[Int64[Tensor, "_images"]]:
-        """Indices of the images of each class that has so many, class by class."""
+        """Slots of the images of each class that has at least so many images, in ascending order of the classes."""
         order = torch.argsort(self.classes, stable=True)
         classes, counts = torch.unique_consecutive(self.classes[order], return_counts=True)
         rows = torch.split(order, counts.tolist())
         return [row for label, row in zip(classes.tolist(), rows, strict=True) if label >= 0 and len(row) >= at_least]
 
     def sample_indices(self, count: int, generator: torch.Generator) -> Int64[Tensor, "count"]:
-        """Indices of images at random, with repetition."""
+        """Sample slots of images uniformly with replacement; `generator` is on the CPU."""
         return torch.randint(len(self), (count,), generator=generator).to(self.images.device)
 
-    ROWS: ClassVar[tuple[str, ...]] = ("images", "probabilities", "classes")
-    """Those of `tensors` of which there is a row for each slot."""
-
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything as named tensors, not copied, for a checkpoint."""
-        return {
-            "images": self.images,
-            "answers": self.answers,
-            "classes": self.classes,
-            "written": torch.tensor(self.written),
-        }
+        """All tensors by name, not copied, for a checkpoint."""
+        return {**{name: getattr(self, name) for name in self.ROWS}, "written": torch.tensor(self.written)}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`; into a buffer of another capacity, as many of the newest images as it takes."""
-        held, written = len(tensors["images"]), int(tensors["written"])
+        """Load what `state_dict` returned; of a buffer of another capacity, as many of the newest images as fit."""
+        stored, written = len(tensors["images"]), int(tensors["written"])
         capacity = len(self.images)
-        if held == capacity:
-            kept, self.written = torch.arange(capacity), written
+        if stored == capacity:
+            slots, self.written = torch.arange(capacity), written
         else:
-            kept = torch.arange(max(0, written - min(held, capacity)), written) % held
-            self.written = len(kept)
+            slots = torch.arange(max(0, written - min(stored, capacity)), written) % stored
+            self.written = len(slots)
         for name in self.ROWS:
             rows = tensors[name]
-            getattr(self, name)[: len(kept)] = rows[kept.to(rows.device)]
+            getattr(self, name)[: len(slots)] = rows[slots.to(rows.device)]

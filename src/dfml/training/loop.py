@@ -1,7 +1,8 @@
-"""The loop: steps, metrics, snapshots, checkpoints, interruption. It knows nothing of any method."""
+"""The training loop of all methods: steps, metrics, snapshots, checkpoints, interruption by a signal."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -10,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,34 +18,37 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from dfml.errors import RunError
+from dfml.files import shape_mismatch
 from dfml.inversion.registry import LearnedEngine
 from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.settings import FrozenSettings
-from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint, shape_mismatch
+from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint
 from dfml.training.device import keep_freed_memory
+from dfml.training.engine_checkpoint import add_learned_engine
 from dfml.training.progress import Progress, SilentProgress
 from dfml.training.run_folder import RunFolder
 
 
 class TrainingConfig(FrozenSettings):
-    """What every trained method has."""
+    """Settings that every method has."""
 
     way: PositiveInt = 5
-    """Classes an episode."""
+    """Number of classes per episode."""
     shot: PositiveInt = 1
-    """Support images a class."""
+    """Number of support images per class."""
     query: PositiveInt = 15
-    """Query images a class."""
+    """Number of query images per class."""
     protocol: ProtocolName = "strict"
-    """`strict`: no answer depends on other query images. `paper`: batch-norm normalises them by each other."""
+    """`strict`: the prediction for a query image does not depend on other query images. `paper`: batch-norm layers use
+    the statistics of all query images together (transductive), as the released code of PURER and FREE does."""
     seed: NonNegativeInt = 0
-    """Of all random draws."""
+    """Seed of all random numbers."""
     iterations: NonNegativeInt = 60_000
-    """Meta-iterations."""
+    """Number of meta-iterations."""
     snapshot_every: PositiveInt = 500
-    """Meta-iterations between saved learners (for learning curves, and the `paper` protocol)."""
+    """Number of meta-iterations between snapshots of the learner (for learning curves and the `paper` protocol)."""
     checkpoint_every: PositiveInt = 500
-    """Meta-iterations between checkpoints, from which `--resume` and `--from` go on."""
+    """Number of meta-iterations between checkpoints, from which `--resume` and `--from` continue."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class MetricDescription:
         percent: The metric is a fraction and is drawn in percent, on a linear axis.
         logarithmic: Draw on a logarithmic axis as long as no value is negative.
         arrow_to: Another metric of the same rows; each row that has both is drawn as an arrow from this metric to that
-            one instead of as a curve (a single update that is worth seeing before and after).
+            one, instead of a curve (for an update whose effect is measured before and after). The other metric needs
+            no description of its own.
         headline: Show the metric while training.
     """
 
@@ -75,62 +79,83 @@ class MetricDescription:
 class TrainingRun(ABC):
     """The state of a method during training, and how one meta-iteration changes it.
 
-    Loop, report page and `dfml invert --from` know no method by name: whatever they show of one, its run offers through
+    The loop, the report page and `dfml invert --from` know no method by name. They ask the run what to show, through
     `describe_metrics`, `images` and `learned_engine`.
 
     Attributes:
         iterations: Number of meta-iterations; 0 for a method that does not train.
-        images_caption: Where the images of `images` come from, for captions.
+        images_caption: Sentence that says where the images of `images` come from, for the report page.
     """
 
     iterations: int = 0
     images_caption: str = "Recovered images"
 
     def step(self, iteration: int) -> Mapping[str, float]:
-        """Run one meta-iteration, counted from 1, and return its metrics. Depends on the state and `iteration` only."""
+        """Run one meta-iteration.
+
+        The result may depend on the state and on `iteration` only, so that a resumed run ends with the same bits.
+
+        Args:
+            iteration: Number of the meta-iteration, counted from 1.
+
+        Returns:
+            Metrics of the meta-iteration; all must be finite. A metric whose name ends in `_seconds` is the time that a
+            part of the meta-iteration took; the loop adds `seconds`, the time of the whole.
+        """
         raise TypeError(f"{type(self).__name__} does not train")
 
     def pop_messages(self) -> list[str]:
-        """Return and forget what happened since the last call that a user should know, such as an excluded member."""
+        """Return and forget the messages for the user since the last call, such as that a member is excluded."""
         return []
 
     def describe_metrics(self) -> Mapping[str, MetricDescription]:
-        """Descriptions of the metrics that `step` returns; one without is drawn if its name ends in `_loss`."""
+        """Descriptions of the metrics that `step` returns, by metric, in the order in which they are shown.
+
+        A metric without a description is drawn if its name ends in `_loss`. If there are no descriptions at all, these
+        metrics are also shown while training.
+        """
         return {}
 
     def images(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
-        """The newest images that the run has recovered of one class of the zoo.
+        """The newest images that the run has recovered for one class of the zoo.
 
         Args:
             class_index: Index into `Zoo.classes.names`.
-            count: The largest number of images wanted.
+            count: Largest number of images.
 
         Returns:
-            Images in [0, 1] on the CPU; none (the default) where the run keeps no images of that class.
+            Images in [0, 1] on the CPU, newest first; none (the default) if the run keeps no images of that class.
         """
         return torch.empty(0, 3, 1, 1)
 
     def learned_engine(self) -> LearnedEngine | None:
         """The inversion engine that the run has meta-trained, for `dfml invert --from`; None if there is none.
 
-        Its tensors must be part of `state_dict`, under the prefix `engine.`: a checkpoint stores them once.
+        Its tensors must be part of `state_dict`, under the prefix `engine.`, so that a checkpoint stores them once.
         """
         return None
 
     def state_dict(self) -> State:
-        """Everything that `load_state_dict` needs to continue the run."""
+        """Everything that `load_state_dict` needs to continue the run; tensors need not be copied."""
         return State()
 
     def load_state_dict(self, state: State) -> None:  # noqa: B027
-        """Continue from a state."""
+        """Load a state that `state_dict` returned; the loop has checked that all tensors are there and fit."""
 
     @abstractmethod
     def learner(self) -> MetaLearner:
-        """The learner as it stands; shares no memory that later steps write to."""
+        """The learner after the steps so far; it shares no memory that later steps write to."""
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; its state is in a checkpoint."""
+    """A signal has stopped the run; its state is saved in a checkpoint.
+
+    Args:
+        number: Number of the signal.
+
+    Attributes:
+        exit_code: Exit code of the command: 128 plus the number of the signal.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
@@ -138,17 +163,25 @@ class Interrupted(Exception):
 
 
 def restore(run: TrainingRun, checkpoint: Path, device: torch.device) -> int:
-    """Bring a run to the state of a checkpoint; returns the meta-iterations that it has behind it.
+    """Load the state of a checkpoint into a run.
+
+    Args:
+        run: A new run of the same method, way, backbone and zoo.
+        checkpoint: The checkpoint's folder.
+        device: Device of the run.
+
+    Returns:
+        The number of finished meta-iterations.
 
     Raises:
-        RunError: If the checkpoint is damaged, or holds what another method, way, backbone or number of members has.
+        RunError: If the checkpoint is damaged, or its tensors have other shapes than those of the run.
     """
     iteration, state = load_checkpoint(checkpoint, device)
     expected = run.state_dict()
-    wrong = shape_mismatch(state.tensors, expected.tensors, expected.any_length)
-    if wrong:
+    mismatch = shape_mismatch(state.tensors, expected.tensors, expected.any_length)
+    if mismatch:
         raise RunError(
-            f"checkpoint {checkpoint} does not fit this run: {wrong}; "
+            f"checkpoint {checkpoint} does not fit this run: {mismatch}; "
             "use the same zoo, method, way and backbone, and engine, memory and heads of the same size"
         )
     run.load_state_dict(state)
@@ -165,22 +198,22 @@ def train(
     progress: Progress | None = None,
     device: torch.device | None = None,
 ) -> MetaLearner:
-    """Run to the end.
+    """Run all remaining meta-iterations.
 
     Args:
-        run: The method at work.
-        config: Its schedule.
-        folder: Where metrics, snapshots, checkpoints and the learner go; None keeps nothing.
+        run: The run of a method.
+        config: Its settings; the loop uses `snapshot_every` and `checkpoint_every`.
+        folder: Folder for metrics, snapshots, checkpoints and the learner; None writes nothing.
         resume: Continue from the newest checkpoint in the folder, if there is one.
-        done: Meta-iterations that the run has behind it already (see `restore`).
-        progress: Told about every meta-iteration.
-        device: Where checkpoints are loaded to.
+        done: Number of meta-iterations that the run has finished already (see `restore`).
+        progress: Progress display, which is updated after every meta-iteration; None shows nothing.
+        device: Device that checkpoints are loaded to; None: the CPU.
 
     Returns:
-        The learner of the last meta-iteration.
+        The learner after the last meta-iteration.
 
     Raises:
-        RunError: If a checkpoint is damaged, a loss is not finite, or the disk is full. What was written stays valid.
+        RunError: If a checkpoint is damaged, a metric is not finite, or the disk is full. What was written stays valid.
         Interrupted: After SIGINT or SIGTERM, once the state is saved.
     """
     device = device or torch.device("cpu")
@@ -190,27 +223,27 @@ def train(
         folder.truncate_metrics(done)
     if device.type == "cpu":
         keep_freed_memory()
-    with _disk(folder), _stop_signals() as stopped, progress or SilentProgress() as shown:
+    descriptions = run.describe_metrics()
+    with _disk_errors(folder), _stop_signals() as stopped, progress or SilentProgress() as display:
         for iteration in range(done + 1, run.iterations + 1):
-            began = time.perf_counter()
+            start = time.perf_counter()
             try:
                 metrics = dict(run.step(iteration))
             except RunError:
-                for note in run.pop_messages():
-                    shown.note(note)
+                _show_messages(run, display)
                 raise
-            metrics["seconds"] = time.perf_counter() - began
+            metrics["seconds"] = time.perf_counter() - start
             _require_finite(metrics, iteration)
-            notes = run.pop_messages()
-            for note in notes:
-                shown.note(note)
+            messages = _show_messages(run, display)
             if folder:
-                folder.append_metrics({"iteration": iteration, **metrics, **({"notes": notes} if notes else {})})
+                row = {"iteration": iteration, **metrics, **({"messages": messages} if messages else {})}
+                folder.append_metrics(row)
                 if iteration % config.snapshot_every == 0 or iteration == run.iterations:
                     run.learner().save_pretrained(folder.snapshots / f"{iteration:06d}")
                 if iteration % config.checkpoint_every == 0 or iteration == run.iterations or stopped:
-                    save_checkpoint(folder.checkpoints, iteration, run.state_dict())
-            shown.update(iteration, _worth_showing(metrics))
+                    state = add_learned_engine(run.state_dict(), run.learned_engine())
+                    save_checkpoint(folder.checkpoints, iteration, state)
+            display.update(iteration, _headline(metrics, descriptions))
             if stopped:
                 break
         if stopped:
@@ -221,49 +254,65 @@ def train(
     return learner
 
 
-def _worth_showing(metrics: dict[str, Any]) -> dict[str, float]:
-    known = ("outer_loss", "distillation_loss", "accuracy", "inversion_loss", "reconstruction_loss")
-    return {name: metrics[name] for name in known if name in metrics}
+def _show_messages(run: TrainingRun, display: Progress) -> list[str]:
+    """Show the run's new messages, and return them."""
+    messages = run.pop_messages()
+    for message in messages:
+        display.message(message)
+    return messages
 
 
-def _require_finite(metrics: dict[str, float], iteration: int) -> None:
-    bad = [name for name, value in metrics.items() if value != value or value in (float("inf"), float("-inf"))]
-    if bad:
+def _headline(metrics: Mapping[str, float], descriptions: Mapping[str, MetricDescription]) -> dict[str, float]:
+    """The metrics that are shown while training."""
+    names = [name for name, description in descriptions.items() if description.headline]
+    if not descriptions:
+        names = [name for name in metrics if name.endswith("_loss")]
+    return {name: metrics[name] for name in names if name in metrics}
+
+
+def _require_finite(metrics: Mapping[str, float], iteration: int) -> None:
+    not_finite = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if not_finite:
         raise RunError(
-            f"{bad[0]} is not finite at meta-iteration {iteration}; lower the learning rates, or look for a bad member "
-            "with `dfml zoo inspect`. The last checkpoint is intact"
+            f"{not_finite[0]} is not finite at meta-iteration {iteration}; lower the learning rates, or look for a "
+            "damaged member with `dfml zoo inspect`. The last checkpoint is intact"
         )
 
 
 @contextmanager
-def _disk(folder: RunFolder | None) -> Iterator[None]:
+def _disk_errors(folder: RunFolder | None) -> Iterator[None]:
+    """Turn errors of the disk within the context into a `RunError` that says how to continue."""
     try:
         yield
     except OSError as error:
-        where = folder.path if folder else "the disk"
+        place = folder.path if folder else "the disk"
         reason = error.strerror or str(error)
-        raise RunError(f"{where} cannot be written ({reason}); make room and continue with --resume") from error
+        raise RunError(f"{place} cannot be written ({reason}); make room and continue with --resume") from error
 
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Within the context, SIGINT and SIGTERM are noted instead of raised, so that a step is never cut in half.
+    """Record SIGINT and SIGTERM within the context, instead of raising them, so that a step is never cut in half.
 
-    A second one is not patient any more.
+    A second signal raises KeyboardInterrupt. Outside of the main thread, where Python allows no signal handlers,
+    nothing is recorded.
+
+    Yields:
+        Numbers of the recorded signals; empty until one arrives.
     """
-    noted: list[int] = []
+    received: list[int] = []
 
-    def note(number: int, frame: object) -> None:
-        if noted:
+    def record(number: int, frame: object) -> None:
+        if received:
             raise KeyboardInterrupt
-        noted.append(number)
+        received.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield noted
+        yield received
         return
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield noted
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

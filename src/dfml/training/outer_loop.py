@@ -1,4 +1,4 @@
-"""The outer loop (papers 1.4): episodes in, one step of the meta-learned weights out. PURER and FREE share it."""
+"""The outer loop of MAML-like meta-learning, shared by PURER and FREE: one Adam step per batch of episodes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from dfml.learners.episode import Episode
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters, Statistics
 from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
+from dfml.training.loop import MetricDescription
 
 
 class OuterLoop:
-    """Meta-learned weights on their way.
+    """The meta-learned weights during training, and the outer step that updates them (MAML, outer loop).
 
     Args:
-        blank: A learner that says how to adapt; its own weights are not changed.
-        start: The first weights; None: those of `blank`.
-        lr: Of Adam.
-        statistics_momentum: Of the moving average of support statistics (used by `learner.statistics_shrinkage`).
+        blank: Learner whose way of adapting is meta-trained; its own weights are not changed.
+        start: Initial weights; None: those of `blank`.
+        lr: Learning rate of Adam.
+        statistics_momentum: Weight of a new batch of episodes in the moving average of batch-norm statistics of support
+            sets, in (0, 1].
 
     Attributes:
-        parameters: theta, leaves that take gradients.
-        stored: The meta-learned batch-norm statistics.
-        updates: Steps so far.
+        parameters: The meta-learned weights: leaf tensors that require gradients.
+        stored: The meta-learned batch-norm statistics, a moving average over support sets.
+        updates: Number of outer steps so far.
     """
 
     def __init__(
@@ -41,36 +43,63 @@ class OuterLoop:
         self._optimiser = torch.optim.Adam(self.parameters.values(), lr=lr)
 
     def loss(self, episode: Episode, *, second_order: bool | None = None) -> Tensor:
-        """The outer loss of one episode at the current weights; see `GradientLearner.episode_loss`."""
+        """Outer loss of one episode at the current weights; see `GradientLearner.episode_loss`.
+
+        Args:
+            episode: The episode; gradients reach its images if they require them.
+            second_order: Differentiate through the inner loop; None: as the learner's settings say.
+        """
         return self.blank.episode_loss(self.parameters, self.stored, episode, second_order=second_order).loss
 
     def step(self, episodes: Iterable[Episode]) -> dict[str, float]:
-        """One step of Adam on the sum of the episodes' outer losses; returns mean loss and accuracy before it."""
+        """One step of Adam on the sum of the episodes' outer losses.
+
+        Returns:
+            `outer_loss` and `accuracy` on the query images: means over the episodes, before the step.
+        """
         leaves = list(self.parameters.values())
         gradients = [torch.zeros_like(value) for value in leaves]
-        losses, accuracies, seen = [], [], []
+        losses, accuracies, statistics = [], [], []
         for episode in episodes:
             outcome = self.blank.episode_loss(self.parameters, self.stored, episode)
-            of_episode = torch.autograd.grad(outcome.loss, leaves, materialize_grads=True, allow_unused=True)
-            torch._foreach_add_(gradients, of_episode)
+            episode_gradients = torch.autograd.grad(outcome.loss, leaves, materialize_grads=True, allow_unused=True)
+            torch._foreach_add_(gradients, episode_gradients)
             losses.append(outcome.loss.item())
             accuracies.append(outcome.accuracy.item())
-            seen.append(outcome.statistics)
+            statistics.append(outcome.statistics)
         for value, gradient in zip(leaves, gradients, strict=True):
             value.grad = gradient
         self._optimiser.step()
         self.updates += 1
-        self._remember(seen, max(self._momentum, 1.0 / self.updates))
+        self._average_statistics(statistics, max(self._momentum, 1.0 / self.updates))
         return {"outer_loss": sum(losses) / len(losses), "accuracy": sum(accuracies) / len(accuracies)}
 
-    def _remember(self, seen: list[Statistics], momentum: float) -> None:
+    def _average_statistics(self, statistics: list[Statistics], momentum: float) -> None:
         self.stored = {
-            name: torch.lerp(value, torch.stack([statistics[name] for statistics in seen]).mean(0), momentum)
+            name: torch.lerp(value, torch.stack([each[name] for each in statistics]).mean(0), momentum)
             for name, value in self.stored.items()
         }
 
+    @staticmethod
+    def describe_metrics() -> dict[str, MetricDescription]:
+        """Descriptions of the metrics that `step` returns; see `TrainingRun.describe_metrics`."""
+        return {
+            "outer_loss": MetricDescription(
+                "outer loss",
+                "Outer loss: cross-entropy of the learner on the query images of synthetic episodes, after adaptation.",
+                panel="losses",
+                headline=True,
+            ),
+            "accuracy": MetricDescription(
+                "accuracy",
+                "Accuracy of the learner on these query images.",
+                percent=True,
+                headline=True,
+            ),
+        }
+
     def learner(self) -> GradientLearner:
-        """The learner as it stands; shares no memory with the loop."""
+        """A learner with the weights so far; shares no memory with the loop."""
         blank = self.blank
         learner = type(blank)(
             blank.config, blank.preprocessing, way=blank.way, protocol=blank.protocol, name=blank.name
@@ -81,14 +110,14 @@ class OuterLoop:
         return learner
 
     def state_dict(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """All tensors by name, not copied, for a checkpoint."""
         tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
         tensors |= {f"stored.{name}": value for name, value in self.stored.items()}
         return {**tensors, "updates": torch.tensor(self.updates), **optimiser_state_dict("optimiser", self._optimiser)}
 
     @torch.no_grad()
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
+        """Load what `state_dict` returned."""
         for name, value in self.parameters.items():
             value.copy_(tensors[f"parameters.{name}"])
         self.stored = {name: tensors[f"stored.{name}"] for name in self.stored}

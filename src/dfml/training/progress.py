@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the time left on a terminal, one plain line an interval elsewhere."""
+"""Progress of long work: a bar with the remaining time on a terminal, one plain line per interval elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told about every step of something long."""
+    """A display of the progress of long work; used as a context manager."""
 
     def __enter__(self) -> Progress: ...
 
@@ -20,15 +20,15 @@ class Progress(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def update(self, done: int, figures: Mapping[str, float]) -> None:
-        """`done` steps are finished; `figures` are worth showing."""
+    def update(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Show the number of finished steps, and some metrics of the last one."""
 
-    def note(self, text: str) -> None:
-        """Something happened that a user should hear of."""
+    def message(self, text: str) -> None:
+        """Show a message, such as that a member is excluded."""
 
 
 class SilentProgress:
-    """Shows nothing."""
+    """A display that shows nothing."""
 
     def __enter__(self) -> SilentProgress:
         return self
@@ -38,45 +38,57 @@ class SilentProgress:
     ) -> None:
         return None
 
-    def update(self, done: int, figures: Mapping[str, float]) -> None:
-        """Shows nothing."""
+    def update(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Show nothing."""
 
-    def note(self, text: str) -> None:
-        """Shows nothing."""
+    def message(self, text: str) -> None:
+        """Show nothing."""
 
 
 class PlainProgress(SilentProgress):
-    """One line an interval on standard error, for logs.
+    """One line per interval on standard error, for logs.
+
+    The first update contains whatever had to be done before the first step (an evaluation embeds all images), so the
+    time left is estimated from the time since the first update, and shown from the second update on.
 
     Args:
-        title: What is going on.
-        total: Steps in all.
-        start: Steps that were done before.
-        interval: Seconds between lines.
+        title: Name of the work, the beginning of every line.
+        total: Number of steps of the whole work.
+        interval: Seconds between lines; default 10.
     """
 
-    def __init__(self, title: str, total: int, start: int = 0, interval: float = 10.0) -> None:
-        self._title, self._total, self._start = title, total, start
+    def __init__(self, title: str, total: int, interval: float = 10.0) -> None:
+        self._title, self._total = title, total
         self._interval = interval
-        self._began = self._spoke = time.monotonic()
+        self._first_update: tuple[float, int] | None = None
+        self._last_line = time.monotonic()
 
-    def update(self, done: int, figures: Mapping[str, float]) -> None:
-        """Print a line if the last one was an interval ago, or this is the last step."""
+    def update(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Print a line if the last one is an interval ago, or this is the last step."""
         now = time.monotonic()
-        if now - self._spoke < self._interval and done < self._total:
+        since, finished = self._first_update = self._first_update or (now, done)
+        if now - self._last_line < self._interval and done < self._total:
             return
-        self._spoke = now
-        left = (now - self._began) / max(done - self._start, 1) * (self._total - done)
-        shown = "".join(f"  {name} {value:.4g}" for name, value in figures.items())
-        print(f"{self._title} {done}/{self._total}  {clock(left)} left{shown}", file=sys.stderr, flush=True)
+        self._last_line = now
+        left = ""
+        if done > finished or done == self._total:
+            left = f"  {clock((now - since) / max(done - finished, 1) * (self._total - done))} left"
+        shown = "".join(f"  {name} {value:.4g}" for name, value in metrics.items())
+        print(f"{self._title} {done}/{self._total}{left}{shown}", file=sys.stderr, flush=True)
 
-    def note(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Print a line."""
         print(f"{self._title}: {text}", file=sys.stderr, flush=True)
 
 
 class BarProgress:
-    """A bar on a terminal; see `PlainProgress` for the arguments."""
+    """A bar on a terminal. Rich, too, estimates the time left from the second update on.
+
+    Args:
+        title: Name of the work, shown before the bar.
+        total: Number of steps of the whole work.
+        start: Number of steps that were finished earlier, where a run is resumed; default 0.
+    """
 
     def __init__(self, title: str, total: int, start: int = 0) -> None:
         from rich.console import Console
@@ -90,11 +102,11 @@ class BarProgress:
             TimeElapsedColumn(),
             TextColumn("/"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             console=Console(stderr=True),
             refresh_per_second=4,
         )
-        self._task = self._bar.add_task(title, total=total, completed=start, figures="")
+        self._task = self._bar.add_task(title, total=total, completed=start, metrics="")
 
     def __enter__(self) -> BarProgress:
         self._bar.start()
@@ -105,45 +117,48 @@ class BarProgress:
     ) -> None:
         self._bar.stop()
 
-    def update(self, done: int, figures: Mapping[str, float]) -> None:
+    def update(self, done: int, metrics: Mapping[str, float]) -> None:
         """Move the bar."""
-        shown = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
-        self._bar.update(self._task, completed=done, figures=shown)
+        values = " ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+        self._bar.update(self._task, completed=done, metrics=values)
 
-    def note(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Print a line above the bar."""
         self._bar.console.print(text, markup=False)
 
 
 def show_progress(title: str, total: int, start: int = 0) -> Progress:
     """A bar on a terminal, plain lines elsewhere; both on standard error."""
-    return BarProgress(title, total, start) if sys.stderr.isatty() else PlainProgress(title, total, start)
+    return BarProgress(title, total, start) if sys.stderr.isatty() else PlainProgress(title, total)
 
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
-"""Called with (steps done, steps in total, figures worth showing)."""
+"""Called with (number of finished steps, number of all steps, metrics to show)."""
 
 
 @contextmanager
 def deferred_progress(title: str) -> Iterator[OnStep]:
-    """Progress of work whose number of steps is known only once it reports; shows nothing until the first report.
+    """Show the progress of work whose number of steps is known only after its first step; nothing is shown before.
 
     Args:
         title: Name of the work, shown before the bar.
+
+    Yields:
+        Function to call after every step.
     """
     with ExitStack() as stack:
-        shown: list[Progress] = []
+        displays: list[Progress] = []
 
-        def on_step(done: int, total: int, figures: Mapping[str, float]) -> None:
-            if not shown:
-                shown.append(stack.enter_context(show_progress(title, total, start=done)))
-            shown[0].update(done, figures)
+        def on_step(done: int, total: int, metrics: Mapping[str, float]) -> None:
+            if not displays:
+                displays.append(stack.enter_context(show_progress(title, total, start=done)))
+            displays[0].update(done, metrics)
 
         yield on_step
 
 
 def clock(seconds: float) -> str:
-    """Seconds as 1:02:03 or 2:03."""
+    """Format seconds as hours, minutes and seconds: `1:02:03`, or `2:03` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

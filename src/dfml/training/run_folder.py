@@ -1,4 +1,4 @@
-"""A run's folder: what was asked for, what happened, where to go on, and the learner that came out."""
+"""The folder of a run: its settings, metrics, checkpoints, snapshots and the trained learner."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from dfml.errors import RunError
-from dfml.files import atomic_write
+from dfml.files import FORMAT_VERSION, atomic_write, check_format_version
 from dfml.training.checkpoint import list_checkpoints
 from dfml.zoo.label_space import ClassIdentity
 from dfml.zoo.zoo import Zoo
@@ -19,13 +19,15 @@ CONFIG, METRICS, CHECKPOINTS, SNAPSHOTS = "config.yaml", "metrics.jsonl", "check
 
 
 class RunFolder:
-    """`config.yaml`, `metrics.jsonl`, `checkpoints/`, `snapshots/`, and at the end the learner's own files.
+    """A folder with `config.yaml`, `metrics.jsonl`, `checkpoints/`, `snapshots/`, and at the end the learner's files.
 
     Args:
-        path: The folder.
+        path: The folder; it need not exist.
 
     Attributes:
-        metrics: One JSON object a meta-iteration.
+        metrics: File with one JSON object per meta-iteration.
+        checkpoints: Folder of the checkpoints.
+        snapshots: Folder of the learners that were saved during training.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,10 +37,13 @@ class RunFolder:
         self.snapshots = path / SNAPSHOTS
 
     def create(self, about: dict[str, Any]) -> None:
-        """Start a new run here.
+        """Create the folder of a new run and write its `config.yaml`.
+
+        Args:
+            about: Content of the file, from `describe`; the format version is added.
 
         Raises:
-            RunError: If the folder holds anything, or cannot be written.
+            RunError: If the folder is not empty, or cannot be written.
         """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise RunError(
@@ -46,23 +51,27 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / CONFIG).write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+            text = yaml.safe_dump({"format_version": FORMAT_VERSION, **about}, sort_keys=False)
+            (self.path / CONFIG).write_text(text, encoding="utf-8")
         except OSError as error:
             raise RunError(f"{self.path} cannot be written ({error.strerror}); choose another --out") from error
 
     def check(self, about: dict[str, Any]) -> None:
-        """Make sure that the run here was started with the same settings.
+        """Check that the run in the folder was started with the same settings.
+
+        Args:
+            about: Settings of the run to resume, from `describe`.
 
         Raises:
-            RunError: If there is no run, or its settings differ; it names which.
+            RunError: If there is no run, it has another format version, or its settings differ; names those that do.
         """
         try:
-            held = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+            config = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise RunError(f"there is no run to resume at {self.path}; start one without --resume") from error
-        differences = [
-            f"{name} {old!r} -> {new!r}" for name, old, new in _differences(flatten(held or {}), flatten(about))
-        ]
+        config = config if isinstance(config, dict) else {}
+        check_format_version(config.pop("format_version", None), f"the run {self.path}", RunError)
+        differences = [f"{name} {old!r} -> {new!r}" for name, old, new in _differences(flatten(config), flatten(about))]
         if differences:
             raise RunError(
                 f"{self.path} holds a run with other settings ({'; '.join(differences[:3])}"
@@ -70,30 +79,30 @@ class RunFolder:
             )
 
     def started_from(self) -> Path | None:
-        """The checkpoint of another run that the one here began with, if it did."""
+        """The checkpoint of another run that this run started from; None if it did not, or there is no run."""
         try:
-            held = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+            config = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
             return None
-        return Path(held["start_from"]) if isinstance(held, dict) and held.get("start_from") else None
+        return Path(config["start_from"]) if isinstance(config, dict) and config.get("start_from") else None
 
     def newest_checkpoint(self) -> Path | None:
-        """Where to go on."""
-        found = list_checkpoints(self.checkpoints)
-        return found[-1] if found else None
+        """The newest complete checkpoint; None if there is none."""
+        checkpoints = list_checkpoints(self.checkpoints)
+        return checkpoints[-1] if checkpoints else None
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add one line."""
+        """Append one line to the metrics."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def truncate_metrics(self, iteration: int) -> None:
-        """Drop lines after `iteration`: they are about to be made again."""
+        """Delete the metrics after meta-iteration `iteration`, which a resumed run computes again."""
         rows = [row for row in self.read_metrics() if row["iteration"] <= iteration]
         atomic_write(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines; a line that was cut short by a crash is left out."""
+        """All complete lines of the metrics; a line that was cut off by a crash is left out."""
         if not self.metrics.exists():
             return []
         rows = []
@@ -106,18 +115,18 @@ class RunFolder:
 
 
 def list_snapshots(run: Path) -> list[Path]:
-    """The learners that a run has saved on its way, oldest first."""
+    """Folders of the learners that a run has saved during training, oldest first."""
     return sorted(path for path in (run / SNAPSHOTS).glob("*") if path.name.isdigit())
 
 
 def describe(method: str, config: BaseModel, zoo: Zoo, start_from: Path | None = None) -> dict[str, Any]:
-    """What a run's `config.yaml` holds; a zoo whose members or classes have changed shows.
+    """Content of a run's `config.yaml`; it differs if members or classes of the zoo have changed.
 
     Args:
-        method: Its name.
-        config: All its settings.
-        zoo: What it learns from.
-        start_from: A checkpoint of another run that it began with.
+        method: Name of the method.
+        config: All settings of the method.
+        zoo: The zoo that the run learns from.
+        start_from: Checkpoint of another run that the run starts from.
 
     Raises:
         ZooMemberError: If a member's weights cannot be used.
@@ -134,12 +143,17 @@ def describe(method: str, config: BaseModel, zoo: Zoo, start_from: Path | None =
 
 
 def _plain(identity: ClassIdentity) -> str | dict[str, dict[str, str]]:
-    """A class identity as YAML can hold it."""
+    """A class identity as plain values for YAML."""
     return identity if isinstance(identity, str) else {member: dict(labels) for member, labels in identity.items()}
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> dotted names."""
+    """Flatten nested mappings: `{"a": {"b": 1}}` becomes `{"a.b": 1}`.
+
+    Args:
+        values: Nested mappings; an empty one is kept as a value.
+        prefix: Put before every name.
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -148,5 +162,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Names whose values differ, with the old and the new value (None where the name is missing)."""
     names = [*old, *(name for name in new if name not in old)]
     return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]

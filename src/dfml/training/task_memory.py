@@ -1,34 +1,38 @@
-"""`TaskMemory`: the newest images of every class of a zoo, from which tasks across members are drawn (papers 2.3)."""
+"""`TaskMemory`: the newest recovered images of every class of a zoo, from which tasks are sampled (FREE)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from dfml.errors import UsageError
 from dfml.images import to_bytes, to_float
 from dfml.learners.episode import Episode, episode_labels, sample_episode_indices
+from dfml.training.ring_buffer import newest_slots
 
 
 class TaskMemory:
-    """A ring buffer a class, allocated once on the device, eight bits a value.
+    """One ring buffer per class, allocated once on the device, with 8 bits per pixel value.
 
-    Every image that is added is kept until `capacity` newer ones of its class have come. Classes are the zoo's, not a
-    member's: images of one class may come from several members, and an episode mixes classes of different members.
+    An image is kept until `capacity` newer images of its class have been added. Classes are those of the zoo, not of a
+    member: images of one class may come from several members, and an episode mixes classes of different members.
 
     Args:
-        classes: Of the zoo.
-        capacity: Images of a class that are kept.
-        size: Pixels a side.
-        device: Where the images live.
+        classes: Number of classes of the zoo.
+        capacity: Largest number of images per class.
+        size: Side length of the images in pixels.
+        device: Device of the images.
 
     Attributes:
-        images: The buffer, uint8; slots beyond what has been written are black and never drawn.
-        written: Images of every class that were ever added. On the CPU, where episodes are drawn.
+        images: The buffer; slots that have not been written are black and are never sampled.
+        written: Number of images of every class that were ever added; on the CPU, where episodes are sampled.
     """
+
+    images: UInt8[Tensor, "classes capacity 3 size size"]
+    written: Int64[Tensor, "classes"]
 
     def __init__(self, classes: int, capacity: int, size: int, device: torch.device) -> None:
         self.images = torch.zeros(classes, capacity, 3, size, size, dtype=torch.uint8, device=device)
@@ -36,62 +40,85 @@ class TaskMemory:
 
     @torch.no_grad()
     def add(self, images: Float[Tensor, "images 3 size size"], classes: Int64[Tensor, "images"]) -> None:
-        """Keep images in place of the oldest ones of their classes.
+        """Store images; they replace the oldest ones of their classes.
 
         Args:
-            images: Finite, nominally in [0, 1]: clipped, then rounded to the nearest of 256 values.
-            classes: Class of each image in the zoo. Of one class, a later image counts as newer.
+            images: Finite images, nominally in [0, 1]: they are clipped and rounded to the nearest of 256 values.
+            classes: Class of each image in the zoo. Among the images of one class, a later one counts as newer.
         """
         classes = classes.cpu()
         counts = torch.bincount(classes, minlength=len(self.written))
         order = torch.argsort(classes, stable=True)
-        of_class = classes[order]
-        rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[of_class]
+        sorted_classes = classes[order]
+        rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[sorted_classes]
         capacity = self.images.shape[1]
         # No two images of a call may share a slot: which one stays would be undefined.
-        newest = rank >= counts[of_class] - capacity
-        order, of_class, rank = order[newest], of_class[newest], rank[newest]
-        slots = (self.written[of_class] + rank) % capacity
+        newest = rank >= counts[sorted_classes] - capacity
+        order, sorted_classes, rank = order[newest], sorted_classes[newest], rank[newest]
+        slots = (self.written[sorted_classes] + rank) % capacity
         device = self.images.device
-        kept = to_bytes(images[order.to(images.device)])
-        self.images[of_class.to(device), slots.to(device)] = kept.to(device)
+        stored = to_bytes(images[order.to(images.device)])
+        self.images[sorted_classes.to(device), slots.to(device)] = stored.to(device)
         self.written += counts
 
     def ready(self, needed: int) -> Int64[Tensor, "ready"]:
-        """The classes, in ascending order, that hold at least `needed` images."""
-        return torch.nonzero(self._held() >= needed).flatten()
+        """Classes that hold at least `needed` images, in ascending order."""
+        return torch.nonzero(self._counts() >= needed).flatten()
+
+    def newest(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
+        """Images of one class of the zoo, newest first.
+
+        Args:
+            class_index: Index of the class in the zoo.
+            count: Largest number of images.
+
+        Returns:
+            Images in [0, 1] on the CPU; fewer than `count`, or none, if the memory holds no more.
+        """
+        slots = newest_slots(int(self.written[class_index]), self.images.shape[1])[:count]
+        return to_float(self.images[class_index, slots.to(self.images.device)]).cpu()
 
     def episode(self, way: int, shot: int, query: int, generator: torch.Generator) -> Episode:
-        """Draw an episode over the classes that hold `shot + query` images; images are float in [0, 1].
+        """Sample an episode from the classes that hold at least `shot + query` images.
+
+        Args:
+            way: Number of classes.
+            shot: Number of support images per class.
+            query: Number of query images per class.
+            generator: Random generator on the CPU.
+
+        Returns:
+            The episode; its images are float in [0, 1] on the device of the memory.
 
         Raises:
-            UsageError: If fewer than `way` classes hold that many.
+            UsageError: If fewer than `way` classes hold enough images.
         """
         ready = self.ready(shot + query)
         if len(ready) < way:
             raise UsageError(
                 f"the task memory needs {way} classes with {shot} shot + {query} query = {shot + query} images each, "
-                f"but {len(ready)} of {len(self.written)} hold that many (at most {self.images.shape[1]} are kept of a "
+                f"but {len(ready)} of {len(self.written)} hold that many (at most {self.images.shape[1]} are kept per "
                 "class); recover more images first, keep more, or choose a smaller way, shot or query"
             )
-        drawn, support, of_query = sample_episode_indices(self._held()[ready], way, shot, query, generator)
+        chosen, support, queries = sample_episode_indices(self._counts()[ready], way, shot, query, generator)
         device = self.images.device
-        rows = ready[drawn].to(device)[:, None]
+        rows = ready[chosen].to(device)[:, None]
         return Episode(
             to_float(self.images[rows, support.to(device)].flatten(0, 1)),
             episode_labels(way, shot, device),
-            to_float(self.images[rows, of_query.to(device)].flatten(0, 1)),
+            to_float(self.images[rows, queries.to(device)].flatten(0, 1)),
             episode_labels(way, query, device),
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The whole memory as named tensors, not copied, for a checkpoint."""
+        """All tensors by name, not copied, for a checkpoint."""
         return {"images": self.images, "written": self.written}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`, into a memory of the same shape."""
+        """Load what the `state_dict` of a memory of the same shape returned."""
         self.images.copy_(tensors["images"])
         self.written.copy_(tensors["written"])
 
-    def _held(self) -> Int64[Tensor, "classes"]:
+    def _counts(self) -> Int64[Tensor, "classes"]:
+        """Number of images that every class holds."""
         return self.written.clamp(max=self.images.shape[1])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import RunError, UsageError
-from dfml.inversion.registry import ENGINES
+from dfml.inversion.registry import engine_names
 from dfml.learners import LearnerConfig
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.free import FREE, FreeConfig, FreeRun
@@ -109,7 +109,7 @@ def test_members_of_two_architectures_and_sizes_are_taught_by_their_own_networks
     assert metrics["replay_steps"] == 2
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", engine_names())
 def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str) -> None:
     settings = {**SMALL, "inversion": {**SMALL["inversion"], "engine": engine}, "cosine_every": 2}
     straight = FREE(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
@@ -213,7 +213,7 @@ def test_a_bad_member_is_named_and_set_aside_while_the_run_goes_on(tmp_path: Pat
     heard: list[str] = []
 
     class Listener(SilentProgress):
-        def note(self, text: str) -> None:
+        def message(self, text: str) -> None:
             heard.append(text)
 
     learner = FREE(**{**SMALL, "members_per_step": 3}).fit(
@@ -223,8 +223,8 @@ def test_a_bad_member_is_named_and_set_aside_while_the_run_goes_on(tmp_path: Pat
     assert all(bool(value.isfinite().all()) for value in learner.parameters.values())
     assert heard == ["member-001 is excluded: the generator diverged (its loss is not finite)"]
     rows = RunFolder(tmp_path / "run").read_metrics()
-    assert rows[0]["notes"] == heard
-    assert not any("notes" in row for row in rows[1:])
+    assert rows[0]["messages"] == heard
+    assert not any("messages" in row for row in rows[1:])
 
 
 def test_a_member_stays_set_aside_after_a_resumed_run(tmp_path: Path) -> None:
@@ -279,13 +279,13 @@ def test_defaults_are_the_papers() -> None:
 
 
 def test_what_cannot_work_is_refused_before_it_starts() -> None:
-    with pytest.raises(UsageError, match=r"way 9 asks for more classes than the zoo knows \(7\)"):
+    with pytest.raises(UsageError, match=r"way 9 is larger than the number of classes of the zoo \(7\)"):
         begin(way=9)
     with pytest.raises(UsageError, match=r"iterations 2 end within the warm_up of 2"):
         begin(iterations=2)
     with pytest.raises(UsageError, match=r"memory 2 holds fewer images of a class than a task needs"):
         begin(memory=2)
-    with pytest.raises(UsageError, match=r"memory 1000000000 of each of 7 classes, at 16 pixels a side"):
+    with pytest.raises(UsageError, match=r"memory 1000000000 for each of 7 classes, of side length 16 pixels"):
         begin(memory=10**9)
 
 

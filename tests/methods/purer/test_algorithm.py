@@ -42,7 +42,7 @@ def same(first: GradientLearner, second: GradientLearner) -> bool:
 
 
 def test_step_of_the_dataset_follows_the_plain_sum_of_the_members_losses_each_with_its_own_classes() -> None:
-    """Papers 1.11: released code weights members n - i + 1 (2), and permutes labels against classes (7)."""
+    """The released code weights member i of n by n - i + 1, and permutes labels against classes."""
     members = Zoo.of(
         [member(0, ("cat", "ant", "dog")), member(1, ("bee", "dog", "elk")), member(2, ("ant", "fox", "bee"))]
     )
@@ -66,12 +66,12 @@ def test_step_of_the_dataset_follows_the_plain_sum_of_the_members_losses_each_wi
 
 def test_a_large_zoo_is_sampled_anew_at_every_step() -> None:
     run = begin(zoo(6), members_per_step=2)
-    drawn = {tuple(run._members(iteration)) for iteration in range(1, 60)}
+    drawn = {tuple(run._sample_members(iteration)) for iteration in range(1, 60)}
     assert all(len(set(members)) == 2 for members in drawn)
     assert {member for members in drawn for member in members} == set(range(6))
     before = run.dataset.pixels.detach().clone()
-    run._dataset_step(1)
-    known = {index for chosen in run._members(1) for index in run.zoo.classes.of_member[chosen]}
+    run.step(1)
+    known = {index for chosen in run._sample_members(1) for index in run.zoo.classes.of_member[chosen]}
     moved = (run.dataset.pixels.detach() - before).abs().sum(dim=(1, 2, 3, 4)) > 0
     assert {index for index, flag in enumerate(moved.tolist()) if flag} == known
 
@@ -93,7 +93,7 @@ def test_the_curriculum_follows_the_reversed_gradient_of_the_outer_loss() -> Non
     taken: list[torch.Tensor] = []
     run.pixel_optimiser.register_step_pre_hook(lambda *_: taken.append(run.dataset.pixels.grad.clone()))  # type: ignore[union-attr,arg-type,return-value]
     run.switch.observe(2, 0.0)
-    run._dataset_step(1)
+    run.step(1)
     torch.testing.assert_close(taken[0], plain - 0.5 * of_outer_loss)
 
 
@@ -110,7 +110,7 @@ def test_the_outer_step_is_taken_on_the_sum_over_episodes() -> None:
         loss = run.outer.blank.episode_loss(run.outer.parameters, run.outer.stored, episode).loss
         for total, part in zip(expected, torch.autograd.grad(loss, list(run.outer.parameters.values())), strict=True):
             total += part
-    run._learner_step(1)
+    run._meta_train(1)
     for value, gradient in zip(run.outer.parameters.values(), expected, strict=True):
         assert value.grad is not None
         torch.testing.assert_close(value.grad, gradient)
@@ -207,7 +207,7 @@ def test_defaults_are_the_papers_with_a_random_start() -> None:
 
 
 def test_what_cannot_work_is_refused_before_it_starts() -> None:
-    with pytest.raises(UsageError, match=r"way 9 asks for more classes than the zoo knows \(7\)"):
+    with pytest.raises(UsageError, match=r"way 9 is larger than the number of classes of the zoo \(7\)"):
         begin(way=9)
     with pytest.raises(UsageError, match=r"a dataset of 1000000000 images \(images_per_class\) of each of 7 classes"):
         begin(images_per_class=10**9)
@@ -215,7 +215,7 @@ def test_what_cannot_work_is_refused_before_it_starts() -> None:
         PURER(curriculum_wieght=1.0)
     with pytest.raises(ConfigError, match=r"'learner.inner': unknown setting; known are kind, backbone"):
         PURER(learner={"inner": 1})
-    with pytest.raises(ConfigError, match="made hard by its curriculum"):
+    with pytest.raises(ConfigError, match="PURER has no student"):
         PURER(inversion={"disagreement": 1.0})
     with pytest.raises(ConfigError, match=r"'learner.inner_lr'"):
         PURER(learner={"inner_lr": -1})

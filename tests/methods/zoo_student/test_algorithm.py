@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dfml.errors import RunError, UsageError
 from dfml.evaluation.protocol import evaluate
-from dfml.inversion.registry import ENGINES
+from dfml.inversion.registry import engine_names
 from dfml.learners import MetaLearner
 from dfml.learners.embedding import episode_loss
 from dfml.learners.student import Student
@@ -20,7 +20,7 @@ from dfml.training.loop import restore
 from dfml.training.progress import SilentProgress
 from dfml.training.run_folder import RunFolder
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
-from dfml.zoo.pretrained import query_members
+from dfml.zoo.members import query_members
 from tests.factories import coloured_dataset, images, member, zoo
 
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ def test_the_student_learns_what_all_members_answer() -> None:
 
 
 def test_a_memory_that_no_machine_has_is_refused_before_it_starts() -> None:
-    with pytest.raises(UsageError, match=r"a memory of 1000000000 images \(memory\), at 16 pixels a side"):
+    with pytest.raises(UsageError, match=r"a memory of 1000000000 images \(memory\), of side length 16 pixels"):
         begin(memory=10**9, iterations=10**9)
 
 
@@ -107,7 +107,10 @@ def test_every_image_is_kept_with_the_answers_of_those_that_were_asked() -> None
     run = begin(members, teachers=3, mixed=0)
     run.step(1)
     assert len(run.buffer) == 2 * 3 * 3
-    shown, answers = run.buffer.images[: len(run.buffer)].float() / 255.0, run.buffer.answers[: len(run.buffer)].float()
+    shown, answers = (
+        run.buffer.images[: len(run.buffer)].float() / 255.0,
+        run.buffer.log_probabilities[: len(run.buffer)].float(),
+    )
     asked = [not bool(part.isnan().any()) for part in torch.split(answers, 3, dim=1)]
     assert sum(asked) == 3
     assert set(run.source.next_members(1, 2)) <= {index for index, yes in enumerate(asked) if yes}
@@ -120,7 +123,9 @@ def test_half_the_bits_are_for_networks_only() -> None:
     leaves = {**SMALL["inversion"], "ei": {"steps": 2, "start": "dead_leaves"}}
     runs = [begin(precision=precision, teachers=None, inversion=leaves) for precision in ("float32", "bfloat16")]
     rows = [[run.step(iteration) for iteration in (1, 2)] for run in runs]
-    full, half = (run.buffer.answers[:18].float() for run in runs)  # of the first step: no student has a say in it
+    full, half = (
+        run.buffer.log_probabilities[:18].float() for run in runs
+    )  # of the first step: no student has a say in it
     assert torch.equal(*(run.buffer.images[:18] for run in runs))
     assert not torch.equal(full, half)
     torch.testing.assert_close(half.exp(), full.exp(), atol=0.02, rtol=0.0)
@@ -143,7 +148,7 @@ def test_a_part_of_every_batch_is_an_episode_of_recovered_classes() -> None:
     for iteration in (1, 2):
         run.step(iteration)
     of_classes = run.buffer.indices_by_class(3)
-    chosen, way = run._choose(of_classes, torch.Generator().manual_seed(0))
+    chosen, way = run._sample_batch(of_classes, torch.Generator().manual_seed(0))
     assert (len(chosen), way) == (30, 4)
     classes = run.buffer.classes[chosen]
     support, query = classes[:8].view(4, 2), classes[8:12]
@@ -163,7 +168,7 @@ def test_an_episode_has_no_more_classes_than_there_are_or_fit_in_a_batch(setting
     once = {"members_per_step": 1, "images_per_class": 8, "teachers": None, "iterations": 1, "batch": 64}
     run = begin(Zoo.of([member(0)]), **{**once, "episodic_share": 0.9, **settings})
     row = run.step(1)
-    _, found = run._choose(
+    _, found = run._sample_batch(
         run.buffer.indices_by_class(run.config.episode_shot + run.config.episode_query), torch.Generator()
     )
     assert found == way
@@ -196,13 +201,13 @@ def test_episodes_teach_to_tell_the_zoos_classes_apart() -> None:
         for iteration in range(1, 7):
             row = run.step(iteration)
         assert ("outer_loss" in row) == (episodic > 0)
-        chosen, way = run._choose(run.buffer.indices_by_class(7), torch.Generator().manual_seed(1))
+        chosen, way = run._sample_batch(run.buffer.indices_by_class(7), torch.Generator().manual_seed(1))
         with torch.no_grad():
-            losses.append(episode_loss(run.student.embed(run.buffer.take(chosen)[0]), way, 3, 4).item())
+            losses.append(episode_loss(run.student.embed(run.buffer.get(chosen)[0]), way, 3, 4).item())
     assert losses[1] < losses[0] - 0.1
 
 
-@pytest.mark.parametrize(("engine", "precision"), [*product(ENGINES, ["float32"]), ("ei", "bfloat16")])
+@pytest.mark.parametrize(("engine", "precision"), [*product(engine_names(), ["float32"]), ("ei", "bfloat16")])
 def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str, precision: str) -> None:
     settings = {**SMALL, "precision": precision, "inversion": {**SMALL["inversion"], "engine": engine}}
     ZooStudent(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
@@ -256,7 +261,7 @@ def test_members_of_several_architectures_sizes_and_ways_are_taught_together() -
     shown = run.buffer.images[: len(run.buffer)].float() / 255.0
     assert shown.shape == (21, 3, 16, 16)
     expected = run.student.groups.log_softmax(query_members(members, shown))
-    torch.testing.assert_close(run.buffer.answers[:21].float(), expected, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(run.buffer.log_probabilities[:21].float(), expected, atol=1e-2, rtol=1e-2)
     assert run.learner().embed(images(2)).shape == (2, 7)
 
 
@@ -302,7 +307,7 @@ class Listener(SilentProgress):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def note(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.heard.append(text)
 
 

@@ -1,4 +1,4 @@
-"""FREE (Wei et al., CVPR 2024): fast recovery of tasks (FIVE) and gradient-aligned distillation and replay (BELL)."""
+"""`free`: fast inversion with a meta-generator (FIVE), and meta-learning with aligned gradients (BELL)."""
 
 from dfml.methods.free.algorithm import FREE, FreeConfig, FreeRun
 

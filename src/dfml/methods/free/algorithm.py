@@ -1,11 +1,17 @@
-"""FREE (Yuan et al., CVPR 2024): recover a task from each member in a few steps, and align what the members teach.
+"""FREE: recover a task from each member of a zoo in a few steps, and distil the members with aligned gradients.
 
-A meta-iteration (papers 2.6): FIVE specialises one generator on a few members; their images go into the task memory;
-BELL distils the members into the learner one after the other, which aligns their gradients; the learner replays tasks
-that mix the classes of all members seen so far. Differences to the released code are those of papers 2.9 (every
-member's images are kept, divergences are divergences, optimisers last, nothing looks at test images), and: the
-distillation has a head and an Adam of its own, disagreement reaches the images through the learner too, and what a
-shift brings in is the mean colour.
+Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024, arXiv 2405.00984. A meta-iteration:
+
+1. FIVE (faster inversion via meta-generator): copies of one generator take a few steps on a few members each; the
+   members' images go into the task memory.
+2. BELL (better generalisation via meta-learner), distillation: the members are distilled into the learner one after the
+   other, which aligns their gradients (`alignment.py`).
+3. BELL, replay: the learner is meta-trained on tasks from the memory, which mix the classes of all members so far.
+
+Differences from the released code: the images of every member are kept (the code keeps those of the last one only);
+divergences are true KL divergences; the optimisers' state lasts for the whole run; no test images are used; the
+distillation has a head and an Adam of its own; the disagreement reaches the images through the learner too; shifted
+images are padded with the mean colour instead of black. See also the row FREE of docs/papers.md.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
@@ -24,9 +31,10 @@ from dfml.errors import UsageError
 from dfml.images import resize_and_crop
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.loss import InversionWeights, View, sample_view
-from dfml.inversion.registry import InversionConfig
+from dfml.inversion.registry import InversionConfig, LearnedEngine
 from dfml.learners import LearnerConfig, create_learner
 from dfml.learners.classifier import strip
+from dfml.learners.episode import Episode
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters
 from dfml.methods.base import Method
@@ -35,64 +43,73 @@ from dfml.methods.free.distillation import Distillation, HeadRule
 from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
 from dfml.training.checkpoint import State
 from dfml.training.device import require_memory
-from dfml.training.loop import TrainingConfig, TrainingRun
+from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
+from dfml.training.metrics import describe_inversion_metrics
 from dfml.training.outer_loop import OuterLoop
 from dfml.training.task_memory import TaskMemory
 from dfml.zoo.zoo import Zoo
 
 VIEW = InversionWeights(jitter=4, wrap=False, flip=True)
-"""How images are shifted and mirrored for the distillation."""
+"""Random shift and mirroring of the images for the distillation."""
 
 
 class FreeConfig(TrainingConfig):
-    """Settings of FREE; defaults are those of the released code (papers 2.5) unless a setting says otherwise."""
+    """Settings of FREE; defaults are those of the released code unless a setting says otherwise."""
 
     iterations: NonNegativeInt = 999
+    """Number of meta-iterations."""
     learner: LearnerConfig = LearnerConfig(inner_steps=5, test_inner_steps=10)
     img_size: PositiveInt | None = None
-    """Pixels a side of learner and memory; None: the members' most common size."""
+    """Side length of the learner's input and of the images in memory in pixels; None: the most common input size of the
+    members."""
     inversion: InversionConfig = InversionConfig()
+    """Inversion engine, and the settings of each engine."""
     members_per_step: PositiveInt = 4
-    """Members that are visited in a meta-iteration, drawn at random."""
+    """Number of members per meta-iteration, sampled at random."""
     images_per_class: PositiveInt = 20
-    """Recovered at a visit, for each of a member's classes (`inversion.classes_per_round`)."""
+    """Number of images recovered for each class of a member in a meta-iteration (for at most
+    `inversion.classes_per_round` classes of a member)."""
     warm_up: NonNegativeInt = 19
-    """Meta-iterations that train the engine only."""
+    """Number of meta-iterations at the beginning that train the inversion engine only."""
     alignment: Literal["sequential", "joint", "none"] = "sequential"
-    """How the members are distilled into the learner: one after the other (BELL), all at once (an ablation), not at all
-    (then there is no student to disagree with either)."""
+    """Distillation of the members into the learner. `sequential`: one member after the other (BELL). `joint`: all at
+    once (an ablation). `none`: no distillation, and thus no disagreement term in the inversion loss."""
     alignment_optimiser: InnerOptimiser = "adam"
-    """Of the sequential updates: `adam` as released, `sgd` as the theory has it."""
+    """Optimiser of the sequential updates: `adam` as in the released code, `sgd` as in the theory."""
     alignment_lr: PositiveFloat = 0.001
-    """Of the updates by one member after the other, or by all together."""
+    """Learning rate of the sequential updates, or of the joint update."""
     distillation_head: HeadRule = "classes"
-    """Whose head row stands for which output of a member; `positions` is as released (see `distillation.py`).
-    Either way the head is used for distillation only: the head that episodes start from is left to the replay."""
+    """Row of the distillation head that is trained by an output of a member. `classes`: the row of the output's class.
+    `positions`: the row with the output's index, as in the released code. The head is used for the distillation only;
+    the head that episodes start from is trained by the replay."""
     temperature: PositiveFloat = 1.0
-    """Of the distillation."""
+    """Temperature of the distillation."""
     cosine_every: NonNegativeInt = 0
-    """Meta-iterations between measurements of how well the members' gradients to the backbone agree; 0: never."""
+    """Number of meta-iterations between measurements of the cosine between the members' gradients with respect to the
+    backbone; 0: no measurements."""
     outer_lr: PositiveFloat = 0.001
-    """Of Adam; the replay and the distillation have one each, because their gradients are of different scale."""
+    """Learning rate of Adam for the meta-learned weights. Replay and distillation have an Adam each, because their
+    gradients differ in scale."""
     memory: PositiveInt = 400
-    """Images kept of every class, as bytes: 79 MB for 64 classes at 32 pixels a side."""
+    """Number of images kept per class, as bytes: 79 MB for 64 classes of 32 x 32 images."""
     replay: Literal["stagnation", "fixed", "none"] = "stagnation"
-    """Replay until its accuracy has not improved `replay_patience` times in a row (as released; takes as long as it
-    takes), or `replay_steps` times, or not at all."""
+    """Length of the replay in a meta-iteration. `stagnation`: until the accuracy has not improved for `replay_patience`
+    steps (as in the released code; the time varies). `fixed`: `replay_steps` steps. `none`: no replay."""
     replay_patience: PositiveInt = 10
-    """Replays without improvement that mean stagnation."""
+    """Number of replay steps in a row without improvement that end a replay until `stagnation`."""
     replay_steps: PositiveInt = 20
-    """Of a `fixed` replay."""
+    """Number of steps of a `fixed` replay."""
     replay_tasks: PositiveInt = 10
-    """Tasks of a replay step; their losses are summed."""
+    """Number of tasks per replay step; their losses are summed."""
     patience: PositiveInt = 5
-    """Visits without progress after which a member is excluded (`dfml.inversion.failures`)."""
+    """Number of inversions in a row without progress after which a member is excluded."""
     statistics_momentum: float = Field(default=0.01, gt=0.0, le=1.0)
-    """Of the moving average of support statistics (used by `learner.statistics_shrinkage`)."""
+    """Weight of a new replay step in the moving average of the support sets' batch-norm statistics, in (0, 1]; used if
+    `learner.statistics_shrinkage` is not 0."""
 
 
 class FREE(Method):
-    """Meta-training on tasks that a meta-learned generator recovers from the members."""
+    """Meta-training on tasks that a meta-learned generator recovers from the members (Wei et al., CVPR 2024)."""
 
     name: ClassVar[str] = "free"
     config_type: ClassVar[type[TrainingConfig]] = FreeConfig
@@ -122,7 +139,7 @@ class FREE(Method):
         """See `Method.start`."""
         config = self.config
         if config.way > len(zoo.classes):
-            raise UsageError(f"way {config.way} asks for more classes than the zoo knows ({len(zoo.classes)})")
+            raise UsageError(f"way {config.way} is larger than the number of classes of the zoo ({len(zoo.classes)})")
         if 0 < config.iterations <= config.warm_up:
             raise UsageError(
                 f"iterations {config.iterations} end within the warm_up of {config.warm_up}, which trains no learner; "
@@ -137,13 +154,15 @@ class FREE(Method):
         require_memory(
             len(zoo.classes) * config.memory * 3 * size * size,
             device,
-            f"memory {config.memory} of each of {len(zoo.classes)} classes, at {size} pixels a side (img_size),",
+            f"memory {config.memory} for each of {len(zoo.classes)} classes, of side length {size} pixels (img_size),",
         )
         return FreeRun(config, zoo, device)
 
 
 class FreeRun(TrainingRun):
-    """State and meta-iteration of FREE (papers 2.6)."""
+    """The state of FREE: inversion engine, task memory, distillation, learner."""
+
+    images_caption = "Newest images in FREE's task memory, recovered from the members during the meta-training."
 
     def __init__(self, config: FreeConfig, zoo: Zoo, device: torch.device) -> None:
         self.config, self.zoo, self.device = config, zoo, device
@@ -180,43 +199,50 @@ class FreeRun(TrainingRun):
         )
 
     def step(self, iteration: int) -> Mapping[str, float]:
-        """Recover, remember, align, replay."""
-        began = time.perf_counter()
-        members = self.source.sample_members(iteration, self.config.members_per_step)
-        recovered, metrics = self._recover(members, iteration)
-        metrics["recovery_seconds"] = time.perf_counter() - began
+        """One meta-iteration in the steps of the paper's algorithm: FIVE, task memory, BELL (distillation, replay)."""
+        start = time.perf_counter()
+        images, metrics = self._five(iteration)
+        metrics["recovery_seconds"] = time.perf_counter() - start
         if iteration <= self.config.warm_up:
             return metrics
-        for member, images in recovered.items():
-            labels = self.source.labels(member, self.config.images_per_class, iteration)
-            self.memory.add(images, self.classes[member][labels])
-        if recovered and self.config.alignment != "none":
-            metrics |= self._align(recovered, iteration)
-        metrics["alignment_seconds"] = time.perf_counter() - began - metrics["recovery_seconds"]
+        self._store(images, iteration)
+        if images and self.config.alignment != "none":
+            metrics |= self._bell_distillation(images, iteration)
+        metrics["alignment_seconds"] = time.perf_counter() - start - metrics["recovery_seconds"]
         if self.config.replay != "none":
-            between = time.perf_counter()
-            metrics |= self._replay(iteration)
-            metrics["replay_seconds"] = time.perf_counter() - between
+            replay_start = time.perf_counter()
+            metrics |= self._bell_replay(iteration)
+            metrics["replay_seconds"] = time.perf_counter() - replay_start
         return metrics
 
-    def _recover(self, members: list[int], iteration: int) -> tuple[dict[int, Tensor], dict[str, float]]:
-        """Images of the members whose recovery went well, and what the engine learned from them (papers 2.2)."""
-        # A distillation head that nothing trains is not worth disagreeing with.
-        taught = iteration > self.config.warm_up and self.config.alignment != "none"
-        found = self.source.recover(
-            members,
+    def _five(self, iteration: int) -> tuple[dict[int, Tensor], dict[str, float]]:
+        """FIVE: recover images from some members, and update the meta-generator.
+
+        Returns:
+            Images by member, of the members whose inversion succeeded, and the mean losses.
+        """
+        # Without distillation nothing trains the distillation head, so its predictions mean nothing.
+        trained = iteration > self.config.warm_up and self.config.alignment != "none"
+        images = self.source.recover(
+            self.source.sample_members(iteration, self.config.members_per_step),
             self.config.images_per_class,
             iteration,
-            student=self.distillation.answer if taught else None,
+            student=self.distillation.student_logits if trained else None,
             own=self.distillation.parameters.values(),
         )
-        return found, dict(self.source.last)
+        return images, dict(self.source.last)
 
-    def _align(self, recovered: Mapping[int, Tensor], iteration: int) -> dict[str, float]:
-        """Cross-task distillation with implicit gradient alignment: BELL (papers 2.4, step 1)."""
+    def _store(self, images: Mapping[int, Tensor], iteration: int) -> None:
+        """Add the images of all members to the task memory."""
+        for member, member_images in images.items():
+            labels = self.source.labels(member, self.config.images_per_class, iteration)
+            self.memory.add(member_images, self.classes[member][labels])
+
+    def _bell_distillation(self, images: Mapping[int, Tensor], iteration: int) -> dict[str, float]:
+        """BELL, distillation: distil the members into the learner with implicit gradient alignment."""
         config, weights = self.config, self.distillation.parameters
         view = sample_view(VIEW, seeds.generator(config.seed, "distillation", iteration))
-        losses = [self._distillation_loss(member, images, view) for member, images in recovered.items()]
+        losses = [self._member_loss(member, member_images, view) for member, member_images in images.items()]
         if config.alignment == "sequential":
             update = sequential(weights, losses, lr=config.alignment_lr, optimiser=config.alignment_optimiser)
         else:
@@ -231,26 +257,31 @@ class FreeRun(TrainingRun):
         return metrics
 
     @torch.no_grad()
-    def _distillation_loss(self, member: int, images: Tensor, view: View) -> MemberLoss:
-        space, classifier = self.preprocessing, self.zoo[member]
-        shown = space.denormalise(view.apply(space.normalise(images)))
-        answers = classifier.logits(resize_and_crop(shown, classifier.size))
-        return self.distillation.loss(shown, answers, member)
+    def _member_loss(self, member: int, images: Tensor, view: View) -> MemberLoss:
+        """The distillation loss of one member on a view of its images, as a function of the student's weights."""
+        preprocessing, classifier = self.preprocessing, self.zoo.classifier(member)
+        inputs = preprocessing.denormalise(view.apply(preprocessing.normalise(images)))
+        teacher_logits = classifier.logits(resize_and_crop(inputs, classifier.size))
+        return self.distillation.loss(inputs, teacher_logits, member)
 
-    def _replay(self, iteration: int) -> dict[str, float]:
-        """Meta-learn from tasks that mix the classes of all members in memory (papers 2.4, step 2)."""
+    def _bell_replay(self, iteration: int) -> dict[str, float]:
+        """BELL, replay: meta-train the learner on tasks that mix the classes of all members in memory."""
         config = self.config
         if len(self.memory.ready(config.shot + config.query)) < config.way:
             return {"replay_steps": 0.0}
         best, stagnant, step = -math.inf, 0, 0
         metrics: dict[str, float] = {}
         while stagnant < config.replay_patience if config.replay == "stagnation" else step < config.replay_steps:
-            draws = [seeds.generator(config.seed, "replay", iteration, step, i) for i in range(config.replay_tasks)]
-            episodes = [self.memory.episode(config.way, config.shot, config.query, draw) for draw in draws]
+            episodes = [self._task(iteration, step, index) for index in range(config.replay_tasks)]
             metrics = self.outer.step(episodes)
             best, stagnant = (metrics["accuracy"], 0) if metrics["accuracy"] > best else (best, stagnant + 1)
             step += 1
         return {**metrics, "replay_steps": float(step)}
+
+    def _task(self, iteration: int, step: int, index: int) -> Episode:
+        config = self.config
+        generator = seeds.generator(config.seed, "replay", iteration, step, index)
+        return self.memory.episode(config.way, config.shot, config.query, generator)
 
     def learner(self) -> GradientLearner:
         """See `TrainingRun.learner`."""
@@ -260,18 +291,49 @@ class FreeRun(TrainingRun):
         """See `TrainingRun.pop_messages`."""
         return self.source.pop_messages()
 
+    def describe_metrics(self) -> Mapping[str, MetricDescription]:
+        """See `TrainingRun.describe_metrics`."""
+        outer = self.outer.describe_metrics()
+        return {
+            "outer_loss": outer["outer_loss"],
+            "distillation_loss": MetricDescription(
+                "distillation loss",
+                "Distillation loss: KL divergence of the learner's predictions from the members' predictions.",
+                panel=outer["outer_loss"].panel,
+                headline=True,
+            ),
+            "accuracy": outer["accuracy"],
+            "replay_steps": MetricDescription(
+                "replay steps", "Number of replay steps per meta-iteration.", logarithmic=False
+            ),
+            "cosine": MetricDescription(
+                "gradient cosine",
+                "Mean cosine between the members' gradients with respect to the backbone, in [-1, 1].",
+                logarithmic=False,
+            ),
+            **describe_inversion_metrics(disagreement=True),
+        }
+
+    def images(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
+        """See `TrainingRun.images`."""
+        return self.memory.newest(class_index, count)
+
+    def learned_engine(self) -> LearnedEngine | None:
+        """See `TrainingRun.learned_engine`."""
+        return self.source.learned_engine()
+
     def state_dict(self) -> State:
-        """See `TrainingRun.state`."""
+        """See `TrainingRun.state_dict`."""
         tensors = {f"outer.{name}": value for name, value in self.outer.state_dict().items()}
         tensors |= {f"memory.{name}": value for name, value in self.memory.state_dict().items()}
         engine, values = self.source.state_dict()
         tensors |= {f"engine.{name}": value for name, value in engine.items()}
         tensors |= {f"distillation.{name}": value for name, value in self.distillation.head.items()}
         tensors |= optimiser_state_dict("distillation_optimiser", self.distillation_optimiser)
-        return State(tensors, {**values, "preprocessing": self.preprocessing.as_dict()})
+        return State(tensors, values)
 
     def load_state_dict(self, state: State) -> None:
-        """See `TrainingRun.restore`."""
+        """See `TrainingRun.load_state_dict`."""
         self.source.load_state_dict(strip(state.tensors, "engine."), state.values)
         self.outer.load_state_dict(strip(state.tensors, "outer."))
         self.memory.load_state_dict(strip(state.tensors, "memory."))

@@ -1,14 +1,15 @@
-"""Implicit gradient alignment: learn from members one after the other, so that their gradients agree (papers 2.4).
+"""Implicit gradient alignment (FREE, BELL): update on one member after the other, so that their gradients agree.
 
-Let g_i be the gradient of member i's loss L_i. m plain SGD steps of size b, one a member, lead from theta to theta~
-with, averaged over all orders of the members,
+Let g_i and H_i be the gradient and the Hessian of member i's loss L_i. Plain SGD steps of size b, one per member, lead
+from theta to theta~. Averaged over all orders of the members,
 
     theta - theta~ = b * sum_i g_i - (b^2 / 2) * grad sum_{i<j} <g_i, g_j> + O(b^3)
 
-A later member's gradient is taken where the earlier ones have led: at first order it changes by -b * H_j g_i, and in
-half of all orders i comes before j; H_j g_i + H_i g_j is the gradient of <g_i, g_j>. Descending theta - theta~ hence
-descends `sum_i L_i - (b / 2) * sum_{i<j} <g_i, g_j>`: it also raises the inner products of the members' gradients,
-without a second derivative. The expansion holds for SGD; with Adam inside, as released, it is a heuristic.
+The gradient of a later member j is taken after the step on an earlier member i, which changes it by -b * H_j g_i to
+first order. In half of all orders i comes before j, and H_j g_i + H_i g_j is the gradient of <g_i, g_j>. A descent
+along theta - theta~ hence decreases `sum_i L_i - (b / 2) * sum_{i<j} <g_i, g_j>`: it also increases the inner products
+of the members' gradients, without second derivatives. The expansion holds for SGD; with Adam, as in the released code,
+it is a heuristic.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from torch.nn import functional
 from dfml.learners.network import Parameters
 
 MemberLoss = Callable[[Parameters], Tensor]
-"""A member's loss as a function of the learner's parameters: a differentiable scalar."""
+"""A member's loss as a function of the learner's parameters; returns a differentiable scalar."""
 
 InnerOptimiser = Literal["sgd", "adam"]
-"""`sgd` as the theory has it, `adam` as released."""
+"""Optimiser of the sequential updates: `sgd` as in the theory, `adam` as in the released code."""
 
 
 @dataclass(frozen=True)
 class MemberUpdate:
-    """What a round over the members teaches.
+    """The result of one pass over the members.
 
     Attributes:
-        pseudo_gradient: For the outer optimiser to descend; named and shaped like the parameters, detached.
-        losses: Of each member in the order of the round, where its gradient was taken; detached.
+        pseudo_gradient: Gradient for the outer optimiser, with the names and shapes of the parameters; detached.
+        losses: Loss of each member in the order of the pass, at the point where its gradient was taken; detached.
     """
 
     pseudo_gradient: Parameters
@@ -47,43 +48,43 @@ class MemberUpdate:
 def sequential(
     parameters: Parameters, losses: Sequence[MemberLoss], *, lr: float, optimiser: InnerOptimiser = "adam"
 ) -> MemberUpdate:
-    """One inner update a member, each from where the one before ended (papers 2.4, step 1).
+    """One inner update per member, each starting where the previous one ended.
 
     Args:
-        parameters: theta; neither changed nor given gradients.
-        losses: One a member, in the order of the updates; to be drawn anew for every round.
-        lr: Size of an inner update.
-        optimiser: Of the inner updates. Members share its state, which begins fresh with every round.
+        parameters: theta; they are not changed and get no gradients.
+        losses: One loss per member, in the order of the updates; the order should be random in every pass.
+        lr: Learning rate of the inner updates.
+        optimiser: Optimiser of the inner updates. All members share its state, which is new in every pass.
 
     Returns:
-        theta - theta~, first order: no graph outlives an update.
+        theta - theta~, detached: no graph is kept beyond an update.
     """
     point = _leaves(parameters)
     leaves = list(point.values())
     inner = torch.optim.SGD(leaves, lr=lr) if optimiser == "sgd" else torch.optim.Adam(leaves, lr=lr)
-    seen = []
+    values = []
     for loss in losses:
         inner.zero_grad()
         with torch.enable_grad():
             value = loss(point)
-        # Only into these leaves: a loss may close over other tensors that take gradients, such as images.
+        # Only to these leaves: a loss may refer to other tensors that require gradients, such as images.
         value.backward(inputs=leaves)  # type: ignore[no-untyped-call]
         inner.step()
-        seen.append(value.detach())
-    travelled = {name: (value - point[name]).detach() for name, value in parameters.items()}
-    return MemberUpdate(travelled, torch.stack(seen))
+        values.append(value.detach())
+    pseudo_gradient = {name: (value - point[name]).detach() for name, value in parameters.items()}
+    return MemberUpdate(pseudo_gradient, torch.stack(values))
 
 
 def joint(parameters: Parameters, losses: Sequence[MemberLoss], *, lr: float) -> MemberUpdate:
-    """The counterpart without alignment: every member's gradient is taken at the same parameters, and averaged.
+    """The update without alignment: all members' gradients are taken at the same parameters.
 
-    The mean gradient is multiplied by `lr` and the number of members: what `sequential` with SGD gives at first order,
-    so that both are descended with the same outer learning rate.
+    Their sum is multiplied by `lr`, which equals `sequential` with SGD to first order, so that the same outer learning
+    rate suits both.
 
     Args:
-        parameters: theta; neither changed nor given gradients.
-        losses: One a member; their order has no meaning.
-        lr: Of the inner update that it stands for.
+        parameters: theta; they are not changed and get no gradients.
+        losses: One loss per member, in any order.
+        lr: Learning rate of the inner update.
     """
     gradients, values = member_gradients(parameters, losses)
     scaled = {name: lr * torch.stack([each[name] for each in gradients]).sum(dim=0) for name in parameters}
@@ -93,7 +94,10 @@ def joint(parameters: Parameters, losses: Sequence[MemberLoss], *, lr: float) ->
 def member_gradients(
     parameters: Parameters, losses: Sequence[MemberLoss]
 ) -> tuple[list[Parameters], Float[Tensor, "members"]]:
-    """Every member's gradient at the same parameters, zero where its loss does not depend on one, and its loss."""
+    """Gradients and losses of all members at the same parameters.
+
+    A gradient is zero for parameters that a member's loss does not depend on.
+    """
     point = _leaves(parameters)
     gradients, values = [], []
     for loss in losses:
@@ -106,13 +110,13 @@ def member_gradients(
 
 
 def mean_cosine(gradients: Sequence[Parameters]) -> float:
-    """Mean cosine of all pairs of members' gradients (papers 2.8, claim 8): whether members pull the same way.
+    """Mean cosine between the gradients of all pairs of members.
 
     Args:
-        gradients: Of at least two members, of the same parameters. A gradient of zero counts as at right angles to all.
+        gradients: One gradient per member, of the same parameters. A gradient of zero has cosine 0 with all others.
 
     Returns:
-        In [-1, 1]; NaN for fewer than two members.
+        The mean cosine, in [-1, 1]; NaN for fewer than two members.
     """
     if len(gradients) < 2:
         return float("nan")

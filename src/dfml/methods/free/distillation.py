@@ -1,13 +1,13 @@
-"""Cross-task distillation: a learner takes over what frozen members answer (papers 2.4).
+"""Cross-task distillation (FREE, BELL): the learner is trained to predict what the frozen members predict.
 
-Members answer different questions: output 0 of one is a cat, of another a truck, and one has five outputs where another
-has ten. Which row of the learner's distillation head stands for which output is decided by a `HeadRule`:
+Members have different label sets: output 0 may be a cat in one member and a truck in another, and members differ in
+their number of outputs. A `HeadRule` decides which row of the learner's distillation head is trained by which output:
 
-`classes`: the head has one row for every class of the zoo, and a member is compared with the rows of its own classes.
-    Members of any way fit in, and the same class of two members is one row, wherever each of them puts it.
-`positions`: output j of every member is row j of one head, whatever class it is, as in the released code. The head has
-    as many rows as the member with the most outputs, and a member with fewer uses the first. Members that share a row
-    ask for different things of it; that is harmless only as far as the head is learned anew for every task.
+`classes`: the head has one row for every class of the zoo, and a member trains the rows of its own classes. Members may
+    have any number of outputs, and a class that two members share is one row, whatever its index in each of them.
+`positions`: output j of every member trains row j of the head, whatever its class is, as in the released code. The head
+    has as many rows as the member with the most outputs. Members that share a row train it for different classes; this
+    is harmless only if the head is trained again for every task.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters
 
 HeadRule = Literal["classes", "positions"]
-"""Which rows of the distillation head a member's outputs are compared with; see the module."""
+"""Rule that assigns rows of the distillation head to the outputs of members; see the module's docstring."""
 
 
 def head_size(rule: HeadRule, classes_of_member: Sequence[Sequence[int]]) -> int:
-    """Rows of the distillation head.
+    """Number of rows of the distillation head.
 
     Args:
-        rule: Which rows stand for which outputs.
-        classes_of_member: For every member of the zoo, the class of each of its outputs; classes count from 0.
+        rule: Rule that assigns rows to outputs.
+        classes_of_member: For every member of the zoo, the class of each of its outputs; classes are counted from 0.
     """
     if rule == "classes":
         return 1 + max(max(classes) for classes in classes_of_member)
@@ -43,7 +43,7 @@ def head_size(rule: HeadRule, classes_of_member: Sequence[Sequence[int]]) -> int
 
 
 def head_rows(rule: HeadRule, classes_of_member: Sequence[Sequence[int]]) -> list[Int64[Tensor, "outputs"]]:
-    """For every member, the rows of the distillation head that stand for its outputs; see `head_size`."""
+    """Rows of the distillation head for the outputs of every member; see `head_size` for the arguments."""
     if rule == "classes":
         return [torch.tensor(classes) for classes in classes_of_member]
     return [torch.arange(len(classes)) for classes in classes_of_member]
@@ -55,7 +55,7 @@ def class_logits(
     bias: Float[Tensor, "head_rows"],
     rows: Int64[Tensor, "outputs"],
 ) -> Float[Tensor, "images outputs"]:
-    """A linear head reduced to some of its rows, in their order."""
+    """Logits of some rows of a linear head, in the order of `rows`."""
     return functional.linear(features, weight[rows], bias[rows])
 
 
@@ -64,13 +64,14 @@ def divergence(
     student_logits: Float[Tensor, "images outputs"],
     temperature: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """KL(teacher || student) of the softmax probabilities in nats, mean over images (papers 2.9, 1).
+    """Distillation loss: KL(teacher || student) of the softmax probabilities in nats, mean over images.
 
-    Zero where both answer alike, and nowhere else. Gradients reach both arguments.
+    It is zero only where both predict the same probabilities. The released code of FREE passes probabilities instead of
+    log-probabilities to `kl_div`, whose minimum is elsewhere. Gradients reach both arguments.
 
     Args:
-        teacher_logits: What is to be taken over.
-        student_logits: Of the same images, with the outputs in the same order.
+        teacher_logits: Logits of the teacher.
+        student_logits: Logits of the student for the same images and outputs.
         temperature: Logits are divided by it, and the divergence is multiplied by its square, so that the size of the
             gradient hardly depends on it (Hinton et al. 2015).
     """
@@ -80,21 +81,22 @@ def divergence(
 
 
 class Distillation:
-    """A learner's backbone under a distillation head: the student of all members of a zoo.
+    """The student of all members of a zoo: a learner's backbone with a distillation head.
 
-    The head that episodes start from is not touched.
+    The head that episodes start from is not part of it.
 
     Args:
-        blank: The learner; says how features are computed.
-        backbone: Its weights, `backbone.*`; shared with whoever else trains them.
+        blank: Learner whose network computes the features.
+        backbone: Weights of the learner's backbone, `backbone.*`; not copied, since the outer loop trains them too.
         classes_of_member: See `head_size`.
-        rule: Which rows stand for which outputs.
+        rule: Rule that assigns rows of the head to outputs.
         temperature: See `divergence`.
-        seed: Of the head's first weights.
+        seed: Seed of the initial weights of the head.
 
     Attributes:
-        parameters: `backbone.*`, and the head's `weight` and `bias`.
-        rows: For every member, the rows of the head that stand for its outputs.
+        head: `weight` and `bias` of the head.
+        parameters: `backbone.*`, and `weight` and `bias` of the head.
+        rows: For every member, the rows of the head for its outputs.
     """
 
     def __init__(
@@ -109,35 +111,40 @@ class Distillation:
     ) -> None:
         self._blank, self._temperature = blank, temperature
         size, width = head_size(rule, classes_of_member), blank.parameters["head.weight"].shape[1]
-        draw = torch.rand(size, width, generator=seeds.generator(seed, "distillation head"))
-        head = {"weight": (2.0 * draw - 1.0) * width**-0.5, "bias": torch.zeros(size)}
+        uniform = torch.rand(size, width, generator=seeds.generator(seed, "distillation head"))
+        head = {"weight": (2.0 * uniform - 1.0) * width**-0.5, "bias": torch.zeros(size)}
         self.head: Parameters = {name: value.to(blank.device).requires_grad_() for name, value in head.items()}
         self.parameters: Parameters = {**backbone, **self.head}
         self.rows = [rows.to(blank.device) for rows in head_rows(rule, classes_of_member)]
 
-    def answer(self, images: Float[Tensor, "images 3 size size"], rows: Tensor | None) -> Tensor:
-        """The student's logits for a member's outputs, with weights as they are: only images take gradients."""
+    def student_logits(self, images: Float[Tensor, "images 3 size size"], rows: Tensor | None) -> Tensor:
+        """The student's logits for the outputs of a member; gradients reach the images only.
+
+        Args:
+            images: Images in [0, 1].
+            rows: Rows of the head for the outputs of the member; must not be None.
+        """
         assert rows is not None
         return self._logits({name: value.detach() for name, value in self.parameters.items()}, images, rows)
 
     def loss(
-        self, images: Float[Tensor, "images 3 size size"], answers: Float[Tensor, "images outputs"], member: int
+        self, images: Float[Tensor, "images 3 size size"], teacher_logits: Float[Tensor, "images outputs"], member: int
     ) -> Callable[[Parameters], Tensor]:
-        """A member's divergence from the student as a function of the student's weights.
+        """The distillation loss of one member as a function of the student's weights.
 
         Args:
-            images: In [0, 1].
-            answers: The member's logits of them.
-            member: Its index.
+            images: Images in [0, 1].
+            teacher_logits: Logits of the member for these images.
+            member: Index of the member in the zoo.
         """
-        return partial(self._divergence, images, answers.detach(), self.rows[member])
+        return partial(self._divergence, images, teacher_logits.detach(), self.rows[member])
 
-    def _divergence(self, images: Tensor, answers: Tensor, rows: Tensor, parameters: Parameters) -> Tensor:
-        return divergence(answers, self._logits(parameters, images, rows), self._temperature)
+    def _divergence(self, images: Tensor, teacher_logits: Tensor, rows: Tensor, parameters: Parameters) -> Tensor:
+        return divergence(teacher_logits, self._logits(parameters, images, rows), self._temperature)
 
     def _logits(self, parameters: Mapping[str, Tensor], images: Tensor, rows: Tensor) -> Tensor:
-        """With the batch's own statistics, as in the first pass of adaptation."""
-        space = self._blank.preprocessing
-        inputs = space.normalise(resize_and_crop(images, space.size))
+        """Logits under the batch's own batch-norm statistics, as in the first pass of adaptation."""
+        preprocessing = self._blank.preprocessing
+        inputs = preprocessing.normalise(resize_and_crop(images, preprocessing.size))
         features, _ = self._blank.network.features(dict(parameters), inputs)
         return class_logits(features, parameters["weight"], parameters["bias"], rows)

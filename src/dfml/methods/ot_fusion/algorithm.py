@@ -65,19 +65,19 @@ class OTFusion(Method):
         """See `Method.start`."""
         learner = untrained_learner(self.config, zoo, device, self.name)
         require_fusible(zoo, learner)
-        layers, match = channel_layers(zoo[0].network), self._matcher(zoo)
+        layers, match = channel_layers(zoo.classifier(0).network), self._matcher(zoo)
         matched = [
             PretrainedClassifier(
                 renumbered(member.network, layers, match(member)), member.labels, member.preprocessing, member.source
             )
-            for member in zoo
+            for member in zoo.classifiers()
         ]
         learner.parameters = average_members(Zoo.of(matched), learner)
         return Finished(learner)
 
     def _matcher(self, zoo: Zoo) -> Callable[[PretrainedClassifier], Orders]:
         """A member -> the order in which its channels are most like the first member's."""
-        reference = zoo[0]
+        reference = zoo.classifier(0)
         layers = channel_layers(reference.network)
         if self.config.metric == "weights":
             return lambda member: match_by_weights(member.network, reference.network, layers)
@@ -102,7 +102,7 @@ def require_fusible(zoo: Zoo, learner: GradientLearner) -> None:
         ZooError: If it is not known how the layers of a member's architecture hang together, if its weights are not
             finite, or if it is not of the learner's architecture.
     """
-    for index, member in enumerate(zoo):
+    for index, member in enumerate(zoo.classifiers()):
         if not isinstance(member.network, MATCHABLE):
             raise ZooError(
                 f"ot_fusion can match the channels of conv4 and few-shot ResNets, but {zoo.name(index)} is a "

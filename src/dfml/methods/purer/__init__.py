@@ -1,4 +1,4 @@
-"""PURER (Hu et al., CVPR 2023): episode curriculum inversion (ECI) and meta-learning from the images it recovers."""
+"""`purer`: episode curriculum inversion and meta-learning on the recovered images (Hu et al., CVPR 2023)."""
 
 from dfml.methods.purer.algorithm import PURER, PurerConfig, PurerRun
 

@@ -1,22 +1,25 @@
-"""PURER (Hu et al., CVPR 2023): meta-learn from images that the zoo's members are made to recall.
+"""PURER: meta-learn on a dataset of pixels that is inverted from the members of a zoo at the same time.
 
-The curriculum (ECI) makes the images harder for the learner whenever it has stopped to improve. Differences to the
-released code (papers 1.11): losses of members are summed without weights, members stay in memory, the start is random
-unless asked otherwise, and nothing looks at test images.
+Hu et al., "Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning", CVPR 2023, arXiv 2303.11183. This
+module is the meta-training, episode curriculum inversion (ECI): whenever the learner has stopped improving, the images
+are made harder for it. Differences from the released code: the losses of the members are summed without weights (the
+code weights member i of n by n - i + 1), members stay in memory, the learner starts from random weights by default, and
+no test images are used. See also the row PURER of docs/papers.md.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 
 from dfml import seeds
-from dfml.errors import UsageError
+from dfml.errors import UsageError, ZooError
 from dfml.inversion.loss import InversionWeights, sample_view
 from dfml.inversion.pixel_gradient import InversionGradient
 from dfml.learners import LearnerConfig, create_learner
@@ -30,73 +33,84 @@ from dfml.methods.purer.dynamic_dataset import DynamicDataset
 from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
 from dfml.training.checkpoint import State
 from dfml.training.device import require_memory
-from dfml.training.loop import TrainingConfig, TrainingRun
+from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
+from dfml.training.metrics import describe_inversion_metrics
 from dfml.training.outer_loop import OuterLoop
+from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.zoo import Zoo
 
 
 class PurerConfig(TrainingConfig):
-    """Settings of PURER; defaults are those of the released CIFAR-FS scripts (papers 1.8), with a random start."""
+    """Settings of PURER; defaults are those of the released CIFAR-FS scripts, except for the random start."""
 
     learner: LearnerConfig = LearnerConfig()
     start: Literal["random", "average"] = "random"
-    """`average`: the mean of the members' weights, as released; only where all members share the architecture."""
+    """Initial weights of the learner. `random`; or `average`: the mean of the members' weights, as in the released
+    scripts, which requires that all members have the learner's architecture."""
     img_size: PositiveInt | None = None
-    """Pixels a side; None: the members' most common size."""
+    """Side length of the recovered images and of the learner's input in pixels; None: the most common input size of the
+    members."""
     episodes: PositiveInt = 4
-    """Episodes a meta-iteration; their losses are summed."""
+    """Number of episodes per meta-iteration; their outer losses are summed."""
     outer_lr: PositiveFloat = 0.001
-    """Of the learner, from one meta-iteration to the next."""
+    """Learning rate of Adam for the meta-learned weights."""
     images_per_class: PositiveInt | None = None
-    """In the dynamic dataset; None: shot + query."""
+    """Number of images of each class in the dynamic dataset; None: shot + query."""
     pixel_lr: PositiveFloat = 0.25
-    """Of the dynamic dataset's pixels."""
+    """Learning rate of Adam for the pixels of the dynamic dataset."""
     inversion: InversionWeights = InversionWeights()
+    """Weights of the inversion loss."""
     members_per_step: PositiveInt = 13
-    """Members in a step of the dynamic dataset; drawn at random from a larger zoo."""
+    """Largest number of members per step of the dynamic dataset; sampled at random from a larger zoo."""
     stacked: bool | None = None
-    """Evaluate members of one architecture in one call; None: on a GPU only, where that is faster."""
+    """Evaluate all members of one architecture in one batched call; None: only on a GPU, where that is faster."""
     curriculum_weight: NonNegativeFloat = 10.0
-    """Lambda of the reversed outer loss; 0: episode inversion (EI) without curriculum."""
+    """Weight of the reversed outer loss (lambda in the paper); 0: episode inversion without curriculum."""
     warm_up: PositiveInt = 4000
-    """Meta-iterations before the switch may fire."""
+    """Number of meta-iterations before the Gradient Switch may turn on."""
     patience: PositiveInt = 6
-    """Meta-iterations without improvement that fire the switch."""
+    """Number of consecutive meta-iterations without a new best accuracy that turn the Gradient Switch on."""
     statistics_momentum: float = Field(default=0.01, gt=0.0, le=1.0)
-    """Of the moving average of support statistics (used by `learner.statistics_shrinkage`)."""
+    """Weight of a new meta-iteration in the moving average of the support sets' batch-norm statistics, in (0, 1]; used
+    if `learner.statistics_shrinkage` is not 0."""
 
     @field_validator("inversion")
     @classmethod
     def _no_student(cls, weights: InversionWeights) -> InversionWeights:
         if weights.disagreement or weights.momentum:
-            raise ValueError("PURER's images are made hard by its curriculum: disagreement and momentum must be 0")
+            raise ValueError("PURER has no student and no earlier batches: disagreement and momentum must be 0")
         return weights
 
 
 class PURER(Method):
-    """Meta-training on a dynamic dataset that is inverted from the zoo while it is learned from."""
+    """Meta-training on a dynamic dataset that is inverted from the zoo at the same time (Hu et al., CVPR 2023)."""
 
     name: ClassVar[str] = "purer"
     config_type: ClassVar[type[TrainingConfig]] = PurerConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        # From a random start one inner step learns very slowly (docs/results/first-light.md).
+        # With a random start, one inner step per episode learns very slowly (docs/results/first-light.md).
         "cpu": {"iterations": 3000, "warm_up": 1000, "learner": {"inner_steps": 5, "test_inner_steps": 10}}
     }
     config: PurerConfig
 
     def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
         """See `Method.start`."""
-        if self.config.way > len(zoo.classes):
-            raise UsageError(f"way {self.config.way} asks for more classes than the zoo knows ({len(zoo.classes)})")
         return PurerRun(self.config, zoo, device)
 
 
 class PurerRun(TrainingRun):
-    """State and meta-iteration of PURER (papers 1.9)."""
+    """The state of PURER: dynamic dataset and learner with an optimiser each, and the Gradient Switch."""
+
+    images_caption = "Images of PURER's dynamic dataset, optimised from Gaussian noise during the meta-training."
 
     def __init__(self, config: PurerConfig, zoo: Zoo, device: torch.device) -> None:
         self.config, self.zoo, self.device = config, zoo, device
         self.iterations = config.iterations
+        self.members = [index for index in range(len(zoo)) if isinstance(zoo[index], PretrainedClassifier)]
+        self._messages = _excluded_messages(zoo, self.members)
+        active = sorted({label for member in self.members for label in zoo.classes.of_member[member]})
+        if config.way > len(active):
+            raise UsageError(f"way {config.way} is larger than the number of classes of the zoo ({len(active)})")
         preprocessing = zoo.preprocessing(config.img_size)
         blank = create_learner(
             config.learner, preprocessing, way=config.way, protocol=config.protocol, seed=config.seed, name=PURER.name
@@ -112,69 +126,80 @@ class PurerRun(TrainingRun):
             4 * 4 * len(zoo.classes) * per_class * 3 * size * size,  # pixels, their gradient, two moments of Adam
             device,
             f"a dataset of {per_class} images (images_per_class) of each of {len(zoo.classes)} classes, "
-            f"at {size} pixels a side (img_size),",
+            f"of side length {size} pixels (img_size),",
         )
-        self.dataset = DynamicDataset(len(zoo.classes), per_class, preprocessing, config.seed, device)
+        self.dataset = DynamicDataset(len(zoo.classes), per_class, preprocessing, config.seed, device, active)
         self.pixel_optimiser = torch.optim.Adam([self.dataset.pixels], lr=config.pixel_lr)
         self.switch = GradientSwitch(config.warm_up, config.patience, enabled=config.curriculum_weight > 0)
         stacked = device.type == "cuda" if config.stacked is None else config.stacked
+        stacked = stacked and len(self.members) == len(zoo)  # a stack takes all members of an architecture
         self.inversion_gradient = InversionGradient(zoo, preprocessing, config.inversion, stacked=stacked)
         self.classes = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
 
     def step(self, iteration: int) -> Mapping[str, float]:
-        """One step of the dynamic dataset, then one of the learner."""
-        began = time.perf_counter()
-        metrics = self._dataset_step(iteration)
-        between = time.perf_counter()
-        metrics |= self._learner_step(iteration)
-        metrics |= {"dataset_seconds": between - began, "learner_seconds": time.perf_counter() - between}
-        self.switch.observe(iteration, metrics["accuracy"])
-        return metrics
+        """One meta-iteration of episode curriculum inversion (ECI), in the steps of the paper's algorithm.
 
-    def _dataset_step(self, iteration: int) -> dict[str, float]:
+        1. Episode inversion: the gradient of the members' inversion losses with respect to the pixels.
+        2. Curriculum, if the Gradient Switch is on: minus the gradient of the outer loss of an episode.
+        3. One step of Adam on the pixels of the dynamic dataset.
+        4. Meta-training: one outer step of the learner on episodes of the dynamic dataset.
+        5. Feedback: the accuracy on these episodes sets the Gradient Switch.
+        """
+        start = time.perf_counter()
         gradient, metrics = self._inversion_gradient(iteration)
-        adversarial = self.switch.take()
-        if adversarial:
-            before = self._curriculum_loss(iteration)
-            (of_outer_loss,) = torch.autograd.grad(before, self.dataset.pixels)
-            gradient.sub_(of_outer_loss, alpha=self.config.curriculum_weight)
-        self.dataset.pixels.grad = gradient
-        self.pixel_optimiser.step()
-        self.dataset.pixels.grad = None
-        if adversarial:
-            after = self._curriculum_loss(iteration, second_order=False)
-            metrics |= {"switch_loss_before": before.item(), "switch_loss_after": after.item()}
-        return metrics
+        curriculum = self.switch.take()
+        if curriculum:
+            metrics |= self._add_curriculum_gradient(gradient, iteration)
+        self._update_pixels(gradient)
+        if curriculum:
+            metrics["switch_loss_after"] = self._curriculum_loss(iteration, second_order=False).item()
+        middle = time.perf_counter()
+        metrics |= self._meta_train(iteration)
+        self.switch.observe(iteration, metrics["accuracy"])
+        return metrics | {"dataset_seconds": middle - start, "learner_seconds": time.perf_counter() - middle}
 
     def _inversion_gradient(self, iteration: int) -> tuple[Tensor, dict[str, float]]:
-        """Gradient of the plain sum of the members' inversion losses (papers 1.2)."""
+        """Gradient of the sum of the members' inversion losses with respect to all pixels, and the mean losses."""
         seed, weights = self.config.seed, self.config.inversion
-        members = self._members(iteration)
+        members = self._sample_members(iteration)
         classes = [self.classes[member] for member in members]
         pixels = [self.dataset.pixels.detach()[rows] for rows in classes]
         views = [sample_view(weights, seeds.generator(seed, "shift", iteration, member)) for member in members]
-        each = self.inversion_gradient(members, pixels, views)
+        member_gradients = self.inversion_gradient(members, pixels, views)
         gradient = torch.zeros_like(self.dataset.pixels)
-        for rows, of_member in zip(classes, each, strict=True):
-            gradient.index_add_(0, rows, of_member.pixels)
+        for rows, member_gradient in zip(classes, member_gradients, strict=True):
+            gradient.index_add_(0, rows, member_gradient.pixels)
         label, distance = (
             torch.stack(parts).mean().item()
-            for parts in zip(*((found.loss.label, found.loss.batch_norm) for found in each), strict=True)
+            for parts in zip(*((each.loss.label, each.loss.batch_norm) for each in member_gradients), strict=True)
         )
         return gradient, {"inversion_loss": label, "batch_norm_distance": distance}
 
-    def _members(self, iteration: int) -> list[int]:
-        count, most = len(self.zoo), self.config.members_per_step
+    def _sample_members(self, iteration: int) -> list[int]:
+        count, most = len(self.members), self.config.members_per_step
         if count <= most:
-            return list(range(count))
-        draw = torch.randperm(count, generator=seeds.generator(self.config.seed, "members", iteration))
-        return sorted(draw[:most].tolist())
+            return self.members
+        order = torch.randperm(count, generator=seeds.generator(self.config.seed, "members", iteration))
+        return sorted(self.members[index] for index in order[:most].tolist())
+
+    def _add_curriculum_gradient(self, gradient: Tensor, iteration: int) -> dict[str, float]:
+        """Subtract the weighted gradient of the outer loss, so that the step of the pixels increases this loss."""
+        loss = self._curriculum_loss(iteration)
+        (outer_gradient,) = torch.autograd.grad(loss, self.dataset.pixels)
+        gradient.sub_(outer_gradient, alpha=self.config.curriculum_weight)
+        return {"switch_loss_before": loss.item()}
 
     def _curriculum_loss(self, iteration: int, *, second_order: bool = True) -> Tensor:
-        """The outer loss of one pseudo-episode, attached to the pixels of support and query (papers 1.5)."""
+        """Outer loss of one episode; gradients reach the pixels of its support and query images."""
         return self.outer.loss(self._episode("curriculum", iteration), second_order=second_order)
 
-    def _learner_step(self, iteration: int) -> dict[str, float]:
+    def _update_pixels(self, gradient: Tensor) -> None:
+        self.dataset.pixels.grad = gradient
+        self.pixel_optimiser.step()
+        self.dataset.pixels.grad = None
+
+    def _meta_train(self, iteration: int) -> dict[str, float]:
+        """One outer step of the learner on the sum of the losses of several episodes."""
         with torch.no_grad():
             episodes = [self._episode("episode", iteration, index) for index in range(self.config.episodes)]
         return self.outer.step(episodes)
@@ -187,16 +212,62 @@ class PurerRun(TrainingRun):
         """See `TrainingRun.learner`."""
         return self.outer.learner()
 
+    def pop_messages(self) -> list[str]:
+        """See `TrainingRun.pop_messages`."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def describe_metrics(self) -> Mapping[str, MetricDescription]:
+        """See `TrainingRun.describe_metrics`."""
+        outer = self.outer.describe_metrics()
+        switch = MetricDescription(
+            "Gradient Switch",
+            "When the accuracy has stopped improving, the Gradient Switch makes the images of one episode harder: each "
+            "arrow runs from the outer loss of that episode before the update of its images to the one after.",
+            panel=outer["outer_loss"].panel,
+            arrow_to="switch_loss_after",
+        )
+        return {
+            "outer_loss": outer["outer_loss"],
+            "switch_loss_before": switch,
+            "accuracy": outer["accuracy"],
+            **describe_inversion_metrics(),
+        }
+
+    def images(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
+        """See `TrainingRun.images`; all images of the dynamic dataset are equally new."""
+        if class_index not in self.dataset.active:
+            return super().images(class_index, count)
+        return self.dataset.images(class_index)[:count].detach().clamp(0.0, 1.0).cpu()
+
     def state_dict(self) -> State:
-        """See `TrainingRun.state`."""
+        """See `TrainingRun.state_dict`."""
         tensors = {"pixels": self.dataset.pixels, **optimiser_state_dict("pixel_optimiser", self.pixel_optimiser)}
         tensors |= {f"outer.{name}": value for name, value in self.outer.state_dict().items()}
         return State(tensors, {"switch": self.switch.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
-        """See `TrainingRun.restore`."""
+        """See `TrainingRun.load_state_dict`."""
         with torch.no_grad():
             self.dataset.pixels.copy_(state.tensors["pixels"])
         load_optimiser_state_dict("pixel_optimiser", self.pixel_optimiser, state.tensors)
         self.outer.load_state_dict(strip(state.tensors, "outer."))
         self.switch.load_state_dict(state.values["switch"])
+
+
+def _excluded_messages(zoo: Zoo, members: Sequence[int]) -> list[str]:
+    """Messages about the members that take no part.
+
+    Raises:
+        ZooError: If no member is left.
+    """
+    if not members:
+        raise ZooError(
+            f"{PURER.name} needs gradients of the members with respect to images, but all {len(zoo)} members of the "
+            "zoo only predict; use --method zoo_embedding"
+        )
+    return [
+        f"{zoo.name(index)} is excluded: it only predicts, and {PURER.name} needs gradients with respect to images"
+        for index in range(len(zoo))
+        if index not in members
+    ]

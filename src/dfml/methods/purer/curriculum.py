@@ -1,4 +1,4 @@
-"""The Gradient Switch of PURER's episode curriculum inversion (papers 1.5): when to ask for harder episodes."""
+"""The Gradient Switch of PURER's episode curriculum inversion: it decides when episodes are made harder."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from typing import Any
 
 
 class GradientSwitch:
-    """On for one step of the dynamic dataset after the meta-learner has stopped to improve.
+    """A switch that is on for one step of the dynamic dataset after the meta-learner has stopped improving.
 
-    "Positive feedback" is read as the released code has it: the accuracy on pseudo-queries has not exceeded its best
-    for `patience` meta-iterations in a row. The first time, it fires at the end of the warm-up.
+    The paper's "positive feedback" is implemented as in the released code: the accuracy on the query images of
+    synthetic episodes has not exceeded its best value for `patience` meta-iterations in a row. The switch turns on for
+    the first time at the end of the warm-up.
 
     Args:
-        warm_up: Meta-iterations without curriculum.
-        patience: Meta-iterations without improvement that turn the switch on.
-        enabled: False: it never fires.
+        warm_up: Number of meta-iterations without curriculum.
+        patience: Number of meta-iterations in a row without improvement that turn the switch on.
+        enabled: False keeps the switch off.
     """
 
     def __init__(self, warm_up: int, patience: int, *, enabled: bool = True) -> None:
@@ -26,12 +27,17 @@ class GradientSwitch:
         self._stagnant = 0
 
     def take(self) -> bool:
-        """Whether the coming step of the dynamic dataset is adversarial; turns the switch off."""
+        """Return whether the switch is on, and turn it off."""
         on, self._on = self._on, False
         return on
 
     def observe(self, iteration: int, accuracy: float) -> None:
-        """Tell the accuracy on this meta-iteration's pseudo-queries; iterations count from 1."""
+        """Take a meta-iteration's feedback, which may turn the switch on.
+
+        Args:
+            iteration: Number of the meta-iteration, counted from 1.
+            accuracy: Accuracy on its query images, in [0, 1].
+        """
         if not self._enabled or iteration < self._warm_up:
             return
         if iteration == self._warm_up:
@@ -44,10 +50,10 @@ class GradientSwitch:
                 self._on, self._best, self._stagnant = True, None, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+        """State as plain values, for a checkpoint."""
         return {"on": self._on, "best": self._best, "stagnant": self._stagnant}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`; a switch that is not enabled stays off whatever the state says."""
+        """Load what `state_dict` returned; a switch that is not enabled stays off in any case."""
         self._on = state["on"] and self._enabled
         self._best, self._stagnant = state["best"], state["stagnant"]

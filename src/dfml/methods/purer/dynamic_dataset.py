@@ -1,9 +1,11 @@
-"""`DynamicDataset`: PURER's learnable pixels, from which pseudo-episodes are drawn while they change (papers 1.3)."""
+"""`DynamicDataset`: the learnable pixels of PURER, from which episodes are sampled while the pixels change."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from dfml import seeds
@@ -12,46 +14,68 @@ from dfml.zoo.pretrained import Preprocessing
 
 
 class DynamicDataset:
-    """Pixels for every class of a zoo, kept in the learner's normalised space.
+    """Learnable images of every class of a zoo (PURER, dynamic dataset).
 
-    The learnable quantity is p ~ N(0, 1); the image that it stands for is `mean + std * p` with the learner's mean and
-    standard deviation, so that one learning rate fits every zoo. Nothing is clipped.
+    The learnable quantity p starts from N(0, 1); the image is `mean + std * p` with the learner's mean and standard
+    deviation, so that one learning rate fits every zoo. Images are not clipped.
+
+    Args:
+        classes: Number of classes of the zoo.
+        per_class: Number of images per class.
+        preprocessing: Image size, mean and standard deviation of the learner.
+        seed: Seed of the initial pixels.
+        device: Device of the pixels.
+        active: Classes that episodes are sampled from, in ascending order; None: all.
 
     Attributes:
-        pixels: The leaf tensor p, classes x images of a class x 3 x size x size.
-        preprocessing: The learner's.
+        pixels: The leaf tensor p.
+        preprocessing: As given.
+        active: As given; all classes by default.
     """
 
     pixels: Float[Tensor, "classes per_class 3 size size"]
 
     def __init__(
-        self, classes: int, per_class: int, preprocessing: Preprocessing, seed: int, device: torch.device
+        self,
+        classes: int,
+        per_class: int,
+        preprocessing: Preprocessing,
+        seed: int,
+        device: torch.device,
+        active: Sequence[int] | None = None,
     ) -> None:
         size = preprocessing.size
-        draws = [
+        noise = [
             torch.randn(per_class, 3, size, size, generator=seeds.generator(seed, "pixels", index))
             for index in range(classes)
         ]
-        self.pixels = torch.stack(draws).to(device).requires_grad_()
+        self.pixels = torch.stack(noise).to(device).requires_grad_()
         self.preprocessing = preprocessing
-        self._sizes = torch.full((classes,), per_class)
+        self.active = list(range(classes) if active is None else active)
+        self._counts = torch.full((len(self.active),), per_class)
 
-    def images_of(self, classes: Int64[Tensor, "way"]) -> Float[Tensor, "images 3 size size"]:
-        """All images of some classes, class by class; gradients reach the pixels."""
-        return self.preprocessing.denormalise(self.pixels[classes].flatten(0, 1))
+    def images(self, class_index: int) -> Float[Tensor, "per_class 3 size size"]:
+        """All images of one class, not clipped; gradients reach the pixels."""
+        return self.preprocessing.denormalise(self.pixels[class_index])
 
     def episode(self, way: int, shot: int, query: int, generator: torch.Generator) -> Episode:
-        """Draw an episode across members (papers 1.4); gradients reach the pixels of support and query.
+        """Sample an episode, whose classes may come from different members; gradients reach the pixels.
+
+        Args:
+            way: Number of classes.
+            shot: Number of support images per class.
+            query: Number of query images per class.
+            generator: Random generator on the CPU.
 
         Raises:
             UsageError: If there are too few classes or images.
         """
-        classes, support, of_query = sample_episode_indices(self._sizes, way, shot, query, generator)
-        rows = classes.to(self.pixels.device)[:, None]
+        chosen, support, queries = sample_episode_indices(self._counts, way, shot, query, generator)
         device = self.pixels.device
+        rows = torch.tensor(self.active)[chosen].to(device)[:, None]
         return Episode(
             self.preprocessing.denormalise(self.pixels[rows, support.to(device)].flatten(0, 1)),
             episode_labels(way, shot, device),
-            self.preprocessing.denormalise(self.pixels[rows, of_query.to(device)].flatten(0, 1)),
+            self.preprocessing.denormalise(self.pixels[rows, queries.to(device)].flatten(0, 1)),
             episode_labels(way, query, device),
         )

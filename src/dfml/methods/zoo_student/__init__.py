@@ -1,4 +1,4 @@
-"""`zoo_student`: distil all members of a zoo into one network on recovered images."""
+"""`zoo_student`: distillation of all members of a zoo into one network, on recovered images."""
 
 from dfml.methods.zoo_student.algorithm import ZooStudent, ZooStudentConfig, ZooStudentRun
 

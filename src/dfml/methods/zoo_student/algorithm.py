@@ -1,12 +1,14 @@
-"""`zoo_student`: one compact network that keeps what all members of a zoo know.
+"""`zoo_student`: distil all members of a zoo into one compact network, whose predictions embed images.
 
-Whoever asks all members for their softmax outputs and takes the nearest class mean is ahead of both papers, but has to
-keep and run the whole zoo (`zoo_embedding`). The student learns to give all these answers itself, and its answers embed
-images as the members' do. It learns from images that members recall, starting from dead leaves, and from strokes of a
-pen in turn where these are more familiar, and every image is put to many members: what a member says about images of
-classes that it has never seen is what few-shot tasks will ask for. That the images were recalled as different classes
-of the zoo is something that no single member knows: in the end, a part of every batch is an episode, whose classes the
-student learns to tell apart by its answers.
+The softmax outputs of all members, side by side, with the nearest class mean are more accurate in few-shot tasks than
+the learners of PURER and FREE, but need the whole zoo at test time (`zoo_embedding`). The student is trained to predict
+the outputs of all members, so that its predictions can take the place of theirs. A meta-iteration:
+
+1. Inversion: recover images of the classes of some members, starting from dead leaves or pen strokes.
+2. Query: many members predict their classes for every image, and for mixtures of images (CutMix). Predictions for
+   images of classes outside of a member's label set matter most: those are what few-shot tasks consist of.
+3. Distillation: train the student on all images so far. In the last meta-iterations a part of every batch is an
+   episode whose classes are the zoo's, because no single member distinguishes classes of different members.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
@@ -27,7 +30,7 @@ from dfml.inversion.agreement import CrossMemberAgreement
 from dfml.inversion.ei import PixelInversionConfig
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.loss import InversionWeights
-from dfml.inversion.registry import InversionConfig
+from dfml.inversion.registry import InversionConfig, LearnedEngine
 from dfml.learners.base import ProtocolName
 from dfml.learners.classifier import strip
 from dfml.learners.embedding import HeadFit, episode_loss
@@ -36,39 +39,47 @@ from dfml.learners.student import Student, StudentEmbedding
 from dfml.methods.base import Method
 from dfml.methods.zoo_student.mixing import cut_and_mix
 from dfml.optimisers import MuonAndAdam
+from dfml.schedules import half_cosine
 from dfml.training.checkpoint import State
 from dfml.training.device import Precision, computing_in, require_memory
 from dfml.training.distillation_buffer import DistillationBuffer
-from dfml.training.loop import TrainingConfig, TrainingRun
+from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
+from dfml.training.metrics import describe_inversion_metrics
+from dfml.zoo.members import teacher_logits
 from dfml.zoo.zoo import Zoo
 
-_RISE = 0.1  # of the distillation: the share in which the learning rate rises
-_AGAIN = 0.2  # of the learning rate: where it begins again for the episodes
+_WARM_UP = 0.1  # fraction of the distillation in which the learning rate rises
+_EPISODIC_RATE = 0.2  # learning rate at the beginning of the episodic steps, as a fraction of the highest
 
 
 class ZooStudentConfig(TrainingConfig):
     """Settings of `zoo_student`, chosen on the validation classes of CIFAR-FS (docs/results/zoo-student.md)."""
 
     shot: PositiveInt = 1
-    """Not used: one student serves any number of shots. Its own episodes have `episode_shot`."""
+    """Not used: the student adapts to any number of images per class. Its training episodes have `episode_shot`."""
     query: PositiveInt = 15
-    """Not used; see `episode_query`."""
+    """Not used; the training episodes have `episode_query`."""
     protocol: ProtocolName = "strict"
-    """Not used: an answer of the student depends on no other image by either protocol."""
+    """Not used: a prediction of the student never depends on other images."""
     iterations: PositiveInt = 120
+    """Number of meta-iterations."""
     snapshot_every: PositiveInt = 25
+    """Number of meta-iterations between snapshots of the learner (for learning curves)."""
     checkpoint_every: PositiveInt = 25
+    """Number of meta-iterations between checkpoints, from which `--resume` and `--from` continue."""
     backbone: str = "conv4_pyramid"
-    """The student's: a name of `dfml.backbones.create_backbone`."""
+    """Architecture of the student: a name that `dfml.backbones.create_backbone` takes."""
     backbone_arguments: dict[str, Any] = Field(default_factory=dict)
-    """`{channels: [64, 128, 256, 512]}` is twice as wide, takes three times as long, and is no better so far."""
+    """Arguments of the architecture, such as `{channels: [64, 128, 256, 512]}` for twice the width, which takes three
+    times as long and has not been more accurate so far."""
     img_size: PositiveInt | None = None
-    """Pixels a side of the student's input; None: the members' most common size."""
+    """Side length of the student's input in pixels; None: the most common input size of the members."""
     embedding: StudentEmbedding = "centred"
-    """What embeds an image in few-shot tasks: the probabilities that the student expects of every member (`answers`),
-    these at temperature 2 and less those of guessing (`centred_probabilities`), or its `features`."""
+    """Embedding of an image in few-shot tasks. `probabilities`: the predicted class probabilities of all members.
+    `centred`: these at temperature 2, minus the uniform distribution. `features`: the input of the student's head."""
     fit: HeadFit = "ridge"
-    """How heads are fitted to a support set: nearest class mean by cosine, or ridge regression."""
+    """Classifier head of a few-shot task. `mean`: nearest class mean by cosine similarity. `ridge`: ridge
+    regression."""
     inversion: InversionConfig = InversionConfig(
         engine="ei",
         ei=PixelInversionConfig(
@@ -78,50 +89,55 @@ class ZooStudentConfig(TrainingConfig):
             weights=InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001),
         ),
     )
+    """Inversion engine, and the settings of each engine."""
     members_per_step: PositiveInt = 1
-    """Members that recall images in a meta-iteration; all take turns."""
+    """Number of members that images are recovered from in a meta-iteration; all members take turns."""
     images_per_class: PositiveInt = 20
-    """Recovered at a visit, for each of a member's classes (`inversion.classes_per_round`)."""
+    """Number of images recovered for each class of a member in a meta-iteration (for at most
+    `inversion.classes_per_round` classes of a member)."""
     mixed: NonNegativeInt = 1
-    """Further images for every recovered one: parts of it and of an earlier one, cut and put together."""
+    """Number of mixed images per recovered image: a box of an earlier image pasted into it (CutMix)."""
     teachers: PositiveInt | None = None
-    """Members that are asked about an image, drawn at random for every visit; None: all."""
+    """Number of members that predict each image, sampled at random in every meta-iteration; None: all."""
     memory: PositiveInt = 100_000
-    """Images that are kept at most, with their answers: 1 kB for 100 members of five classes, and 3 kB at 32 pixels a
-    side."""
+    """Largest number of images that are kept with their predictions. An image takes 3 kB at 32 x 32 pixels, and its
+    predictions 1 kB for 100 members with five classes each."""
     student_steps: PositiveInt = 25
-    """Of the student's optimiser in a meta-iteration, on average: few at first, when there are few images to learn
-    from, and twice as many at the end."""
+    """Average number of optimiser steps of the student per meta-iteration: few at the beginning, when there are few
+    images, and twice as many at the end."""
     batch: PositiveInt = 256
-    """Images of a step."""
+    """Number of images per optimiser step of the student."""
     mirror: bool = True
-    """Show half of the batches in the mirror, with the same answers: true of photographs, not of letters."""
+    """Mirror half of the batches left to right, with unchanged targets; suits photographs, but not letters."""
     episodic: NonNegativeFloat = 0.2
-    """Weight of an episode's loss in the last steps of the student, where an episode is a part of every batch: images
-    recovered as some of the zoo's classes, told apart by nearest class means as in a few-shot task. 0: none."""
+    """Weight of the episodic loss in the last steps of the student: the cross-entropy of a few-shot episode of classes
+    of the zoo, with nearest class means, that is a part of every batch. 0: no episodes."""
     episodic_share: float = Field(default=0.15, ge=0.0, lt=1.0)
-    """Of the student's steps, at the end, when it has learned what members answer: earlier, episodes only hinder."""
+    """Fraction of the student's steps, at the end of the training, that have the episodic loss, in [0, 1). In earlier
+    steps it lowered the accuracy."""
     episode_way: PositiveInt = 32
-    """Classes of such an episode, as far as there are so many and the batch has room for them."""
+    """Largest number of classes per training episode; there are fewer if the zoo or the batch has no room for them."""
     episode_shot: PositiveInt = 3
-    """Support images of each of its classes."""
+    """Number of support images per class of a training episode."""
     episode_query: PositiveInt = 4
-    """Query images of each of its classes."""
+    """Number of query images per class of a training episode."""
     lr: PositiveFloat = 0.01
-    """Of Adam, at its highest: it rises for a tenth of the distillation, and falls to zero along a half cosine; for the
-    episodes it begins again at a fifth."""
+    """Highest learning rate of Adam. It rises linearly during the first tenth of the distillation and falls to zero
+    along a half cosine; the episodic steps begin at a fifth of it and fall to zero likewise."""
     kernel_lr: NonNegativeFloat = 0.1
-    """Of Muon, which teaches the kernels of convolutions (`dfml.optimisers`), likewise. 0: Adam teaches them too."""
+    """Highest learning rate of Muon, which updates the convolution kernels, with the same schedule; 0: Adam updates
+    them too."""
     temperature: PositiveFloat = 4.0
-    """Of the distillation."""
+    """Temperature of the distillation."""
     precision: Precision = "auto"
-    """Of the student while it learns, and of members that are asked."""
+    """Precision of the student in training, and of the members' predictions. `auto`: bfloat16 where the hardware
+    multiplies it natively, else float32."""
     patience: PositiveInt = 5
-    """Visits without progress after which a member recalls no more images (`dfml.inversion.failures`)."""
+    """Number of inversions in a row without progress after which a member is excluded."""
 
 
 class ZooStudent(Method):
-    """One student of all members, on images that they recall."""
+    """Distillation of all members into one student, on images recovered from them."""
 
     name: ClassVar[str] = "zoo_student"
     config_type: ClassVar[type[TrainingConfig]] = ZooStudentConfig
@@ -133,7 +149,9 @@ class ZooStudent(Method):
 
 
 class ZooStudentRun(TrainingRun):
-    """State and meta-iteration: recover, ask, teach."""
+    """The state of `zoo_student`: student and optimiser, inversion engine, distillation buffer."""
+
+    images_caption = "Newest images that were recovered from the members and that the student was trained on."
 
     def __init__(self, config: ZooStudentConfig, zoo: Zoo, device: torch.device) -> None:
         self.config, self.zoo, self.device = config, zoo, device
@@ -165,62 +183,72 @@ class ZooStudentRun(TrainingRun):
             seed=config.seed,
             device=device,
         )
-        visit = config.members_per_step * self.source.most_images(config.images_per_class) * (1 + config.mixed)
-        capacity, size = min(config.memory, config.iterations * visit), self.student.preprocessing.size
+        per_step = config.members_per_step * self.source.most_images(config.images_per_class) * (1 + config.mixed)
+        capacity, size = min(config.memory, config.iterations * per_step), self.student.preprocessing.size
         require_memory(
-            capacity * DistillationBuffer.bytes_each(size, sum(outputs)),
+            capacity * DistillationBuffer.bytes_per_image(size, sum(outputs)),
             device,
-            f"a memory of {capacity} images (memory), at {size} pixels a side (img_size),",
+            f"a memory of {capacity} images (memory), of side length {size} pixels (img_size),",
         )
         self.buffer = DistillationBuffer(capacity, size, sum(outputs), device)
 
     def step(self, iteration: int) -> Mapping[str, float]:
-        """Recover images, ask members about them, and teach the student all answers that are kept."""
-        began = time.perf_counter()
-        recalled = self.source.recover(
+        """One meta-iteration: invert some members, query the teachers about the images, distil into the student."""
+        start = time.perf_counter()
+        recovered = self.source.recover(
             self.source.next_members(iteration, self.config.members_per_step),
             self.config.images_per_class,
             iteration,
-            student=self._expect if self.updates else None,
+            student=self._student_logits if self.updates else None,
             own=self.student.network.parameters(),
         )
-        between = time.perf_counter()
-        self._ask(recalled, iteration)
-        asked = time.perf_counter()
-        metrics = {**self.source.last, **self._teach(iteration)}
+        inverted = time.perf_counter()
+        self._query_teachers(recovered, iteration)
+        queried = time.perf_counter()
+        metrics = {**self.source.last, **self._distil(iteration)}
         if iteration == self.iterations:
             self._messages += self.agreement.warnings()
-        seconds = {"recovery": between - began, "asking": asked - between, "teaching": time.perf_counter() - asked}
-        return metrics | {f"{name}_seconds": value for name, value in seconds.items()}
+        return metrics | {
+            "recovery_seconds": inverted - start,
+            "query_seconds": queried - inverted,
+            "distillation_seconds": time.perf_counter() - queried,
+        }
 
-    def _expect(self, images: Tensor, columns: Tensor | None) -> Tensor:
-        """The student's logits for a member's outputs; gradients are for the images."""
+    def _student_logits(self, images: Tensor, columns: Tensor | None) -> Tensor:
+        """The student's logits for the outputs of a member; gradients reach the images."""
         return self.student.logits(resize_and_crop(images, self.student.preprocessing.size))[:, columns]
 
     @torch.no_grad()
-    def _ask(self, recalled: Mapping[int, Tensor], iteration: int) -> None:
-        """Keep images, and mixed ones, with what some members answer, among them those that recalled them."""
-        if not recalled:
+    def _query_teachers(self, recovered: Mapping[int, Tensor], iteration: int) -> None:
+        """Store recovered and mixed images with the predictions of some members.
+
+        Args:
+            recovered: Images by the member that they were recovered from; these members are among the teachers.
+            iteration: Number of the meta-iteration.
+        """
+        if not recovered:
             return
-        images = to_bytes(torch.cat(list(recalled.values())))
-        shown = to_float(torch.cat([images, *self._mix(images, iteration)]))
-        answers = shown.new_full((len(shown), len(self.buffer.answers[0])), math.nan)
+        originals = to_bytes(torch.cat(list(recovered.values())))
+        images = to_float(torch.cat([originals, *self._mix(originals, iteration)]))
+        predictions = images.new_full((len(images), self.buffer.log_probabilities.shape[1]), math.nan)
         others = torch.randperm(len(self.zoo), generator=seeds.generator(self.config.seed, "teachers", iteration))
-        count = max(self.config.teachers or len(self.zoo), len(recalled))
-        teachers = list(dict.fromkeys([*recalled, *others.tolist()]))[:count]
+        count = max(self.config.teachers or len(self.zoo), len(recovered))
+        teachers = list(dict.fromkeys([*recovered, *others.tolist()]))[:count]
         for index in teachers:
             member = self.zoo[index]
             with computing_in(self.config.precision, self.device):
-                logits = member.predict_logits(shown)
-            answers[:, self.columns[index]] = logits.to(answers.dtype).log_softmax(dim=1)
-        labels = {index: self.source.labels(index, self.config.images_per_class, iteration) for index in recalled}
-        classes = torch.cat([self.classes[index][labels[index]] for index in recalled])
-        self.buffer.add(to_bytes(shown), answers, functional.pad(classes, (0, len(shown) - len(classes)), value=-1))
-        parts = torch.split(answers[: len(images)], [len(part) for part in recalled.values()])
-        for index, given in zip(recalled, parts, strict=True):
-            self.agreement.add(index, labels[index], {each: given[:, self.columns[each]] for each in teachers})
+                logits = teacher_logits(member, images)
+            predictions[:, self.columns[index]] = logits.to(predictions.dtype).log_softmax(dim=1)
+        labels = {index: self.source.labels(index, self.config.images_per_class, iteration) for index in recovered}
+        classes = torch.cat([self.classes[index][labels[index]] for index in recovered])
+        classes = functional.pad(classes, (0, len(images) - len(classes)), value=-1)  # mixed images have no class
+        self.buffer.add(to_bytes(images), predictions, classes)
+        parts = torch.split(predictions[: len(originals)], [len(part) for part in recovered.values()])
+        for index, part in zip(recovered, parts, strict=True):
+            self.agreement.add(index, labels[index], {each: part[:, self.columns[each]] for each in teachers})
 
     def _mix(self, images: Tensor, iteration: int) -> list[Tensor]:
+        """Mixtures of images with earlier ones, which the buffer holds; none while it is empty."""
         mixed = []
         for turn in range(self.config.mixed if len(self.buffer) else 0):
             generator = seeds.generator(self.config.seed, "mix", iteration, turn)
@@ -228,70 +256,76 @@ class ZooStudentRun(TrainingRun):
             mixed.append(cut_and_mix(images, partners, generator))
         return mixed
 
-    def _teach(self, iteration: int) -> dict[str, float]:
-        """Some steps of the student on images at random; tells the mean losses before them."""
+    def _distil(self, iteration: int) -> dict[str, float]:
+        """Train the student for some steps; returns the mean losses, each before its step."""
         config, student = self.config, self.student
-        told: dict[str, list[Tensor]] = {"distillation_loss": [], "outer_loss": []}
-        of_classes = self.buffer.indices_by_class(config.episode_shot + config.episode_query)
-        # Layers that draw while training (dropout, stochastic depth) use torch's global generators.
+        losses: dict[str, list[Tensor]] = {"distillation_loss": [], "outer_loss": []}
+        slots_by_class = self.buffer.indices_by_class(config.episode_shot + config.episode_query)
+        # Layers with random numbers (dropout, stochastic depth) use torch's global generators.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seeds.integer(config.seed, "layers", iteration))
             student.network.train()
             for turn in range(self._steps_until(iteration) - self.updates if len(self.buffer) else 0):
-                draw = seeds.generator(config.seed, "batch", iteration, turn)
-                chosen, way = self._choose(of_classes if self._progress()[1] else [], draw)
-                images, answers = self.buffer.get(chosen)
-                if config.mirror and bool(torch.randint(2, (), generator=draw)):
+                generator = seeds.generator(config.seed, "batch", iteration, turn)
+                slots, way = self._sample_batch(slots_by_class if self._progress()[1] else [], generator)
+                images, predictions = self.buffer.get(slots)
+                if config.mirror and bool(torch.randint(2, (), generator=generator)):
                     images = images.flip(-1)
                 with computing_in(config.precision, self.device):
-                    logits, embeddings = student.answer(images)
-                loss = student.groups.divergence(answers, logits, config.temperature)
-                told["distillation_loss"].append(loss.detach())
+                    logits, embeddings = student.logits_and_embeddings(images)
+                loss = student.groups.divergence(predictions, logits, config.temperature)
+                losses["distillation_loss"].append(loss.detach())
                 if way:
-                    outer = episode_loss(embeddings, way, config.episode_shot, config.episode_query)
-                    loss = loss + config.episodic * outer
-                    told["outer_loss"].append(outer.detach())
+                    outer_loss = episode_loss(embeddings, way, config.episode_shot, config.episode_query)
+                    loss = loss + config.episodic * outer_loss
+                    losses["outer_loss"].append(outer_loss.detach())
                 self.optimiser.descend(loss, self._rate())
                 self.updates += 1
             student.network.eval()
-        return {name: torch.stack(values).mean().item() for name, values in told.items() if values}
+        return {name: torch.stack(values).mean().item() for name, values in losses.items() if values}
 
-    def _choose(self, of_classes: Sequence[Tensor], draw: torch.Generator) -> tuple[Tensor, int]:
-        """Indices of a batch: an episode's support and query images, class by class, then any; and the episode's way.
+    def _sample_batch(self, slots_by_class: Sequence[Tensor], generator: torch.Generator) -> tuple[Tensor, int]:
+        """Sample a batch of images, which may begin with an episode.
 
-        Without two classes to tell apart, the way is 0, and all are any images.
+        Args:
+            slots_by_class: Slots of the images of each class that has enough of them; empty for no episode.
+            generator: Random generator on the CPU.
+
+        Returns:
+            Slots of the buffer: those of the episode's support images, class by class, of its query images, class by
+            class, and of other images; and the way of the episode, 0 if there are not two classes for it.
         """
         config = self.config
         shot, query = config.episode_shot, config.episode_query
-        way = min(config.episode_way, len(of_classes), config.batch // (shot + query))
+        way = min(config.episode_way, len(slots_by_class), config.batch // (shot + query))
         if way < 2:
-            return self.buffer.sample_indices(config.batch, draw), 0
-        sizes = torch.tensor([len(rows) for rows in of_classes])
-        classes, *parts = sample_episode_indices(sizes, way, shot, query, draw)
-        rows = [of_classes[label] for label in classes.tolist()]
-        episode = [row[places.to(row.device)] for part in parts for row, places in zip(rows, part, strict=True)]
-        rest = self.buffer.sample_indices(config.batch - way * (shot + query), draw)
-        return torch.cat([*episode, rest]), way
+            return self.buffer.sample_indices(config.batch, generator), 0
+        counts = torch.tensor([len(slots) for slots in slots_by_class])
+        classes, *parts = sample_episode_indices(counts, way, shot, query, generator)
+        rows = [slots_by_class[label] for label in classes.tolist()]
+        episode = [row[indices.to(row.device)] for part in parts for row, indices in zip(rows, part, strict=True)]
+        others = self.buffer.sample_indices(config.batch - way * (shot + query), generator)
+        return torch.cat([*episode, others]), way
 
     def _steps_until(self, iteration: int) -> int:
-        """Steps of the student in all, so that every meta-iteration has more of them than the one before."""
+        """Number of the student's steps up to a meta-iteration; it grows with the square of the iteration."""
         total = self.config.iterations * self.config.student_steps
         return round(total * (iteration / self.config.iterations) ** 2)
 
     def _progress(self) -> tuple[float, bool]:
-        """How much of the distillation, or of the episodes on top of it, is done; and which of the two it is."""
+        """Finished fraction of the current phase, and whether this is the episodic phase at the end."""
         share = self.config.episodic_share if self.config.episodic else 0.0
         done = self.updates / (self.config.iterations * self.config.student_steps)
         return ((done - 1.0 + share) / share, True) if done > 1.0 - share else (done / (1.0 - share), False)
 
     def _rate(self) -> float:
-        """The share of the learning rates that the next step has."""
-        done, episodes = self._progress()
-        if episodes:
-            return _AGAIN * 0.5 * (1.0 + math.cos(math.pi * done))
-        if done < _RISE:
-            return max(done / _RISE, 0.01)
-        return 0.5 * (1.0 + math.cos(math.pi * (done - _RISE) / (1.0 - _RISE)))
+        """Learning rate of the next step as a fraction of the highest one."""
+        done, episodic = self._progress()
+        if episodic:
+            return _EPISODIC_RATE * half_cosine(done)
+        if done < _WARM_UP:
+            return max(done / _WARM_UP, 0.01)
+        return 0.5 * (1.0 + math.cos(math.pi * (done - _WARM_UP) / (1.0 - _WARM_UP)))
 
     def learner(self) -> Student:
         """See `TrainingRun.learner`."""
@@ -299,11 +333,37 @@ class ZooStudentRun(TrainingRun):
 
     def pop_messages(self) -> list[str]:
         """See `TrainingRun.pop_messages`."""
-        notes, self._messages = self._messages, []
-        return [*self.source.pop_messages(), *notes]
+        messages, self._messages = self._messages, []
+        return [*self.source.pop_messages(), *messages]
+
+    def describe_metrics(self) -> Mapping[str, MetricDescription]:
+        """See `TrainingRun.describe_metrics`."""
+        return {
+            "outer_loss": MetricDescription(
+                "episodic loss",
+                "Episodic loss: cross-entropy of the student on the query images of episodes of the zoo's classes.",
+                panel="losses",
+                headline=True,
+            ),
+            "distillation_loss": MetricDescription(
+                "distillation loss",
+                "Distillation loss: KL divergence of the student's predictions from the members' predictions.",
+                panel="losses",
+                headline=True,
+            ),
+            **describe_inversion_metrics(disagreement=True),
+        }
+
+    def images(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
+        """See `TrainingRun.images`."""
+        return self.buffer.newest(class_index, count)
+
+    def learned_engine(self) -> LearnedEngine | None:
+        """See `TrainingRun.learned_engine`."""
+        return self.source.learned_engine()
 
     def state_dict(self) -> State:
-        """See `TrainingRun.state`."""
+        """See `TrainingRun.state_dict`."""
         engine, values = self.source.state_dict()
         tensors = {f"engine.{name}": value for name, value in engine.items()}
         tensors |= {f"buffer.{name}": value for name, value in self.buffer.state_dict().items()}
@@ -314,7 +374,7 @@ class ZooStudentRun(TrainingRun):
 
     @torch.no_grad()
     def load_state_dict(self, state: State) -> None:
-        """See `TrainingRun.restore`."""
+        """See `TrainingRun.load_state_dict`."""
         self.source.load_state_dict(strip(state.tensors, "engine."), state.values)
         self.buffer.load_state_dict(strip(state.tensors, "buffer."))
         self.agreement.load_state_dict(strip(state.tensors, "agreement."))

@@ -1,4 +1,4 @@
-"""Mixing images: two of them make a third, about which a teacher has something new to say."""
+"""CutMix: new images for distillation, each made of two others."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ def cut_and_mix(
     second: Shaped[Tensor, "images 3 size size"],
     generator: torch.Generator,
 ) -> Shaped[Tensor, "images 3 size size"]:
-    """A box of each of the second images in place of the same box of the first (CutMix, Yun et al. 2019).
+    """Replace a random box of each first image by the same box of the second image (CutMix, Yun et al., ICCV 2019).
 
     Args:
         first: Images of any type.
-        second: As many, of the same type.
-        generator: Of the boxes, on the CPU: their area is uniform in [0, 1], their centre anywhere.
+        second: As many images of the same size and type.
+        generator: Random generator on the CPU. The area of a box, as a fraction of the image, is uniform in [0, 1], and
+            so is its centre; the part outside of the image is cut off.
+
+    Returns:
+        New images of the same type.
     """
     count, size = len(first), first.shape[-1]
     area, *centre = torch.rand(3, count, 1, generator=generator).to(first.device).unbind()
     half = 0.5 * size * area.sqrt()
-    places = torch.arange(size, device=first.device) + 0.5
-    rows, columns = ((places - size * middle).abs() < half for middle in centre)
+    positions = torch.arange(size, device=first.device) + 0.5
+    rows, columns = ((positions - size * middle).abs() < half for middle in centre)
     return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], second, first)

@@ -1,0 +1,32 @@
+"""Descriptions of the metrics that several methods take from an `ImageSource`."""
+
+from __future__ import annotations
+
+from dfml.training.loop import MetricDescription
+
+
+def describe_inversion_metrics(*, disagreement: bool = False) -> dict[str, MetricDescription]:
+    """Descriptions of the mean losses of an inversion run (`ImageSource.last`); see `TrainingRun.describe_metrics`.
+
+    Args:
+        disagreement: Include the divergence between members and student.
+    """
+    descriptions = {
+        "inversion_loss": MetricDescription(
+            "cross-entropy",
+            "Cross-entropy of the recovered images under the members they were recovered from, mean over members; "
+            "lower is better.",
+            headline=True,
+        ),
+        "batch_norm_distance": MetricDescription(
+            "distance of BN statistics",
+            "Distance between the batch-norm statistics of the recovered images and the running statistics of the "
+            "members, mean over members; lower is better.",
+        ),
+    }
+    if disagreement:
+        descriptions["disagreement"] = MetricDescription(
+            "disagreement",
+            "Divergence between members and student on the recovered images; the inversion maximises it.",
+        )
+    return descriptions
