@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +58,14 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         save_checkpoint(tmp_path, 2, state(2.0))
     assert [path.name for path in tmp_path.iterdir()] == [good.name]
     assert load_checkpoint(good, CPU)[0] == 1
+
+
+def test_what_a_killed_writer_has_left_is_ignored_and_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".000002.0123.unfinished"
+    shutil.copytree(save_checkpoint(tmp_path, 1, state(1.0)), left)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["000001"]
+    save_checkpoint(tmp_path, 2, state(2.0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000001", "000002"]
 
 
 WRITER = """
