@@ -41,7 +41,7 @@ def same(first: GradientLearner, second: GradientLearner) -> bool:
     return all(torch.equal(value, second.parameters[name]) for name, value in first.parameters.items())
 
 
-def test_step_of_the_dataset_follows_the_plain_sum_of_the_members_losses_each_with_its_own_classes() -> None:
+def test_the_inversion_gradient_is_that_of_the_sum_of_losses_each_with_the_member_s_own_classes() -> None:
     """The released code weights member i of n by n - i + 1, and permutes labels against classes."""
     members = Zoo.of(
         [member(0, ("cat", "ant", "dog")), member(1, ("bee", "dog", "elk")), member(2, ("ant", "fox", "bee"))]
@@ -64,16 +64,16 @@ def test_step_of_the_dataset_follows_the_plain_sum_of_the_members_losses_each_wi
     assert metrics["inversion_loss"] > 0
 
 
-def test_a_large_zoo_is_sampled_anew_at_every_step() -> None:
+def test_members_of_a_large_zoo_are_sampled_in_every_step() -> None:
     run = begin(zoo(6), members_per_step=2)
     drawn = {tuple(run._sample_members(iteration)) for iteration in range(1, 60)}
     assert all(len(set(members)) == 2 for members in drawn)
     assert {member for members in drawn for member in members} == set(range(6))
     before = run.dataset.pixels.detach().clone()
     run.step(1)
-    known = {index for chosen in run._sample_members(1) for index in run.zoo.classes.of_member[chosen]}
+    expected = {index for chosen in run._sample_members(1) for index in run.zoo.classes.of_member[chosen]}
     moved = (run.dataset.pixels.detach() - before).abs().sum(dim=(1, 2, 3, 4)) > 0
-    assert {index for index, flag in enumerate(moved.tolist()) if flag} == known
+    assert {index for index, flag in enumerate(moved.tolist()) if flag} == expected
 
 
 def test_the_curriculum_raises_the_outer_loss_of_its_episode() -> None:
@@ -88,13 +88,13 @@ def test_the_curriculum_raises_the_outer_loss_of_its_episode() -> None:
 def test_the_curriculum_follows_the_reversed_gradient_of_the_outer_loss() -> None:
     run = begin(curriculum_weight=0.5)
     plain, _ = run._inversion_gradient(1)
-    (of_outer_loss,) = torch.autograd.grad(run._curriculum_loss(1), run.dataset.pixels)
-    assert of_outer_loss.abs().sum() > 0
+    (outer_gradient,) = torch.autograd.grad(run._curriculum_loss(1), run.dataset.pixels)
+    assert outer_gradient.abs().sum() > 0
     taken: list[torch.Tensor] = []
     run.pixel_optimiser.register_step_pre_hook(lambda *_: taken.append(run.dataset.pixels.grad.clone()))  # type: ignore[union-attr,arg-type,return-value]
     run.switch.observe(2, 0.0)
     run.step(1)
-    torch.testing.assert_close(taken[0], plain - 0.5 * of_outer_loss)
+    torch.testing.assert_close(taken[0], plain - 0.5 * outer_gradient)
 
 
 def test_without_weight_the_curriculum_never_fires() -> None:
@@ -117,7 +117,7 @@ def test_the_outer_step_is_taken_on_the_sum_over_episodes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["maml", "anil", "protonet"])
-def test_learns_its_pseudo_episodes_with_every_learner(kind: str) -> None:
+def test_the_outer_loss_decreases_with_every_learner(kind: str) -> None:
     learner = LearnerConfig(kind=kind, inner_lr=0.1)  # type: ignore[arg-type]
     run = begin(learner=learner, iterations=60, curriculum_weight=0.0, outer_lr=0.01)
     metrics = [run.step(iteration) for iteration in range(1, 61)]
@@ -131,7 +131,7 @@ def test_resumed_ends_with_the_same_bits(tmp_path: Path, shrinkage: float) -> No
     settings = {**SMALL, "learner": LearnerConfig(statistics_shrinkage=shrinkage, inner_steps=2)}
     straight = PURER(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
     PURER(**settings).fit(zoo(), out=tmp_path / "resumed", device="cpu")
-    for name in ("000006",):  # forget the end, as if it had been interrupted after 4
+    for name in ("000006",):  # remove the end, as after an interruption in meta-iteration 5
         for path in sorted((tmp_path / "resumed" / "checkpoints" / name).iterdir()):
             path.unlink()
     resumed = PURER(**settings).fit(zoo(), out=tmp_path / "resumed", resume=True, device="cpu")
@@ -150,7 +150,7 @@ def test_resumed_ends_with_the_same_bits(tmp_path: Path, shrinkage: float) -> No
     assert straight_bytes == resumed_bytes
 
 
-def test_curriculum_and_none_can_be_compared_from_one_warm_up(tmp_path: Path) -> None:
+def test_runs_with_and_without_curriculum_can_start_from_one_warm_up(tmp_path: Path) -> None:
     PURER(**{**SMALL, "iterations": 2}).fit(zoo(), out=tmp_path / "warm", device="cpu")
     start = tmp_path / "warm" / "checkpoints" / "000002"
     for weight in (0.0, 10.0):
@@ -161,7 +161,7 @@ def test_curriculum_and_none_can_be_compared_from_one_warm_up(tmp_path: Path) ->
         assert ("switch_loss_before" in rows[0]) is (weight > 0)
 
 
-def test_resuming_with_another_config_is_refused_and_loses_nothing(tmp_path: Path) -> None:
+def test_resuming_with_other_settings_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     PURER(**SMALL).fit(zoo(), out=tmp_path / "run", device="cpu")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(RunError, match=r"purer\.pixel_lr 0\.25 -> 0\.5"):
@@ -192,7 +192,7 @@ def test_members_of_other_sizes_and_normalisations_take_part() -> None:
     assert run.step(1)["inversion_loss"] > 0
 
 
-def test_defaults_are_the_papers_with_a_random_start() -> None:
+def test_defaults_are_those_of_the_paper_with_a_random_start() -> None:
     config = PurerConfig()
     assert (config.iterations, config.warm_up, config.patience, config.episodes) == (60_000, 4000, 6, 4)
     assert (config.pixel_lr, config.outer_lr, config.curriculum_weight, config.start) == (0.25, 0.001, 10.0, "random")
@@ -206,7 +206,7 @@ def test_defaults_are_the_papers_with_a_random_start() -> None:
     assert begin(shot=5, query=15).dataset.pixels.shape[1] == 20
 
 
-def test_what_cannot_work_is_refused_before_it_starts() -> None:
+def test_settings_that_cannot_work_are_refused_before_the_start() -> None:
     with pytest.raises(UsageError, match=r"way 9 is larger than the number of classes of the zoo \(7\)"):
         begin(way=9)
     with pytest.raises(UsageError, match=r"a dataset of 1000000000 images \(images_per_class\) of each of 7 classes"):
