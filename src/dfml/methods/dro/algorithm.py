@@ -91,8 +91,8 @@ class DRORun(TrainingRun):
         self.weights = MemberWeights(member_backbones(zoo, self._blank(), DRO.name))
         if not bool(self.weights.gram.any()):
             raise ZooError(
-                f"{DRO.name} learns the differences between members, but all members have the same weights ({len(zoo)} found); "
-                "add members that were trained independently, or use --method average"
+                f"{DRO.name} learns the differences between members, but all members have the same weights "
+                f"({len(zoo)} found); add members that were trained independently, or use --method average"
             )
         self.generator = WeightGenerator(len(zoo), config.embedding_size, config.hidden, config.seed, device)
         self._optimiser = torch.optim.Adam(self.generator.parameters.values(), lr=config.lr)
