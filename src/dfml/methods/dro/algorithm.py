@@ -19,7 +19,6 @@ initialisation is sampled from the network and adapted. The rest are decisions o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -36,6 +35,7 @@ from dfml.methods.average import member_backbones
 from dfml.methods.base import Method
 from dfml.methods.dro.weight_generator import MemberWeights, WeightGenerator, root_mean_square, worst_case_perturbations
 from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
+from dfml.schedules import half_cosine
 from dfml.training.checkpoint import State
 from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
 from dfml.zoo.zoo import Zoo
@@ -110,7 +110,7 @@ class DRORun(TrainingRun):
         for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
             leaf.grad = gradient
         for group in self._optimiser.param_groups:
-            group["lr"] = self.config.lr * 0.5 * (1.0 + math.cos(math.pi * (iteration - 1) / self.iterations))
+            group["lr"] = self.config.lr * half_cosine((iteration - 1) / self.iterations)
         self._optimiser.step()
         return metrics
 

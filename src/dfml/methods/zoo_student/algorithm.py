@@ -237,7 +237,7 @@ class ZooStudentRun(TrainingRun):
             return _EPISODIC_RATE * half_cosine(done)
         if done < _WARM_UP:
             return max(done / _WARM_UP, 0.01)
-        return 0.5 * (1.0 + math.cos(math.pi * (done - _WARM_UP) / (1.0 - _WARM_UP)))
+        return half_cosine((done - _WARM_UP) / (1.0 - _WARM_UP))
 
     def learner(self) -> Student:
         """See `TrainingRun.learner`."""
