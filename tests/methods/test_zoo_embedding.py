@@ -77,8 +77,8 @@ def test_a_loaded_learner_has_the_same_representation_and_head(tmp_path: Path) -
     again = MetaLearner.from_pretrained(tmp_path / "run")
     assert isinstance(again, ZooEmbeddingLearner)
     assert (again.representation, again.fit, again.way, again.name) == ("features", "ridge", 2, "zoo_embedding")
-    answers = [each.adapt(images(5, 1), LABELS).predict_proba(images(3, 2)) for each in (learner, again)]
-    assert torch.equal(*answers)
+    predictions = [each.adapt(images(5, 1), LABELS).predict_proba(images(3, 2)) for each in (learner, again)]
+    assert torch.equal(*predictions)
     with pytest.raises(ConfigError, match="setting 'representation'"):
         ZooEmbedding(representation="votes")
     with pytest.raises(ConfigError, match="setting 'fit'"):

@@ -33,14 +33,14 @@ SMALL: dict[str, Any] = {
 }
 
 
-def begin(members: Zoo | None = None, **settings: Any) -> DRORun:
+def start_run(members: Zoo | None = None, **settings: Any) -> DRORun:
     run = DRO(**{**SMALL, **settings}).start(members or zoo(), CPU)
     assert isinstance(run, DRORun)
     return run
 
 
 def trained(members: Zoo, **settings: Any) -> tuple[DRORun, list[dict[str, float]]]:
-    run = begin(members, **{"hidden": 64, "iterations": 300, **settings})
+    run = start_run(members, **{"hidden": 64, "iterations": 300, **settings})
     return run, [dict(run.step(iteration)) for iteration in range(1, run.iterations + 1)]
 
 
@@ -75,7 +75,7 @@ def test_the_members_weights_are_reconstructed(radius: float) -> None:
 
 def test_the_losses_are_the_distances_of_the_generated_weights() -> None:
     members = zoo(4)
-    run = begin(members)
+    run = start_run(members)
     run.generator.parameters["shares.weight"].data.normal_(generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         points = run.generator.embeddings()
@@ -110,7 +110,7 @@ def test_a_step_follows_the_plain_computation(radius: float) -> None:
     members = zoo(4)
     for each in members:
         each.double()
-    run = begin(members, radius=radius, ascent_steps=2, iterations=100)
+    run = start_run(members, radius=radius, ascent_steps=2, iterations=100)
     for value in run.generator.parameters.values():
         value.data = value.data.double()
     for iteration in (1, 2, 3):
@@ -174,9 +174,9 @@ def test_the_learner_adapts_with_any_way_and_is_saved_and_loaded(tmp_path: Path)
     assert (learner.name, learner.test_inner_steps, learner.way) == ("dro", 10, 5)
     assert not learner.parameters["head.weight"].any()
     loaded = MetaLearner.from_pretrained(tmp_path)
-    answers = [each.adapt(images(6, 1), LABELS).predict_proba(images(4, 2)) for each in (learner, loaded)]
-    assert torch.equal(*answers)
-    assert answers[0].shape == (4, 3)
+    predictions = [each.adapt(images(6, 1), LABELS).predict_proba(images(4, 2)) for each in (learner, loaded)]
+    assert torch.equal(*predictions)
+    assert predictions[0].shape == (4, 3)
 
 
 def nearest(run: DRORun, members: Zoo) -> tuple[int, float]:
@@ -206,7 +206,7 @@ def test_the_learner_can_be_generated_from_the_mean_embedding() -> None:
 
 
 def test_later_steps_do_not_change_a_learner() -> None:
-    run = begin()
+    run = start_run()
     run.step(1)
     learner = run.learner()
     before = {name: value.clone() for name, value in learner.parameters.items()}
@@ -222,10 +222,10 @@ def test_an_error_says_why_members_cannot_be_used() -> None:
     with pytest.raises(
         ZooError, match=r"^dro needs members of the learner's architecture conv4, but member-001 differs"
     ):
-        begin(Zoo.of([member(0), resnet]))
+        start_run(Zoo.of([member(0), resnet]))
     for same in (Zoo.of([member(0)]), Zoo.of([member(0), member(0), member(0)])):
         with pytest.raises(ZooError, match=rf"all members have the same weights \({len(same)} found\); add members"):
-            begin(same)
+            start_run(same)
 
 
 def test_a_residual_network_is_generated_too() -> None:

@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def begin(members: Zoo | None = None, **settings: Any) -> FreeRun:
+def start_run(members: Zoo | None = None, **settings: Any) -> FreeRun:
     run = FREE(**{**SMALL, **settings}).start(members or zoo(), CPU)
     assert isinstance(run, FreeRun)
     return run
@@ -65,7 +65,7 @@ def broken(seed: int, labels: tuple[str, ...]) -> PretrainedClassifier:
 
 
 def test_the_warm_up_trains_the_engine_only() -> None:
-    run = begin(warm_up=2)
+    run = start_run(warm_up=2)
     learner, generator = weights(run), {k: v.clone() for k, v in run.source.engine.state_dict().items()}
     for iteration in (1, 2):
         metrics = run.step(iteration)
@@ -83,7 +83,7 @@ def test_the_warm_up_trains_the_engine_only() -> None:
 def test_images_of_every_member_are_stored_under_its_own_classes() -> None:
     """The released code stores the images of the last member only."""
     members = Zoo.of([member(0, ("ant", "bee", "cat")), member(1, ("dog", "elk")), member(2, ("fox", "ant", "gnu"))])
-    run = begin(members, warm_up=0, members_per_step=3)
+    run = start_run(members, warm_up=0, members_per_step=3)
     run.step(1)
     written = dict(zip(members.classes.names, run.memory.written.tolist(), strict=True))
     assert written == {"ant": 8, "bee": 4, "cat": 4, "dog": 4, "elk": 4, "fox": 4, "gnu": 4}
@@ -96,7 +96,7 @@ def test_members_of_two_architectures_and_sizes_are_distilled_from_their_own_net
     larger = Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     other = PretrainedClassifier(create_backbone("fewshot_resnet10", 4, seed=1), ("w", "x", "y", "z"), larger)
     members = Zoo.of([member(0, ("ant", "bee", "cat")), other])
-    run = begin(members, img_size=16, warm_up=0)
+    run = start_run(members, img_size=16, warm_up=0)
     teacher_logits: dict[int, Tensor] = {}
     loss = run.distillation.loss
     run.distillation.loss = lambda inputs, logits, index: (  # type: ignore[method-assign]
@@ -130,7 +130,7 @@ def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str) -> None:
 
 def test_adapting_the_learner_during_training_changes_nothing() -> None:
     """In the released code images are generated for a student that is still adapted to the last task."""
-    plain, adapted = begin(), begin()
+    plain, adapted = start_run(), start_run()
     for iteration in range(1, 6):
         plain.step(iteration)
         adapted.step(iteration)
@@ -142,7 +142,7 @@ def test_adapting_the_learner_during_training_changes_nothing() -> None:
 def test_the_learner_is_the_last_iterate(tmp_path: Path) -> None:
     """The released code keeps the best of many evaluations on the test classes."""
     learner = FREE(**SMALL).fit(zoo(), out=tmp_path / "run", device="cpu")
-    run = begin()
+    run = start_run()
     for iteration in range(1, 7):
         run.step(iteration)
     assert isinstance(learner, GradientLearner)
@@ -152,14 +152,14 @@ def test_the_learner_is_the_last_iterate(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("replay", "steps"), [("fixed", 5), ("none", None)])
 def test_the_length_of_the_replay_can_be_fixed(replay: str, steps: int | None) -> None:
     """With a replay until stagnation, the durations of runs cannot be compared."""
-    run = begin(warm_up=0, replay=replay, replay_steps=5)
+    run = start_run(warm_up=0, replay=replay, replay_steps=5)
     for iteration in range(1, 4):
         assert run.step(iteration).get("replay_steps") == steps
     assert run.outer.updates == 3 * (steps or 0)
 
 
 def test_the_replay_can_end_when_its_accuracy_has_stopped_improving() -> None:
-    run = begin(warm_up=0, replay="stagnation", replay_patience=3)
+    run = start_run(warm_up=0, replay="stagnation", replay_patience=3)
     accuracies = iter([0.2, 0.5, 0.4, 0.5, 0.6, 0.1, 0.6, 0.2, 0.9])
     run.outer.step = lambda episodes: {"outer_loss": 1.0, "accuracy": next(accuracies)}  # type: ignore[method-assign]
     assert run.step(1)["replay_steps"] == 8  # 0.6 is the best; the next three are not better
@@ -167,7 +167,7 @@ def test_the_replay_can_end_when_its_accuracy_has_stopped_improving() -> None:
 
 
 def test_the_replay_starts_when_enough_classes_have_images() -> None:
-    run = begin(zoo(3), warm_up=0, members_per_step=1, way=4)
+    run = start_run(zoo(3), warm_up=0, members_per_step=1, way=4)
     assert run.step(1)["replay_steps"] == 0
     assert run.step(2)["replay_steps"] + run.step(3)["replay_steps"] > 0
 
@@ -175,7 +175,7 @@ def test_the_replay_starts_when_enough_classes_have_images() -> None:
 @pytest.mark.parametrize("rule", ["classes", "positions"])
 @pytest.mark.parametrize("alignment", ["sequential", "joint"])
 def test_distillation_decreases_the_divergence_from_the_members(rule: str, alignment: str) -> None:
-    run = begin(
+    run = start_run(
         iterations=40,
         warm_up=0,
         replay="none",
@@ -190,7 +190,7 @@ def test_distillation_decreases_the_divergence_from_the_members(rule: str, align
 
 
 def test_distillation_does_not_change_the_head_of_episodes() -> None:
-    run = begin(warm_up=0, replay="none")
+    run = start_run(warm_up=0, replay="none")
     before = weights(run)
     run.step(1)
     changed = {name for name, value in weights(run).items() if not torch.equal(value, before[name])}
@@ -200,7 +200,7 @@ def test_distillation_does_not_change_the_head_of_episodes() -> None:
 
 def test_without_alignment_only_the_replay_trains_and_there_is_no_disagreement() -> None:
     disagreeing = {"five": {**TINY, "weights": {"disagreement": 1.0, "divergence": "js"}}}
-    run = begin(warm_up=0, alignment="none", replay="none", inversion=disagreeing)
+    run = start_run(warm_up=0, alignment="none", replay="none", inversion=disagreeing)
     before = weights(run)
     metrics = run.step(1)
     assert "distillation_loss" not in metrics
@@ -231,7 +231,7 @@ def test_an_excluded_member_stays_excluded_in_a_resumed_run(tmp_path: Path) -> N
     members = Zoo.of([member(0, ("ant", "bee", "cat")), broken(1, ("dog", "elk", "fox")), member(2, ("gnu", "hen"))])
     settings = {**SMALL, "members_per_step": 3, "checkpoint_every": 1}
     FREE(**{**settings, "iterations": 3}).fit(members, out=tmp_path / "run", device="cpu")
-    run = begin(members, members_per_step=3)
+    run = start_run(members, members_per_step=3)
     from dfml.training.loop import restore
 
     assert restore(run, tmp_path / "run/checkpoints/000003", CPU) == 3
@@ -244,12 +244,12 @@ def test_a_run_without_any_usable_member_fails_with_one_line() -> None:
     with pytest.raises(
         RunError, match=r"no member is left to learn from: of 2, member-00\d was excluded first: the"
     ) as error:
-        begin(members).step(1)
+        start_run(members).step(1)
     assert "\n" not in str(error.value)
 
 
 def test_the_outer_loss_on_recovered_tasks_decreases() -> None:
-    run = begin(
+    run = start_run(
         iterations=24,
         warm_up=4,
         replay_steps=6,
@@ -259,7 +259,7 @@ def test_the_outer_loss_on_recovered_tasks_decreases() -> None:
         memory=24,
         inversion={"five": {**TINY, "weights": {"disagreement": 0.0, "batch_norm": 0.1}}},
     )
-    untrained = begin(learner=LearnerConfig(kind="protonet")).outer
+    untrained = start_run(learner=LearnerConfig(kind="protonet")).outer
     for iteration in range(1, 25):
         run.step(iteration)
     tasks = [run.memory.episode(3, 1, 2, seeds.generator(7, "task", index)) for index in range(20)]
@@ -280,13 +280,13 @@ def test_defaults_are_those_of_the_paper() -> None:
 
 def test_settings_that_cannot_work_are_refused_before_the_start() -> None:
     with pytest.raises(UsageError, match=r"way 9 is larger than the number of classes of the zoo \(7\)"):
-        begin(way=9)
+        start_run(way=9)
     with pytest.raises(UsageError, match=r"iterations 2 end within the warm_up of 2"):
-        begin(iterations=2)
+        start_run(iterations=2)
     with pytest.raises(UsageError, match=r"memory 2 holds fewer images of a class than a task needs"):
-        begin(memory=2)
+        start_run(memory=2)
     with pytest.raises(UsageError, match=r"memory 1000000000 for each of 7 classes, of side length 16 pixels"):
-        begin(memory=10**9)
+        start_run(memory=10**9)
 
 
 def test_settings_within_a_section_keep_the_defaults_of_the_rest() -> None:
@@ -298,12 +298,12 @@ def test_settings_within_a_section_keep_the_defaults_of_the_rest() -> None:
 def test_the_disagreement_can_be_with_a_learner_of_another_size() -> None:
     members = Zoo.of([member(0, preprocessing=Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5)))])
     disagreeing = {"engine": "ei", "ei": {"steps": 2, "weights": {"disagreement": 1.0, "divergence": "js"}}}
-    run = begin(members, img_size=16, warm_up=0, inversion=disagreeing)
+    run = start_run(members, img_size=16, warm_up=0, inversion=disagreeing)
     assert run.step(1)["disagreement"] > 0.0
 
 
 def test_a_learner_that_is_not_finite_excludes_no_member() -> None:
-    run = begin(warm_up=0, inversion={"five": {**TINY, "weights": {"disagreement": 1.0, "divergence": "js"}}})
+    run = start_run(warm_up=0, inversion={"five": {**TINY, "weights": {"disagreement": 1.0, "divergence": "js"}}})
     with torch.no_grad():
         run.distillation.parameters["weight"].fill_(math.nan)
     with pytest.raises(RunError, match="the generator or the learner itself is not finite"):
@@ -319,7 +319,7 @@ def test_a_checkpoint_of_another_engine_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_state_does_not_grow() -> None:
-    run = begin(iterations=8, warm_up=0)
+    run = start_run(iterations=8, warm_up=0)
     sizes = []
     for iteration in range(1, 9):
         run.step(iteration)

@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def begin(members: Zoo | None = None, **settings: Any) -> PurerRun:
+def start_run(members: Zoo | None = None, **settings: Any) -> PurerRun:
     run = PURER(**{**SMALL, **settings}).start(members or zoo(), CPU)
     assert isinstance(run, PurerRun)
     return run
@@ -47,7 +47,7 @@ def test_the_inversion_gradient_is_that_of_the_sum_of_losses_each_with_the_membe
         [member(0, ("cat", "ant", "dog")), member(1, ("bee", "dog", "elk")), member(2, ("ant", "fox", "bee"))]
     )
     weights = InversionWeights(batch_norm=0.3, jitter=0)
-    run = begin(members, inversion=weights, images_per_class=4)
+    run = start_run(members, inversion=weights, images_per_class=4)
     with torch.no_grad():
         run.dataset.pixels.data = run.dataset.pixels.data.double()
     for classifier in members:
@@ -65,7 +65,7 @@ def test_the_inversion_gradient_is_that_of_the_sum_of_losses_each_with_the_membe
 
 
 def test_members_of_a_large_zoo_are_sampled_in_every_step() -> None:
-    run = begin(zoo(6), members_per_step=2)
+    run = start_run(zoo(6), members_per_step=2)
     drawn = {tuple(run._sample_members(iteration)) for iteration in range(1, 60)}
     assert all(len(set(members)) == 2 for members in drawn)
     assert {member for members in drawn for member in members} == set(range(6))
@@ -77,7 +77,7 @@ def test_members_of_a_large_zoo_are_sampled_in_every_step() -> None:
 
 
 def test_the_curriculum_raises_the_outer_loss_of_its_episode() -> None:
-    run = begin(
+    run = start_run(
         iterations=30, warm_up=1, curriculum_weight=10.0, inversion=InversionWeights(label=0.001, batch_norm=0.0)
     )
     fired = [metrics for i in range(1, 31) if "switch_loss_before" in (metrics := dict(run.step(i)))]
@@ -86,7 +86,7 @@ def test_the_curriculum_raises_the_outer_loss_of_its_episode() -> None:
 
 
 def test_the_curriculum_follows_the_reversed_gradient_of_the_outer_loss() -> None:
-    run = begin(curriculum_weight=0.5)
+    run = start_run(curriculum_weight=0.5)
     plain, _ = run._inversion_gradient(1)
     (outer_gradient,) = torch.autograd.grad(run._curriculum_loss(1), run.dataset.pixels)
     assert outer_gradient.abs().sum() > 0
@@ -98,12 +98,12 @@ def test_the_curriculum_follows_the_reversed_gradient_of_the_outer_loss() -> Non
 
 
 def test_without_weight_the_curriculum_never_fires() -> None:
-    run = begin(curriculum_weight=0.0, warm_up=1)
+    run = start_run(curriculum_weight=0.0, warm_up=1)
     assert not any("switch_loss_before" in run.step(iteration) for iteration in range(1, 12))
 
 
 def test_the_outer_step_is_taken_on_the_sum_over_episodes() -> None:
-    run = begin(episodes=3)
+    run = start_run(episodes=3)
     expected = [torch.zeros_like(value) for value in run.outer.parameters.values()]
     for index in range(3):
         episode = run.dataset.episode(3, 1, 2, seeds.generator(0, "episode", 1, index))
@@ -119,7 +119,7 @@ def test_the_outer_step_is_taken_on_the_sum_over_episodes() -> None:
 @pytest.mark.parametrize("kind", ["maml", "anil", "protonet"])
 def test_the_outer_loss_decreases_with_every_learner(kind: str) -> None:
     learner = LearnerConfig(kind=kind, inner_lr=0.1)  # type: ignore[arg-type]
-    run = begin(learner=learner, iterations=60, curriculum_weight=0.0, outer_lr=0.01)
+    run = start_run(learner=learner, iterations=60, curriculum_weight=0.0, outer_lr=0.01)
     metrics = [run.step(iteration) for iteration in range(1, 61)]
     first, last = (sum(m["outer_loss"] for m in part) for part in (metrics[:10], metrics[-10:]))
     assert last < 0.8 * first
@@ -179,7 +179,7 @@ def test_a_checkpoint_of_another_run_is_refused_before_the_folder_is_made(tmp_pa
 
 def test_averaged_start_is_the_mean_of_the_members() -> None:
     members = zoo(3)
-    run = begin(members, start="average")
+    run = start_run(members, start="average")
     mean = torch.stack([m.network.state_dict()["blocks.1.conv.weight"] for m in members]).mean(dim=0)
     torch.testing.assert_close(run.outer.parameters["backbone.blocks.1.conv.weight"].detach(), mean)
 
@@ -187,7 +187,7 @@ def test_averaged_start_is_the_mean_of_the_members() -> None:
 def test_members_of_other_sizes_and_normalisations_take_part() -> None:
     larger = Preprocessing(32, (0.1, 0.1, 0.1), (0.5, 0.5, 0.5))
     members = Zoo.of([member(0, ("ant", "bee", "cat")), member(1, ("cat", "dog", "elk"), larger)])
-    run = begin(members)
+    run = start_run(members)
     assert run.dataset.preprocessing.size == 16
     assert run.step(1)["inversion_loss"] > 0
 
@@ -203,14 +203,14 @@ def test_defaults_are_those_of_the_paper_with_a_random_start() -> None:
         "l2": 1e-5,
         "jitter": 2,
     }
-    assert begin(shot=5, query=15).dataset.pixels.shape[1] == 20
+    assert start_run(shot=5, query=15).dataset.pixels.shape[1] == 20
 
 
 def test_settings_that_cannot_work_are_refused_before_the_start() -> None:
     with pytest.raises(UsageError, match=r"way 9 is larger than the number of classes of the zoo \(7\)"):
-        begin(way=9)
+        start_run(way=9)
     with pytest.raises(UsageError, match=r"a dataset of 1000000000 images \(images_per_class\) of each of 7 classes"):
-        begin(images_per_class=10**9)
+        start_run(images_per_class=10**9)
     with pytest.raises(ConfigError, match=r"'curriculum_wieght': unknown setting"):
         PURER(curriculum_wieght=1.0)
     with pytest.raises(ConfigError, match=r"'learner.inner': unknown setting; known are kind, backbone"):
@@ -222,7 +222,7 @@ def test_settings_that_cannot_work_are_refused_before_the_start() -> None:
 
 
 def test_the_state_does_not_grow_and_keeps_no_graph() -> None:
-    run = begin(iterations=12)
+    run = start_run(iterations=12)
     sizes = []
     for iteration in range(1, 13):
         run.step(iteration)

@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def begin(members: Zoo | None = None, **settings: Any) -> ZooStudentRun:
+def start_run(members: Zoo | None = None, **settings: Any) -> ZooStudentRun:
     run = ZooStudent(**{**SMALL, **settings}).start(members or zoo(), CPU)
     assert isinstance(run, ZooStudentRun)
     return run
@@ -57,15 +57,15 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 def test_the_student_learns_the_predictions_of_all_members() -> None:
     members = zoo(3)
-    run = begin(
+    run = start_run(
         members, iterations=40, images_per_class=10, memory=2000, student_steps=5, batch=32, teachers=None, lr=0.02
     )
     shown = images(60, seed=9)
-    answers = run.student.groups.log_softmax(query_members(members, shown))
+    predictions = run.student.groups.log_softmax(query_members(members, shown))
 
     def distance() -> float:
         with torch.no_grad():
-            return run.student.groups.divergence(answers, run.student.logits(shown), 1.0).item()
+            return run.student.groups.divergence(predictions, run.student.logits(shown), 1.0).item()
 
     before = distance()
     rows = [run.step(iteration) for iteration in range(1, 41)]
@@ -77,12 +77,14 @@ def test_the_student_learns_the_predictions_of_all_members() -> None:
 
 def test_a_buffer_that_does_not_fit_the_memory_is_refused_before_the_start() -> None:
     with pytest.raises(UsageError, match=r"a memory of 1000000000 images \(memory\), of side length 16 pixels"):
-        begin(memory=10**9, iterations=10**9)
+        start_run(memory=10**9, iterations=10**9)
 
 
 def test_a_member_with_many_classes_is_inverted_for_some_of_them_at_a_time() -> None:
     members = Zoo.of([member(0, tuple("abcdefgh")), member(1, tuple("cdefghij"))])
-    run = begin(members, mixed=0, memory=1000, inversion={**SMALL["inversion"], "engine": "ei", "classes_per_round": 3})
+    run = start_run(
+        members, mixed=0, memory=1000, inversion={**SMALL["inversion"], "engine": "ei", "classes_per_round": 3}
+    )
     assert len(run.buffer.images) == 4 * 2 * 3 * 3  # iterations, members, classes, images of each
     for iteration in (1, 2, 3, 4):
         run.step(iteration)
@@ -96,7 +98,7 @@ def test_a_member_with_many_classes_is_inverted_for_some_of_them_at_a_time() -> 
 
 def test_a_wider_student_is_the_same_with_more_channels() -> None:
     channels = {"backbone_arguments": {"channels": [64, 128, 256, 512]}}
-    usual, wide = (begin(backbone="conv4_pyramid", **more).student for more in ({}, channels))
+    usual, wide = (start_run(backbone="conv4_pyramid", **more).student for more in ({}, channels))
     shapes, wider = ([value.shape for value in each.network.parameters() if value.ndim == 4] for each in (usual, wide))
     assert wide.architecture["architecture"] == usual.architecture["architecture"]
     assert [shape[0] for shape in wider] == [2 * shape[0] for shape in shapes]
@@ -104,24 +106,24 @@ def test_a_wider_student_is_the_same_with_more_channels() -> None:
 
 def test_every_image_is_stored_with_the_predictions_of_its_teachers() -> None:
     members = zoo(4)
-    run = begin(members, teachers=3, mixed=0)
+    run = start_run(members, teachers=3, mixed=0)
     run.step(1)
     assert len(run.buffer) == 2 * 3 * 3
-    shown, answers = (
+    stored, predictions = (
         run.buffer.images[: len(run.buffer)].float() / 255.0,
         run.buffer.log_probabilities[: len(run.buffer)].float(),
     )
-    asked = [not bool(part.isnan().any()) for part in torch.split(answers, 3, dim=1)]
-    assert sum(asked) == 3
-    assert set(run.source.next_members(1, 2)) <= {index for index, yes in enumerate(asked) if yes}
-    expected = run.student.groups.log_softmax(query_members(members, shown))
-    known = ~answers.isnan()
-    torch.testing.assert_close(answers[known], expected[known], atol=1e-2, rtol=1e-2)
+    queried = [not bool(part.isnan().any()) for part in torch.split(predictions, 3, dim=1)]
+    assert sum(queried) == 3
+    assert set(run.source.next_members(1, 2)) <= {index for index, was_queried in enumerate(queried) if was_queried}
+    expected = run.student.groups.log_softmax(query_members(members, stored))
+    known = ~predictions.isnan()
+    torch.testing.assert_close(predictions[known], expected[known], atol=1e-2, rtol=1e-2)
 
 
 def test_only_networks_compute_in_bfloat16() -> None:
     leaves = {**SMALL["inversion"], "ei": {"steps": 2, "start": "dead_leaves"}}
-    runs = [begin(precision=precision, teachers=None, inversion=leaves) for precision in ("float32", "bfloat16")]
+    runs = [start_run(precision=precision, teachers=None, inversion=leaves) for precision in ("float32", "bfloat16")]
     rows = [[run.step(iteration) for iteration in (1, 2)] for run in runs]
     full, half = (
         run.buffer.log_probabilities[:18].float() for run in runs
@@ -135,7 +137,7 @@ def test_only_networks_compute_in_bfloat16() -> None:
 
 
 def test_mixed_images_are_made_from_earlier_ones_and_predicted_too() -> None:
-    run = begin(mixed=2, memory=100)
+    run = start_run(mixed=2, memory=100)
     run.step(1)
     assert len(run.buffer) == 18  # there were no earlier images to mix with
     run.step(2)
@@ -144,11 +146,11 @@ def test_mixed_images_are_made_from_earlier_ones_and_predicted_too() -> None:
 
 
 def test_a_part_of_every_batch_is_an_episode_of_recovered_classes() -> None:
-    run = begin(mixed=1, batch=30, episode_way=4, episode_shot=2, episode_query=1, memory=200)
+    run = start_run(mixed=1, batch=30, episode_way=4, episode_shot=2, episode_query=1, memory=200)
     for iteration in (1, 2):
         run.step(iteration)
-    of_classes = run.buffer.indices_by_class(3)
-    chosen, way = run._sample_batch(of_classes, torch.Generator().manual_seed(0))
+    slots_by_class = run.buffer.indices_by_class(3)
+    chosen, way = run._sample_batch(slots_by_class, torch.Generator().manual_seed(0))
     assert (len(chosen), way) == (30, 4)
     classes = run.buffer.classes[chosen]
     support, query = classes[:8].view(4, 2), classes[8:12]
@@ -166,7 +168,7 @@ def test_a_part_of_every_batch_is_an_episode_of_recovered_classes() -> None:
 def test_an_episode_has_at_most_the_classes_that_exist_and_fit_a_batch(settings: dict[str, Any], way: int) -> None:
     """One member of three classes, eight images of each; seven make one class of an episode by default."""
     once = {"members_per_step": 1, "images_per_class": 8, "teachers": None, "iterations": 1, "batch": 64}
-    run = begin(Zoo.of([member(0)]), **{**once, "episodic_share": 0.9, **settings})
+    run = start_run(Zoo.of([member(0)]), **{**once, "episodic_share": 0.9, **settings})
     row = run.step(1)
     _, found = run._sample_batch(
         run.buffer.indices_by_class(run.config.episode_shot + run.config.episode_query), torch.Generator()
@@ -176,7 +178,7 @@ def test_an_episode_has_at_most_the_classes_that_exist_and_fit_a_batch(settings:
 
 
 def test_the_episodic_steps_come_last_with_a_learning_rate_of_their_own() -> None:
-    run = begin(iterations=20, student_steps=5, images_per_class=8, batch=64, memory=2000)
+    run = start_run(iterations=20, student_steps=5, images_per_class=8, batch=64, memory=2000)
     rows = [run.step(iteration) for iteration in range(1, 21)]
     # The episodic steps are 15 of 100; later meta-iterations have more steps.
     assert ["outer_loss" in row for row in rows] == [False] * 18 + [True] * 2
@@ -188,7 +190,7 @@ def test_the_episodic_steps_come_last_with_a_learning_rate_of_their_own() -> Non
     assert rates[85] < 1e-3
     assert rates[86] == pytest.approx(0.2, rel=0.02)
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
-    plain = begin(iterations=20, student_steps=5, episodic=0.0)
+    plain = start_run(iterations=20, student_steps=5, episodic=0.0)
     plain.updates = 86
     assert plain._rate() == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.76 / 0.9)))
 
@@ -198,7 +200,7 @@ def test_the_episodic_loss_is_lower_after_training_with_it() -> None:
     losses = []
     for episodic in (0.0, 2.0):
         settings = {"images_per_class": 8, "memory": 500, "student_steps": 8, "batch": 64, "episodic_share": 0.7}
-        run = begin(zoo(2), iterations=6, episodic=episodic, inversion={"ei": {"steps": 20, "lr": 0.2}}, **settings)
+        run = start_run(zoo(2), iterations=6, episodic=episodic, inversion={"ei": {"steps": 20, "lr": 0.2}}, **settings)
         for iteration in range(1, 7):
             row = run.step(iteration)
         assert ("outer_loss" in row) == (episodic > 0)
@@ -243,7 +245,7 @@ def test_a_backbone_with_dropout_is_resumed_with_the_same_bits(tmp_path: Path) -
     settings = {**SMALL, "backbone": "resnet10t", "backbone_arguments": {"drop_rate": 0.5}}
     straight = ZooStudent(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
     torch.manual_seed(7)
-    run = begin(**{key: settings[key] for key in ("backbone", "backbone_arguments")})
+    run = start_run(**{key: settings[key] for key in ("backbone", "backbone_arguments")})
     done = restore(run, tmp_path / "straight" / "checkpoints" / "000002", CPU)
     for iteration in range(done + 1, 5):
         run.step(iteration)
@@ -257,7 +259,7 @@ def test_members_of_several_architectures_sizes_and_ways_are_distilled_together(
     larger = Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     other = PretrainedClassifier(create_backbone("fewshot_resnet10", 4, seed=1), ("w", "x", "y", "z"), larger)
     members = Zoo.of([member(0, ("ant", "bee", "cat")), other])
-    run = begin(members, img_size=16, teachers=None)
+    run = start_run(members, img_size=16, teachers=None)
     run.step(1)
     shown = run.buffer.images[: len(run.buffer)].float() / 255.0
     assert shown.shape == (21, 3, 16, 16)
@@ -285,7 +287,7 @@ def test_a_loaded_learner_is_the_same_and_better_than_chance(tmp_path: Path) -> 
 
 
 def test_a_snapshot_is_not_changed_by_later_steps() -> None:
-    run = begin()
+    run = start_run()
     run.step(1)
     snapshot = run.learner()
     before = {name: value.clone() for name, value in snapshot.network.state_dict().items()}
@@ -298,7 +300,7 @@ def test_the_disagreement_term_makes_images_harder_for_the_student() -> None:
     found = []
     for weight in (1e-6, 30.0):
         weights = {"disagreement": weight, "divergence": "js"}
-        run = begin(student_steps=8, inversion={"ei": {"steps": 8, "lr": 0.2, "weights": weights}})
+        run = start_run(student_steps=8, inversion={"ei": {"steps": 8, "lr": 0.2, "weights": weights}})
         assert run.step(1)["disagreement"] == 0.0  # the student has not been trained yet
         found.append(run.step(2)["disagreement"])
     assert found[1] > 1.2 * found[0] > 0.0
