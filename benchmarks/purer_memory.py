@@ -1,8 +1,8 @@
-"""Peak memory of PURER, and that it does not grow with the iterations.
+"""Measure the peak memory of PURER after several numbers of meta-iterations, to see whether it grows.
 
     uv run python benchmarks/purer_memory.py ZOO --shot 5 --iterations 300
 
-Prints the peak resident memory after 1/10, 1/3 and all of the meta-iterations; the curriculum fires throughout.
+Prints the peak resident memory after 1/10, 1/3 and all of the meta-iterations, with a curriculum that fires often.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dfml.zoo.zoo import Zoo
 
 
 def main() -> None:
-    """Parse, run, print."""
+    """Parse the arguments, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("zoo", type=Path)
     parser.add_argument("--shot", type=int, default=5)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def peak() -> float:
-    """The largest resident memory that this process ever had, in MiB."""
+    """Return the peak resident memory of this process, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,10 +1,10 @@
-"""What a meta-iteration of PURER costs, and what keeping the members in memory saves.
+"""Measure the duration of a meta-iteration of PURER, and what keeping the members in memory saves.
 
     uv run python benchmarks/purer_step.py ZOO --shot 5 --json result.json
 
-Prints seconds of the dataset step and of the learner step (medians), the dataset step member by member and stacked,
-and the same step as a naive loop has it: every member read from the disk, built, copied and hooked anew (PURER's
-released code, papers 1.11). All in one run, alternating, on one device.
+Prints median seconds of the dataset step and of the learner step. The dataset step is measured member by member,
+stacked, and as a naive loop that reads, builds, copies and hooks every member anew, which the released code of PURER
+does. All variants alternate in one process on one device.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from dfml.inversion.loss import View, sample_view
 from dfml.inversion.pixel_gradient import InversionGradient
 from dfml.methods.purer import PURER, PurerRun
 from dfml.training.device import keep_freed_memory, select_device
-from dfml.zoo.readers import load_member, read_member_config
-from dfml.zoo.zoo import Zoo, member_folders
+from dfml.zoo.folder import member_paths
+from dfml.zoo.vetting import load_member, read_member_config
+from dfml.zoo.zoo import Zoo
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("zoo", type=Path)
     parser.add_argument("--shot", type=int, default=5)
@@ -54,20 +55,20 @@ def main() -> None:
     run = steps["inner 1"]
     assert isinstance(run, PurerRun)
     stacked = InversionGradient(zoo, run.dataset.preprocessing, run.config.inversion, stacked=True)
-    work: dict[str, Callable[[], object]] = {
+    tasks: dict[str, Callable[[], object]] = {
         "dataset step": lambda: run._inversion_gradient(1),
         "dataset step, stacked": lambda: stacked(*_request(run)),
         "dataset step, members reloaded": lambda: naive_gradient(run, arguments.zoo, device),
     }
     for name, each in steps.items():
         assert isinstance(each, PurerRun)
-        work[f"learner step, {name}"] = lambda each=each: each._meta_train(1)  # type: ignore[misc]
-    seconds: dict[str, list[float]] = {name: [] for name in work}
+        tasks[f"learner step, {name}"] = lambda each=each: each._meta_train(1)  # type: ignore[misc]
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for repeat in range(arguments.repeats + 2):
-        for name, task in work.items():
-            spent = _time(task, device)
-            if repeat >= 2:  # the first two warm up
-                seconds[name].append(spent)
+        for name, task in tasks.items():
+            duration = _time(task, device)
+            if repeat >= 2:  # the first two are warm-up
+                seconds[name].append(duration)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     resident = medians["dataset step"]
     result: dict[str, Any] = {
@@ -89,21 +90,21 @@ def main() -> None:
 
 
 def naive_gradient(run: PurerRun, path: Path, device: torch.device) -> Tensor:
-    """The step of the dynamic dataset as the released code has it, but with the plain sum over members."""
+    """Compute the gradient of the dynamic dataset as the released code does, but with a plain sum over members."""
     pixels, weights = run.dataset.pixels.detach().requires_grad_(), run.config.inversion
     total = torch.zeros((), device=device)
-    for folder, classes in zip(member_folders(path), run.classes, strict=True):
+    for folder, classes in zip(member_paths(path), run.classes, strict=True):
         member = load_member(read_member_config(folder))
         network = copy.deepcopy(member.network).to(device).to(memory_format=torch.contiguous_format)
-        seen: list[tuple[nn.BatchNorm2d, Tensor]] = []
+        layer_inputs: list[tuple[nn.BatchNorm2d, Tensor]] = []
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
-                layer.register_forward_hook(lambda layer, inputs, _: seen.append((layer, inputs[0])))  # noqa: B023
+                layer.register_forward_hook(lambda layer, inputs, _: layer_inputs.append((layer, inputs[0])))  # noqa: B023
         images = run.dataset.preprocessing.denormalise(torch.roll(pixels[classes].flatten(0, 1), (1, 1), (2, 3)))
         labels = torch.arange(len(classes), device=device).repeat_interleave(pixels.shape[1])
         inputs = member.preprocessing.normalise(images)
         total = total + functional.cross_entropy(network(inputs), labels) + weights.l2 * inputs.norm()
-        for layer, x in seen:
+        for layer, x in layer_inputs:
             assert layer.running_mean is not None
             assert layer.running_var is not None
             mean, variance = x.mean((0, 2, 3)), x.permute(1, 0, 2, 3).flatten(1).var(1, unbiased=False)
@@ -130,11 +131,11 @@ def _request(run: PurerRun) -> tuple[list[int], list[Tensor], list[View]]:
 def _time(task: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    start = time.perf_counter()
     task()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

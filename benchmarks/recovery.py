@@ -1,14 +1,14 @@
-"""What it costs to recover a task from a member, and what a meta-learned start saves.
+"""Measure the cost of recovering images from a member, and what a meta-learned initialisation saves.
 
     uv run python benchmarks/recovery.py ZOO --minutes 30 --json result.json
 
-Some members, drawn by the seed, are newcomers; FIVE and FastDFKD are meta-trained on the others only. Then every engine
-recovers every newcomer, in turn: same members, same number of images, one device. There is no student here, so the
-disagreement weighs 0 everywhere. A time is that of a whole task (start, steps, drawing the final images), synchronised;
-a cross-entropy is that of images as they stand, without the view that a step draws, and is evaluated untimed.
+A few members, sampled by the seed, are new: FIVE and FastDFKD are meta-trained on the others only. Then every engine
+inverts every new member: same members, same number of images, one device. Without a student, the disagreement term has
+weight 0. A time is that of one whole inversion run (start, steps, generating the final images), synchronised with the
+device; a cross-entropy is that of the final images without augmentation, evaluated outside the timing.
 
-Two ratios are the point: the time that a generator from scratch takes until its cross-entropy is that of FIVE after its
-k = 5 steps, over FIVE's time; and the same for the fixed 200 steps of earlier work (papers 2.7, 2.8).
+The two main ratios: time of a generator from scratch until its cross-entropy equals that of FIVE after k = 5 steps,
+divided by FIVE's time; and the same for 200 steps, a number that earlier work uses (FREE, FIVE, speed).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from recovery_training import meta_train_all, now, target_of
 
 @dataclass(frozen=True)
 class Contender:
-    """An engine with a number of steps; one row of the table."""
+    """An engine with a number of steps: one row of the table."""
 
     name: str
     engine: Engine
@@ -54,25 +54,25 @@ class Contender:
 
     @property
     def title(self) -> str:
-        """For tables and as a key."""
+        """Label in tables, and key in the results."""
         return f"{self.name}, {self.steps} steps"
 
 
 def main() -> None:
-    """Parse, meta-train, measure, print."""
+    """Parse the arguments, meta-train, measure, print."""
     arguments = _parse()
     torch.set_num_threads(arguments.threads)
     device = select_device(arguments.device)
     keep_freed_memory()
     zoo = Zoo.open(arguments.zoo).to(device)
-    zoo.vet()  # also loads every member, so that no disk is timed
-    newcomers, others = split(len(zoo), arguments.newcomers, arguments.seed)
+    zoo.vet()  # also loads every member, so that reading from disk is not timed
+    new_members, others = split(len(zoo), arguments.new_members, arguments.seed)
     engines = create_engines(zoo, device, arguments)
     training = meta_train_all(zoo, others, engines, device, arguments)
-    contenders = line_up(engines, arguments)
+    contenders = create_contenders(engines, arguments)
     for contender in contenders:
-        recover_timed(contender.engine, target_of(zoo, others[0], arguments, device), 3, device)  # warms up
-    rows = [measure_newcomer(zoo, member, contenders, engines, arguments, device) for member in newcomers]
+        recover_timed(contender.engine, target_of(zoo, others[0], arguments, device), 3, device)  # warm-up
+    rows = [measure_member(zoo, member, contenders, engines, arguments, device) for member in new_members]
     result: dict[str, Any] = {
         "headline": headline(rows, training[FIVE].seconds, arguments.scratch_steps),
         "medians": {
@@ -80,7 +80,7 @@ def main() -> None:
         },
         "curves": {name: mean_curve([row["curves"][name] for row in rows]) for name in (FIVE, SCRATCH, EI)},
         "meta_training": {name: asdict(each) for name, each in training.items()},
-        "newcomers": rows,
+        "new_members": rows,
         "meta_trained_on": [zoo.name(member) for member in others],
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()},
         "engines": {name: engine.config.model_dump() for name, engine in engines.items()},
@@ -97,16 +97,22 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("zoo", type=Path)
-    parser.add_argument("--newcomers", type=_positive, default=5, help="members that nothing is meta-trained on")
+    parser.add_argument("--new-members", type=_positive, default=5, help="members left out of meta-training")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--meta-updates", type=_positive, help="outer updates of each meta-generator (1000)")
-    length.add_argument("--minutes", type=float, help="of meta-training of each meta-generator, instead")
-    parser.add_argument("--visits", type=_positive, default=4, help="members in one outer update")
-    parser.add_argument("--preset", choices=FREE.presets, help="of FREE: FIVE's settings, instead of the papers'")
-    parser.add_argument("--width", type=_positive, help="of all generators (FIVE's)")
-    parser.add_argument("--per-class", type=_positive, default=20, help="images of every class")
-    parser.add_argument("--scratch-steps", type=_positive, default=200, help="of the generator from scratch")
-    parser.add_argument("--generator", type=Path, help="keeps the meta-trained generators; used again if it exists")
+    length.add_argument("--meta-updates", type=_positive, help="outer updates of each meta-generator (default 1000)")
+    length.add_argument(
+        "--minutes", type=float, help="minutes of meta-training of each meta-generator, instead of --meta-updates"
+    )
+    parser.add_argument("--members-per-update", type=_positive, default=4, help="members in one outer update")
+    parser.add_argument(
+        "--preset", choices=FREE.presets, help="preset of FREE whose settings FIVE has, instead of the published ones"
+    )
+    parser.add_argument("--width", type=_positive, help="width of all generators (default: that of FIVE)")
+    parser.add_argument("--per-class", type=_positive, default=20, help="images per class")
+    parser.add_argument("--scratch-steps", type=_positive, default=200, help="steps of the generator from scratch")
+    parser.add_argument(
+        "--generator", type=Path, help="file of the meta-trained generators; read if it exists, written otherwise"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=_positive, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -114,7 +120,7 @@ def _parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     for path in (arguments.generator, arguments.json):
         if path and not path.parent.is_dir():
-            raise UsageError(f"expected a folder for {path}, found no {path.parent}; make it first")
+            raise UsageError(f"expected a folder for {path}, found no {path.parent}; create it first")
     if arguments.meta_updates is None and arguments.minutes is None:
         arguments.meta_updates = 1000
     return arguments
@@ -127,31 +133,34 @@ def _positive(text: str) -> int:
     return value
 
 
-def split(members: int, newcomers: int, seed: int) -> tuple[list[int], list[int]]:
-    """Newcomers, drawn so that every architecture of a mixed zoo has its chance, and all others; both in order.
+def split(members: int, new_members: int, seed: int) -> tuple[list[int], list[int]]:
+    """Divide the members into new ones, sampled uniformly, and those to meta-train on.
+
+    Returns:
+        Indices of the new members and of the others, both ascending.
 
     Raises:
-        UsageError: If nobody would be left to meta-train on.
+        UsageError: If no member would be left to meta-train on.
     """
-    if newcomers >= members:
-        raise UsageError(f"expected fewer newcomers than the zoo's {members} members, found {newcomers}; ask for fewer")
-    drawn = set(seeds.rng(seed, "newcomers").choice(members, newcomers, replace=False).tolist())
-    return sorted(drawn), [member for member in range(members) if member not in drawn]
+    if new_members >= members:
+        raise UsageError(f"expected fewer new members than the zoo has ({members}), found {new_members}")
+    chosen = set(seeds.rng(seed, "newcomers").choice(members, new_members, replace=False).tolist())
+    return sorted(chosen), [member for member in range(members) if member not in chosen]
 
 
 def create_engines(zoo: Zoo, device: torch.device, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One engine a name, nothing meta-trained yet.
+    """Create the engines by name; none is meta-trained yet.
 
-    The generator from scratch has FIVE's losses and learning rates: only start and number of steps differ.
+    The generator from scratch has FIVE's losses and learning rates; only initialisation and number of steps differ.
     """
     preprocessing, seed = zoo.preprocessing(), arguments.seed
     preset = FREE.presets[arguments.preset]["inversion"]["five"] if arguments.preset else {}
-    asked = {"width": arguments.width} if arguments.width else {}
-    over = {**preset, **asked, "weights": {**preset.get("weights", {}), "disagreement": 0.0}}
-    five = build_config(FiveConfig, merge(FiveConfig().model_dump(), over))
+    overrides = {"width": arguments.width} if arguments.width else {}
+    merged = {**preset, **overrides, "weights": {**preset.get("weights", {}), "disagreement": 0.0}}
+    five = build_config(FiveConfig, merge(FiveConfig().model_dump(), merged))
     width = five.width
-    fast = FastDfkdConfig(width=width, weights=_alone(FastDfkdConfig().weights))
-    cmi = ContrastiveConfig(width=width, weights=_alone(ContrastiveConfig().weights))
+    fast = FastDfkdConfig(width=width, weights=_without_student(FastDfkdConfig().weights))
+    cmi = ContrastiveConfig(width=width, weights=_without_student(ContrastiveConfig().weights))
     shared = five.model_dump(include={"lr", "latent_lr", "beta1", "latent", "width", "label_input", "weights"})
     scratch = ContrastiveConfig(contrast=0.0, **(shared | {"steps": arguments.scratch_steps}))
     engines: dict[str, Any] = {
@@ -163,21 +172,21 @@ def create_engines(zoo: Zoo, device: torch.device, arguments: argparse.Namespace
     return engines | {EI: PixelInversion(PixelInversionConfig(), seed)}
 
 
-def line_up(engines: Mapping[str, Any], arguments: argparse.Namespace) -> list[Contender]:
-    """The rows of the table. FIVE takes its k steps from one generator, meta-trained for k = 5."""
+def create_contenders(engines: Mapping[str, Any], arguments: argparse.Namespace) -> list[Contender]:
+    """Create the rows of the table. FIVE has one generator for every number of steps, meta-trained for k = 5."""
     lengths = {FIVE: (1, 2, 5, 10), UNTRAINED: (5,), SCRATCH: (arguments.scratch_steps,)}
     lengths |= {name: (engines[name].steps,) for name in (CMI, FAST)}
-    contenders = [Contender(name, engines[name], steps) for name, each in lengths.items() for steps in each]
-    # The learning rate of pixels falls to zero over the steps that are planned: each length is an engine of its own.
+    contenders = [Contender(name, engines[name], steps) for name, counts in lengths.items() for steps in counts]
+    # The learning rate of pixels falls to zero over the planned steps, so each number of steps is an engine of its own.
     short = [Contender(EI, PixelInversion(PixelInversionConfig(steps=n), arguments.seed), n) for n in (5, 50)]
     return [*contenders, *short, Contender(EI, engines[EI], engines[EI].steps)]
 
 
-def _alone(weights: InversionWeights) -> InversionWeights:
+def _without_student(weights: InversionWeights) -> InversionWeights:
     return weights.model_copy(update={"disagreement": 0.0})
 
 
-def measure_newcomer(
+def measure_member(
     zoo: Zoo,
     member: int,
     contenders: Sequence[Contender],
@@ -185,48 +194,48 @@ def measure_newcomer(
     arguments: argparse.Namespace,
     device: torch.device,
 ) -> dict[str, Any]:
-    """All engines on one member: times, cross-entropies, fidelity, curves, and the steps to FIVE's cross-entropy."""
+    """Measure all engines on one member: times, cross-entropies, fidelity, curves, steps to FIVE's cross-entropy."""
     target = target_of(zoo, member, arguments, device)
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for contender in contenders:
         seconds, images = recover_timed(contender.engine, target, contender.steps, device)
-        figures = measure(zoo, member, images, target.labels).as_dict()
-        found[contender.title] = {"seconds": seconds, "cross_entropy": cross_entropy(target, images), **figures}
+        fidelity = measure(zoo, member, images, target.labels).as_dict()
+        measured[contender.title] = {"seconds": seconds, "cross_entropy": cross_entropy(target, images), **fidelity}
     curves = {name: trace(engines[name], target, arguments.scratch_steps) for name in (FIVE, SCRATCH, EI)}
-    level, equal = found[f"{FIVE}, 5 steps"]["cross_entropy"], {}
+    level, equal = measured[f"{FIVE}, 5 steps"]["cross_entropy"], {}
     for name in (SCRATCH, EI):
         first = first_at_most(curves[name], level)
         steps = arguments.scratch_steps if first is None else first
         seconds, _ = recover_timed(engines[name], target, steps, device)
         equal[name] = {"steps": steps, "reached": first is not None, "seconds": seconds}
     print(f"{target.name}: measured", file=sys.stderr)
-    return {"member": target.name, "engines": found, "curves": curves, "equal_cross_entropy": equal}
+    return {"member": target.name, "engines": measured, "curves": curves, "equal_cross_entropy": equal}
 
 
 def recover_timed(engine: Engine, target: Target, steps: int, device: torch.device) -> tuple[float, Tensor]:
-    """Seconds of a whole task, and its images."""
-    began = now(device)
-    recovery = engine.start([target])
+    """Run one whole inversion and return its seconds and images."""
+    start = now(device)
+    inversion_run = engine.start([target])
     for _ in range(steps):
-        recovery.step()
-    (images,) = recovery.images()
-    return now(device) - began, images
+        inversion_run.step()
+    (images,) = inversion_run.images()
+    return now(device) - start, images
 
 
 def trace(engine: Engine, target: Target, steps: int) -> list[float]:
-    """The cross-entropy after 0, 1, ... steps."""
-    recovery = engine.start([target])
-    curve = [cross_entropy(target, recovery.images()[0])]
+    """Return the cross-entropy after 0, 1, ... steps."""
+    inversion_run = engine.start([target])
+    curve = [cross_entropy(target, inversion_run.images()[0])]
     for _ in range(steps):
-        recovery.step()
-        curve.append(cross_entropy(target, recovery.images()[0]))
+        inversion_run.step()
+        curve.append(cross_entropy(target, inversion_run.images()[0]))
     return curve
 
 
 @torch.no_grad()
 def cross_entropy(target: Target, images: Tensor) -> float:
-    """A member's, on images as they stand."""
-    logits = target.classifier.logits(resize_and_crop(images, target.classifier.size))
+    """Return the member's cross-entropy on images without augmentation, in nats."""
+    logits = target.network.logits(resize_and_crop(images, target.network.size))
     return functional.cross_entropy(logits, target.labels).item()
 
 

@@ -1,4 +1,4 @@
-"""What must hold where there is a GPU: the results of the CPU up to rounding, and no tensor on the wrong device."""
+"""On a GPU: the results of the CPU up to rounding, and no tensor on the wrong device."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def settings(name: str, **more: Any) -> dict[str, Any]:
 
 
 def close(found: Tensor, expected: Tensor, share: float = 1e-3) -> None:
-    """Equal up to a small share of the expected norm: entries near zero round differently."""
+    """Compare norms: entries near zero round differently."""
     difference = torch.linalg.vector_norm(found.detach().cpu().double() - expected.detach().double())
     assert difference <= share * torch.linalg.vector_norm(expected.detach().double()) + 1e-6
 
@@ -73,7 +73,7 @@ def test_a_meta_iteration_of_purer_is_that_of_the_cpu() -> None:
     close(on_gpu.dataset.pixels, on_cpu.dataset.pixels, 1e-2)
 
 
-def test_a_recovery_of_free_is_that_of_the_cpu() -> None:
+def test_images_recovered_by_free_are_those_of_the_cpu() -> None:
     runs = [FREE(**settings("free")).start(zoo().to(place), place) for place in (CPU, GPU)]
     on_cpu, on_gpu = (run for run in runs if isinstance(run, FreeRun))
     for iteration in (1, 2):
@@ -84,15 +84,15 @@ def test_a_recovery_of_free_is_that_of_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_method_runs_and_its_learner_answers_there_and_on_the_cpu(name: str, tmp_path: Path) -> None:
-    given = settings(name) if name in SMALL else {key: COMMON[key] for key in ("way", "shot", "query")}
-    learner = METHODS[name](**given).fit(written_zoo(tmp_path / "zoo"), out=tmp_path / "run", device="cuda")
+def test_every_method_runs_and_its_learner_predicts_there_and_on_the_cpu(name: str, tmp_path: Path) -> None:
+    arguments = settings(name) if name in SMALL else {key: COMMON[key] for key in ("way", "shot", "query")}
+    learner = METHODS[name](**arguments).fit(written_zoo(tmp_path / "zoo"), out=tmp_path / "run", device="cuda")
     support, labels = images(3), torch.arange(3)
     on_gpu = learner.adapt(support, labels).predict_proba(images(4, seed=1)).cpu()
     on_cpu = MetaLearner.from_pretrained(tmp_path / "run").adapt(support, labels).predict_proba(images(4, seed=1))
     torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-2, atol=1e-3)
-    found = evaluate(learner, coloured_dataset(), way=3, shot=1, query=5, episodes=4)
-    assert 0.0 <= found.accuracy <= 1.0
+    evaluation = evaluate(learner, coloured_dataset(), way=3, shot=1, query=5, episodes=4)
+    assert 0.0 <= evaluation.accuracy <= 1.0
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))

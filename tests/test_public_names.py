@@ -1,4 +1,4 @@
-"""`import dfml` is light, and gives every public name when it is used."""
+"""`import dfml` is light, and every public name is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ def test_a_public_name_is_there(name: str) -> None:
     assert name in dir(dfml)
 
 
+def test_every_public_name_has_a_home() -> None:
+    assert set(dfml.__all__) == {*dfml._HOME, "__version__"}
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="magic"):
         _ = dfml.magic  # type: ignore[attr-defined]
 
 
-def test_the_story_in_python(tmp_path: Path) -> None:
+def test_training_evaluation_and_adaptation_in_python(tmp_path: Path) -> None:
     zoo = factories.zoo()
     learner = dfml.PURER(way=3, shot=1, query=2, iterations=2).fit(zoo)
     found = dfml.evaluate(learner, factories.coloured_dataset(), way=3, shot=1, query=2, episodes=3)

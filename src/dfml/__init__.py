@@ -1,6 +1,6 @@
-"""dfml turns a zoo of pre-trained image classifiers into a few-shot learner, without the data they were trained on.
+"""dfml turns a zoo of pre-trained image classifiers into a few-shot learner, without their training data.
 
-The names below are loaded when they are first used: `import dfml` costs nothing.
+Names are imported when they are first used, so `import dfml` itself does not import torch.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dfml.data import ImageDataset, glyphs, open_images, read_image, read_support
+    from dfml.data.dataset import ImageDataset
+    from dfml.data.glyphs import glyphs
+    from dfml.data.image_folder import open_images
+    from dfml.data.support import read_image, read_support
     from dfml.errors import DfmlError
     from dfml.evaluation.protocol import Difference, Evaluation, compare, evaluate
+    from dfml.inversion.invert import invert
     from dfml.learners import ANIL, ICFIL, MAML, FewShotClassifier, LearnerConfig, MetaLearner, ProtoNet
     from dfml.methods import METHODS
     from dfml.methods.average import Average
@@ -30,9 +34,14 @@ if TYPE_CHECKING:
 
     __version__: str
 
+# Module -> its public names. The imports above repeat them for type checkers.
 _HOMES = {
-    "dfml.data": ("ImageDataset", "glyphs", "open_images", "read_image", "read_support"),
+    "dfml.data.dataset": ("ImageDataset",),
+    "dfml.data.glyphs": ("glyphs",),
+    "dfml.data.image_folder": ("open_images",),
+    "dfml.data.support": ("read_image", "read_support"),
     "dfml.errors": ("DfmlError",),
+    "dfml.inversion.invert": ("invert",),
     "dfml.evaluation.protocol": ("Difference", "Evaluation", "compare", "evaluate"),
     "dfml.learners": ("ANIL", "ICFIL", "MAML", "FewShotClassifier", "LearnerConfig", "MetaLearner", "ProtoNet"),
     "dfml.methods": ("METHODS",),
@@ -84,6 +93,7 @@ __all__ = [
     "compare",
     "evaluate",
     "glyphs",
+    "invert",
     "open_images",
     "open_learner",
     "read_image",

@@ -1,7 +1,6 @@
-"""What can go wrong for a user, each with one line that says what was expected, what was found and what to do.
+"""Errors that a user can cause and fix. Their message is one line: what was expected, what was found, what to do.
 
-The command line turns a `DfmlError` into that one line and an exit code; Python users can catch the class they care
-about.
+The command line prints that line and exits with the error's exit code; in Python, catch `DfmlError` or a subclass.
 """
 
 from __future__ import annotations
@@ -10,30 +9,34 @@ from pathlib import Path
 
 
 class DfmlError(Exception):
-    """Base of all errors that a user can cause and mend. `exit_code` is what the command line ends with."""
+    """Base class of all errors that a user can cause and fix.
+
+    Attributes:
+        exit_code: Exit code of the command line.
+    """
 
     exit_code = 1
 
 
 class UsageError(DfmlError):
-    """The request itself cannot be met (an unknown option, a way larger than the number of classes)."""
+    """A request that no data can meet, such as an unknown option or a way above the number of classes."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A configuration names an unknown field or holds a value of the wrong kind."""
+    """An unknown setting, or a setting with a wrong value."""
 
 
 class ZooError(DfmlError):
-    """A zoo as a whole cannot be used: it is missing, empty, or its members do not fit together."""
+    """A zoo that cannot be used: it is missing or empty, or its members do not fit together."""
 
 
 class ZooMemberError(ZooError):
-    """One member of a zoo cannot be used.
+    """A member of a zoo that cannot be used.
 
     Args:
-        path: The member's folder.
+        path: Folder of the member.
         reason: What was expected and what was found.
         fix: What the user can do about it.
     """
@@ -48,17 +51,21 @@ class ZooMemberError(ZooError):
         return type(self), (self.path, self.reason, self.fix)
 
 
+class QueryLimitError(ZooError):
+    """A zoo member may not be queried with as many further images as were asked for."""
+
+
 class DataError(DfmlError):
-    """Labelled images cannot be read, or do not hold enough for what was asked."""
+    """Labelled images that cannot be read, or too few of them for the request."""
 
 
 class RunError(DfmlError):
-    """A run's folder cannot be written, or cannot be resumed as asked."""
+    """A run that failed, or whose folder cannot be written, read or resumed."""
 
 
 class ProtocolError(UsageError):
-    """A learner was trained for another evaluation protocol than the one asked for."""
+    """A learner that was trained for another evaluation protocol than the requested one."""
 
 
 class LearnerError(DfmlError):
-    """A saved learner or classifier cannot be loaded, or cannot adapt to the support set that it was given."""
+    """A saved learner or classifier that cannot be loaded, or a learner that cannot adapt to a support set."""

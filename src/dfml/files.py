@@ -1,4 +1,4 @@
-"""Writing files and folders so that a reader sees them whole or not at all.
+"""Files: writing them whole or not at all, tensors in safetensors files, the version of dfml's own formats.
 
 Content is written to a temporary sibling, `.NAME.TOKEN.unfinished`, which takes its final name last. Where the process
 is killed in between, the temporary stays: readers ignore names that begin with a dot, and `remove_unfinished` deletes
@@ -20,10 +20,10 @@ from dfml.errors import DfmlError, LearnerError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_SUFFIX = ".unfinished"
+
 FORMAT_VERSION = 1
 """Version of the formats that dfml itself defines; raised by one when files of the old format can no longer be read."""
-
-_SUFFIX = ".unfinished"
 
 
 @contextmanager
@@ -132,6 +132,25 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         save_file(plain, path, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
+
+
+def shape_mismatch(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], any_length: frozenset[str] = frozenset()
+) -> str | None:
+    """Describe the first tensor that is missing or has another shape than expected; None if all fit.
+
+    Args:
+        found: Named tensors of a file; further ones are ignored.
+        expected: Named tensors of the shapes that are needed.
+        any_length: Names of tensors whose first axis may have any length.
+    """
+    for name, value in expected.items():
+        held = found.get(name)
+        rows = int(name in any_length)
+        if held is None or held.ndim != value.ndim or held.shape[rows:] != value.shape[rows:]:
+            is_held = "is missing" if held is None else f"has shape {tuple(held.shape)}"
+            return f"{name} {is_held}, expected {tuple(value.shape)}"
+    return None
 
 
 def check_format_version(found: object, what: str, error: type[DfmlError] = LearnerError) -> None:

@@ -1,8 +1,8 @@
-"""Random generators, spawned from one seed by purpose.
+"""Random generators that are derived from a seed and a purpose.
 
-A draw is named by what it is for, (seed, "episode", 17, 3), never by how many draws came before it. Nothing therefore
-depends on chunking, on the number of workers, or on a run having been interrupted: a resumed run needs no saved
-generator state.
+A generator is identified by what its numbers are for, such as (seed, "episode", 17, 3), not by how many numbers were
+drawn before. Results therefore do not depend on batching, on the number of workers or on interruptions, and checkpoints
+need no generator state.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ def _sequence(seed: int, purpose: tuple[str | int, ...]) -> np.random.SeedSequen
 
 
 def rng(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A numpy generator for one purpose.
+    """Create a NumPy generator for one purpose.
 
     Args:
-        seed: The run's seed, at least 0.
-        purpose: What the draws are for; strings and integers of at least 0.
+        seed: Seed of the run, at least 0.
+        *purpose: What the numbers are for: strings, and integers of at least 0.
     """
     return np.random.default_rng(_sequence(seed, purpose))
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A torch generator (on the CPU, so that a draw is the same on every device) for one purpose; see `rng`."""
+    """Create a torch generator for one purpose; see `rng`. It is on the CPU, so its numbers depend on no device."""
     state = _sequence(seed, purpose).generate_state(2, dtype=np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
 def integer(seed: int, *purpose: str | int) -> int:
-    """For what takes a seed instead of a generator; see `rng`."""
+    """Draw a seed, in [0, 2**31), for code that takes no generator; see `rng`."""
     return int(torch.randint(2**31, (1,), generator=generator(seed, *purpose)))

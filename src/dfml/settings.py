@@ -13,20 +13,28 @@ from dfml.errors import ConfigError, UsageError
 Config = TypeVar("Config", bound=BaseModel)
 
 Settings = dict[str, Any]
-"""Nested plain values, as YAML holds them."""
+"""Nested plain values, as a YAML file holds them."""
 
 
 class FrozenSettings(BaseModel):
-    """Base of all settings: immutable, unknown names are errors, and the docstring below a field explains it."""
+    """Base class of all settings: immutable, without unknown names, NaN or infinity.
+
+    The docstring below a field is its description, which `dfml train --show-config` prints.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-def build_config(kind: type[Config], settings: dict[str, Any]) -> Config:
-    """A validated config.
+def build_config(kind: type[Config], settings: Mapping[str, Any]) -> Config:
+    """Validate settings.
+
+    Args:
+        kind: Class of the config.
+        settings: Nested values; defaults of `kind` replace missing ones.
 
     Raises:
-        ConfigError: With the name of the first setting that is unknown or has a wrong value, and what would be right.
+        ConfigError: If a setting is unknown or has a wrong value; the message names the first one, the value that was
+            found and what is possible.
     """
     try:
         return kind(**settings)
@@ -38,8 +46,13 @@ def build_config(kind: type[Config], settings: dict[str, Any]) -> Config:
         raise ConfigError(f"setting {name!r}: {reason} (found {first['input']!r})") from error
 
 
-def merge(base: Settings, over: Mapping[str, Any]) -> Settings:
-    """`over` on top of `base`; where both hold mappings, these are merged likewise."""
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Settings:
+    """Merge two layers of settings.
+
+    Args:
+        base: The lower layer.
+        over: The upper layer. Its values replace those of `base`; where both are mappings, they are merged likewise.
+    """
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
@@ -47,30 +60,50 @@ def merge(base: Settings, over: Mapping[str, Any]) -> Settings:
     return merged
 
 
+def override(config: Config, *layers: Mapping[str, Any]) -> Config:
+    """Copy a config with some settings replaced, and validate the copy.
+
+    Args:
+        config: All settings. They, not the defaults of their class, are what `layers` are merged into.
+        *layers: Nested values; a later layer is merged over those before it (see `merge`).
+
+    Raises:
+        ConfigError: See `build_config`.
+    """
+    settings = config.model_dump()
+    for layer in layers:
+        settings = merge(settings, layer)
+    return build_config(type(config), settings)
+
+
 def _fields(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """Settings that a config knows, at a place within it."""
+    """Names of the settings in the section at `path`; empty if there is no such section."""
     for part in path:
-        inner = kind.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        field = kind.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return []
-        kind = inner
+        kind = field.annotation
     return list(kind.model_fields)
 
 
-def read_assignment(assignment: str, method: str) -> Settings:
-    """`purer.learner.inner_steps=5` -> `{"learner": {"inner_steps": 5}}`.
+def read_assignment(assignment: str, section: str) -> Settings:
+    """Parse the value of a `--set` option: `purer.learner.inner_steps=5` -> `{"learner": {"inner_steps": 5}}`.
+
+    Args:
+        assignment: `SECTION.NAME=VALUE`, with VALUE in YAML.
+        section: Name of the method, or of another section, that is to be set.
 
     Raises:
-        UsageError: If it has another form, or is for another method.
+        UsageError: If `assignment` has another form, or is for another section.
         ConfigError: If the value is not YAML.
     """
     name, equals, text = assignment.partition("=")
     owner, *path = name.strip().split(".")
-    if not equals or not path or not all(path):
-        raise UsageError(f"expected --set {method}.NAME=VALUE, found {assignment!r}")
-    if owner != method:
+    if not equals or not path or not all((owner, *path)):
+        raise UsageError(f"expected --set {section}.NAME=VALUE, found {assignment!r}")
+    if owner != section:
         raise UsageError(
-            f"--set {assignment}: this run is for {method}, not {owner}; write {method}.{'.'.join(path)}=..."
+            f"--set {assignment}: this run is for {section}, not {owner}; write {section}.{'.'.join(path)}=..."
         )
     try:
         value = yaml.safe_load(text)

@@ -37,7 +37,7 @@ def test_conv4_has_the_size_that_is_written(architecture: str, size: int, expect
 def test_conv4_takes_one_width_for_all_blocks_or_one_for_each() -> None:
     wide = create_backbone("conv4_pyramid", 5, channels=[4, 6, 8, 10])
     assert wide.forward_features(torch.rand(1, 3, 32, 32)).shape == (1, 10, 2, 2)
-    with pytest.raises(UsageError, match=r"one number or four, one a block, but is \[8, 16\]"):
+    with pytest.raises(UsageError, match=r"one number or four, one per block, but is \[8, 16\]"):
         create_backbone("conv4_pyramid", 5, channels=[8, 16])
 
 

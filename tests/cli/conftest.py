@@ -1,4 +1,4 @@
-"""One small world for all tests of the command line: coloured images, a zoo, two learners, a classifier."""
+"""What all tests of the command line share: coloured images, a zoo, two learners and a classifier."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub  # noqa: F401  # its log handler keeps the standard error that is there at its import
+import huggingface_hub  # noqa: F401  # its log handler keeps the standard error of the time of its import
 import numpy as np
 import pytest
 import torch
@@ -34,7 +34,7 @@ SHORT = (
 
 
 def dfml(*arguments: str | Path) -> Result:
-    """Run the command in this process; a bug shows itself instead of becoming an exit code."""
+    """Run the command in this process; an unexpected exception is raised, not turned into an exit code."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -42,7 +42,7 @@ def dfml(*arguments: str | Path) -> Result:
 
 
 def results(*arguments: str | Path) -> dict[str, Any]:
-    """What a verb that goes well writes with `--json -`: JSON, and nothing else."""
+    """Run a verb that succeeds with `--json -`, and parse its standard output."""
     result = dfml(*arguments, "--json", "-")
     assert result.exit_code == 0, result.stderr
     values = json.loads(result.stdout)
@@ -51,7 +51,7 @@ def results(*arguments: str | Path) -> dict[str, Any]:
 
 
 def error(result: Result, code: int) -> str:
-    """The one line that a user reads when something went wrong."""
+    """The one error line on standard error; checks the exit code, and that it is the last line."""
     assert result.exit_code == code, (result.stdout, result.stderr)
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
@@ -61,20 +61,20 @@ def error(result: Result, code: int) -> str:
 
 
 def write_images(folder: Path, classes: int, per_class: int, seed: int, prefix: str) -> None:
-    """Noisy images of one colour a class."""
-    draw = np.random.default_rng(seed)
+    """Write noisy images, with one colour per class."""
+    rng = np.random.default_rng(seed)
     for label in range(classes):
-        place = folder / f"{prefix}_{label}"
-        place.mkdir(parents=True)
-        colour = draw.integers(0, 256, 3)
+        class_folder = folder / f"{prefix}_{label}"
+        class_folder.mkdir(parents=True)
+        colour = rng.integers(0, 256, 3)
         for number in range(per_class):
-            pixels = (colour + draw.normal(0, 30, (SIZE, SIZE, 3))).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(place / f"{number}.png")
+            pixels = (colour + rng.normal(0, 30, (SIZE, SIZE, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(class_folder / f"{number}.png")
 
 
 @dataclass(frozen=True)
 class World:
-    """Paths; nothing in them may be changed."""
+    """Paths of shared files, which no test may change."""
 
     images: Path
     zoo: Path
@@ -92,7 +92,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Made with the command itself."""
+    """Made by the commands themselves, once."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("world")
     made = World(root / "colours", root / "zoo", root / "purer", root / "untrained", root / "classifier")
@@ -125,7 +125,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def spoilt(world: World, tmp_path: Path) -> Callable[[Callable[[Path], None]], Path]:
-    """A copy of the zoo whose first member was spoilt."""
+    """A function that copies the zoo and damages the first member of the copy."""
 
     def spoil(how: Callable[[Path], None]) -> Path:
         copy = tmp_path / "spoilt"

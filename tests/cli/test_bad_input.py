@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that says so, the right exit code, and nothing lost."""
+"""Mistakes of a user: one line on standard error, the right exit code, and no file is lost."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _edit(**changes: object) -> Callable[[Path], None]:
         pytest.param(_edit(num_classes=3, label_names=["a", "b", "c"]), "does not fit", id="head of another size"),
     ],
 )
-def test_a_bad_member_stops_the_training_before_it_begins(
+def test_a_bad_member_is_refused_before_the_training(
     spoilt: Spoil, tmp_path: Path, how: Callable[[Path], None], words: str
 ) -> None:
     zoo = spoilt(how)
@@ -97,7 +97,7 @@ def test_a_way_larger_than_the_number_of_classes(world: World, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_holds_something_else_is_never_written(world: World, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_never_written(world: World, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in world.purer.rglob("*")}
     assert "is not empty" in error(dfml("train", world.zoo, "--out", world.purer, *SHORT), 1)
     assert "is not empty" in error(dfml("invert", world.zoo, "--out", world.purer), 1)
@@ -107,7 +107,7 @@ def test_a_folder_that_holds_something_else_is_never_written(world: World, tmp_p
     assert {path: path.stat().st_mtime_ns for path in world.purer.rglob("*")} == before
 
 
-def test_a_zoo_of_other_settings_is_not_gone_on_with(world: World) -> None:
+def test_a_zoo_of_other_settings_is_not_resumed(world: World) -> None:
     settings = ("--way", "2", "--disjoint", "--size", "16", "--epochs", "3")
     line = error(dfml("zoo", "build", world.images, "--out", world.zoo, *settings, "--seed", "5"), 1)
     assert "seed" in line
@@ -120,7 +120,7 @@ def test_a_resume_with_other_settings_names_them(world: World) -> None:
     assert (world.purer / "metrics.jsonl").read_bytes() == metrics
 
 
-def test_a_start_from_no_checkpoint(world: World, tmp_path: Path) -> None:
+def test_a_start_from_a_path_that_is_no_checkpoint(world: World, tmp_path: Path) -> None:
     start = ("--from", world.purer)
     line = error(dfml("train", world.zoo, "--out", tmp_path / "run", *SHORT, *start), 1)
     assert "expected a checkpoint" in line
@@ -129,7 +129,7 @@ def test_a_start_from_no_checkpoint(world: World, tmp_path: Path) -> None:
 
 @contextmanager
 def _files_of_at_most(size: int) -> Iterator[None]:
-    """Stands in for a full disk: writing more fails in the system, not in a pretence."""
+    """Stands in for a full disk: the operating system refuses to write larger files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -138,7 +138,7 @@ def _files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_takes_no_more(world: World, tmp_path: Path) -> None:
+def test_a_full_disk(world: World, tmp_path: Path) -> None:
     support = world.images / "test"
     run = tmp_path / "run"
     every = (*SHORT, "--set", "purer.snapshot_every=100")
@@ -149,7 +149,7 @@ def test_a_disk_that_takes_no_more(world: World, tmp_path: Path) -> None:
     assert "--resume" in trained.stderr
     error(adapted, 1)
     assert not list(tmp_path.glob("*classifier*"))
-    # With room again, the run goes on to the same end as one that was never stopped.
+    # With room again, the resumed run has the same result as one that was never interrupted.
     assert dfml("train", world.zoo, "--out", run, *every, "--resume").exit_code == 0
     assert (run / "model.safetensors").read_bytes() == (world.purer / "model.safetensors").read_bytes()
 
@@ -160,17 +160,17 @@ def test_results_that_cannot_be_written(world: World) -> None:
     assert "No space left" in error(dfml("predict", world.classifier, picture, "--json", "/dev/full"), 1)
 
 
-def test_a_results_file_in_no_folder_is_refused_before_the_work(world: World, tmp_path: Path) -> None:
+def test_a_results_file_in_a_missing_folder_is_refused_before_the_work(world: World, tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "results.json"
     line = error(dfml("train", world.zoo, "--out", tmp_path / "run", *SHORT, "--json", missing), 2)
     assert str(missing) in line
     assert not (tmp_path / "run").exists()
 
 
-def test_a_report_of_no_known_kind_is_refused_before_the_work(world: World, tmp_path: Path) -> None:
-    asked = ("evaluate", world.untrained, world.images, "--way", "3", "--query", "2", "--episodes", "100000000")
-    assert ".html, .md, .csv" in error(dfml(*asked, "--report", tmp_path / "report.pdf"), 2)
-    assert "folder that exists" in error(dfml(*asked, "--report", tmp_path / "missing" / "report.md"), 2)
+def test_a_report_of_an_unknown_format_is_refused_before_the_work(world: World, tmp_path: Path) -> None:
+    arguments = ("evaluate", world.untrained, world.images, "--way", "3", "--query", "2", "--episodes", "100000000")
+    assert ".html, .md, .csv" in error(dfml(*arguments, "--report", tmp_path / "report.pdf"), 2)
+    assert "folder that exists" in error(dfml(*arguments, "--report", tmp_path / "missing" / "report.md"), 2)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_wrong_usage_of_train(world: World, tmp_path: Path, arguments: tuple[str
     assert not (tmp_path / "run").exists()
 
 
-def test_a_training_needs_a_zoo_and_a_place(world: World) -> None:
+def test_a_training_needs_a_zoo_and_an_output_folder(world: World) -> None:
     assert "expected the folder of a zoo" in error(dfml("train", "--out", "somewhere"), 2)
     assert "--out LEARNER" in error(dfml("train", world.zoo), 2)
 
@@ -207,10 +207,11 @@ def test_wrong_learners(world: World, tmp_path: Path) -> None:
     assert "purer has to be trained" in error(dfml("evaluate", f"purer:{world.zoo}", images, *FEW), 2)
     assert "at least one learner" in error(dfml("evaluate", images), 2)
     assert "classifier" in error(dfml("predict", world.purer, "x.png"), 1)
-    assert "expected an image folder" in error(dfml("evaluate", world.purer, tmp_path / "missing", *FEW), 1)
+    missing = ("evaluate", f"best_member:{world.zoo}", tmp_path / "missing", *FEW)
+    assert "expected an image folder" in error(dfml(*missing), 1)  # without a training before
 
 
-def test_an_unfinished_run_says_how_to_go_on(world: World, tmp_path: Path) -> None:
+def test_the_error_of_an_unfinished_run_says_how_to_resume_it(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.purer, tmp_path / "run")
     (tmp_path / "run" / "config.json").unlink()
     found = error(dfml("evaluate", tmp_path / "run", world.images, *FEW), 1)

@@ -15,11 +15,11 @@ from tests.cli.conftest import FEW, SHORT, World, dfml, error, results
 EPISODES = (*FEW, "--episodes", "6")
 
 
-def test_a_zoo_is_built_and_goes_on_where_it_stopped(world: World) -> None:
-    again = ("--way", "2", "--disjoint", "--size", "16", "--epochs", "3")
-    built = results("zoo", "build", world.images, "--out", world.zoo, *again)
+def test_a_finished_zoo_is_not_trained_again(world: World) -> None:
+    settings = ("--way", "2", "--disjoint", "--size", "16", "--epochs", "3")
+    built = results("zoo", "build", world.images, "--out", world.zoo, *settings)
     assert [member["labels"] for member in built["members"]] == [["old_0", "old_1"], ["old_2", "old_3"]]
-    assert [member["seconds"] for member in built["members"]] == [None, None]  # nothing was trained again
+    assert [member["seconds"] for member in built["members"]] == [None, None]
 
 
 def test_inspection_lists_every_member(world: World) -> None:
@@ -33,7 +33,7 @@ def test_inspection_lists_every_member(world: World) -> None:
     assert "2 members, 0 bad, 4 classes, 0 of them merged" in table.stdout
 
 
-def test_inspection_marks_a_bad_member_and_looks_at_the_others(spoilt) -> None:
+def test_inspection_marks_a_bad_member_and_checks_the_others(spoilt) -> None:
     zoo = spoilt(lambda member: (member / "model.safetensors").write_bytes(b"\x00" * 64))
     found = dfml("zoo", "inspect", zoo)
     assert found.exit_code == 1
@@ -49,7 +49,7 @@ def test_inspection_lists_merged_classes(world: World, tmp_path: Path) -> None:
     assert "merged class red: member-000, member-001" in found.stdout
 
 
-def test_a_runs_folder_says_how_it_was_made(world: World) -> None:
+def test_a_runs_folder_records_how_it_was_made(world: World) -> None:
     config = yaml.safe_load((world.purer / "config.yaml").read_text())
     assert config["method"] == "purer"
     assert config["zoo"] == str(world.zoo)
@@ -70,9 +70,9 @@ def test_a_written_config_repeats_its_run(world: World, tmp_path: Path) -> None:
     assert (tmp_path / "again" / weights).read_bytes() == (world.purer / weights).read_bytes()
 
 
-def test_a_run_is_resumed_to_the_same_end(world: World, tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_result(world: World, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    # As if it had been interrupted after the second meta-iteration: what is later is gone.
+    # As after an interruption behind the second meta-iteration: everything later is missing.
     assert dfml("train", world.zoo, "--out", run, *SHORT).exit_code == 0
     for later in ("checkpoints/000004", "snapshots/000004"):
         (run / later).rename(tmp_path / later.replace("/", "-"))
@@ -83,7 +83,7 @@ def test_a_run_is_resumed_to_the_same_end(world: World, tmp_path: Path) -> None:
     assert rows == [1, 2, 3, 4]
 
 
-def test_a_run_begins_with_a_checkpoint_of_another(world: World, tmp_path: Path) -> None:
+def test_a_run_starts_from_a_checkpoint_of_another(world: World, tmp_path: Path) -> None:
     other = (*SHORT, "--set", "purer.curriculum_weight=0")
     start = world.purer / "checkpoints" / "000002"
     assert dfml("train", world.zoo, "--out", tmp_path / "run", *other, "--from", start).exit_code == 0
@@ -91,9 +91,7 @@ def test_a_run_begins_with_a_checkpoint_of_another(world: World, tmp_path: Path)
     assert rows == [3, 4]
 
 
-def test_a_run_that_began_with_a_checkpoint_goes_on_from_it_when_it_has_none_of_its_own(
-    world: World, tmp_path: Path
-) -> None:
+def test_a_run_without_own_checkpoint_is_resumed_from_the_one_it_started_from(world: World, tmp_path: Path) -> None:
     start, run = world.purer / "checkpoints" / "000002", tmp_path / "run"
     assert dfml("train", world.zoo, "--out", run, *SHORT, "--from", start).exit_code == 0
     assert yaml.safe_load((run / "config.yaml").read_text())["start_from"] == str(start)
@@ -108,7 +106,7 @@ def test_a_run_that_began_with_a_checkpoint_goes_on_from_it_when_it_has_none_of_
     assert "start_from" in error(other, 1)
 
 
-def test_a_written_config_repeats_how_classes_were_told_apart(world: World, tmp_path: Path) -> None:
+def test_a_written_config_repeats_the_class_identity(world: World, tmp_path: Path) -> None:
     mapping = tmp_path / "same.yaml"
     mapping.write_text(yaml.safe_dump({"member-000": {"old_0": "red"}, "member-001": {"old_2": "red"}}))
     first, again = tmp_path / "first", tmp_path / "again"
@@ -145,9 +143,9 @@ def test_learners_are_compared_in_pairs_on_the_same_episodes(world: World) -> No
 
 
 @pytest.mark.parametrize("name", ["page.html", "table.MD", "table.csv"])
-def test_an_evaluation_can_be_written_for_others_to_read(world: World, tmp_path: Path, name: str) -> None:
-    asked = (world.purer, world.untrained, world.images, *EPISODES, "--report", tmp_path / name)
-    found = results("evaluate", *asked)
+def test_an_evaluation_is_written_as_a_report(world: World, tmp_path: Path, name: str) -> None:
+    arguments = (world.purer, world.untrained, world.images, *EPISODES, "--report", tmp_path / name)
+    found = results("evaluate", *arguments)
     text = (tmp_path / name).read_text(encoding="utf-8")
     assert f"{100 * found['methods']['purer']['accuracy']:.2f}" in text
     assert ("purer - random_init" in text) == (name != "table.csv")
@@ -162,17 +160,28 @@ def test_an_evaluation_can_be_written_for_others_to_read(world: World, tmp_path:
         assert "6 episodes, 3-way" in text
 
 
-def test_learners_of_one_name_are_told_apart(world: World) -> None:
+def test_learners_of_one_name_are_shown_with_their_folders(world: World) -> None:
     snapshot = world.purer / "snapshots" / "000004"
     found = results("evaluate", world.purer, snapshot, world.images, *EPISODES)
     assert list(found["methods"]) == [f"purer ({world.purer})", f"purer ({snapshot})"]
-    assert found["pairs"][0]["mean"] == 0.0  # the last snapshot is the learner
+    assert found["pairs"][0]["mean"] == 0.0  # the last snapshot equals the learner
 
 
 def test_a_method_without_training_needs_only_a_zoo(world: World) -> None:
     saved = results("evaluate", world.untrained, world.images, *EPISODES)
     named = results("evaluate", f"random_init:{world.zoo}", world.images, *EPISODES)
     assert named["methods"]["random_init"]["accuracies"] == saved["methods"]["random_init"]["accuracies"]
+
+
+@pytest.mark.slow
+def test_a_method_with_a_short_training_is_trained_first(world: World, tmp_path: Path) -> None:
+    short = ("--set", "best_member.snapshot_every=100")
+    assert dfml("train", world.zoo, "--out", tmp_path / "run", "--method", "best_member", *short).exit_code == 0
+    saved = results("evaluate", tmp_path / "run", world.images, *EPISODES)
+    evaluated = dfml("evaluate", f"best_member:{world.zoo}", world.images, *EPISODES, "--json", "-")
+    assert f"best_member is trained on {world.zoo} first" in evaluated.stderr
+    named = json.loads(evaluated.stdout)
+    assert named["methods"]["best_member"]["accuracies"] == saved["methods"]["best_member"]["accuracies"]
 
 
 def test_learners_of_different_image_sizes_see_the_same_episodes(world: World, tmp_path: Path) -> None:
@@ -182,7 +191,7 @@ def test_learners_of_different_image_sizes_see_the_same_episodes(world: World, t
     assert len(found["pairs"]) == 1
 
 
-def test_the_papers_protocol_takes_the_best_snapshot_and_says_so(world: World, tmp_path: Path) -> None:
+def test_the_papers_protocol_reports_the_best_snapshot_as_such(world: World, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = (*SHORT, "--protocol", "paper", "--set", "purer.snapshot_every=2")
     assert dfml("train", world.zoo, "--out", run, *settings).exit_code == 0
@@ -197,12 +206,12 @@ def test_the_papers_protocol_takes_the_best_snapshot_and_says_so(world: World, t
 
 
 def test_a_learner_of_the_other_protocol_is_refused_unless_allowed(world: World) -> None:
-    asked = ("evaluate", world.untrained, world.images, *EPISODES, "--protocol", "paper")
-    assert "was trained for the protocol 'strict'" in error(dfml(*asked), 2)
-    assert dfml(*asked, "--allow-other-protocol").exit_code == 0
+    arguments = ("evaluate", world.untrained, world.images, *EPISODES, "--protocol", "paper")
+    assert "was trained for the protocol 'strict'" in error(dfml(*arguments), 2)
+    assert dfml(*arguments, "--allow-other-protocol").exit_code == 0
 
 
-def test_a_plain_folder_is_taken_whole_and_a_split_one_by_its_split(world: World) -> None:
+def test_all_of_a_plain_folder_is_used_and_one_split_of_a_divided_one(world: World) -> None:
     whole = results("evaluate", world.untrained, world.images / "test", *EPISODES)
     assert whole["dataset"] == "test"
     train = results("evaluate", world.untrained, world.images, *EPISODES, "--split", "train")
@@ -228,7 +237,7 @@ def test_an_adapted_classifier_predicts_label_and_probability(world: World) -> N
     assert shown.stdout.startswith(f"{pictures[0]}: new_")
 
 
-def test_one_unreadable_image_does_not_keep_the_others_from_being_predicted(world: World, tmp_path: Path) -> None:
+def test_other_images_are_predicted_if_one_cannot_be_read(world: World, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     good = world.images / "test" / "new_0" / "0.png"
@@ -245,11 +254,11 @@ def test_any_method_adapts(world: World, tmp_path: Path) -> None:
     assert made["classes"] == {"new_0": 6, "new_1": 6, "new_2": 6}
     picture = world.images / "test" / "new_1" / "3.png"
     found = results("predict", tmp_path / "classifier", picture)
-    assert found["predictions"][0]["labels"][0]["label"] == "new_1"  # colours: easy for this one
+    assert found["predictions"][0]["labels"][0]["label"] == "new_1"  # colours are easy for this method
 
 
-def test_a_calibration_is_judged_in_pairs_with_the_learner_as_it_is(world: World) -> None:
-    """Learners that it is not for are judged as they are."""
+def test_a_calibrated_learner_is_compared_with_the_same_learner_without(world: World) -> None:
+    """A learner that cannot be calibrated is evaluated without."""
     learners = (world.untrained, f"zoo_embedding:{world.zoo}")
     found = results("evaluate", *learners, world.images, *FEW, "--episodes", "2", "--calibration", "icfil")
     assert list(found["methods"]) == ["random_init", "random_init + icfil", "zoo_embedding"]

@@ -15,15 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dfml.cli.recovery import folder_names, plan_rounds
-from dfml.data import read_image
+from dfml.data.support import read_image
 from dfml.inversion.ei import PixelInversion
 from dfml.inversion.engine import InversionRun, Target, balanced_labels
 from dfml.inversion.fidelity import measure
+from dfml.inversion.invert import folder_names, plan_rounds
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.meta_generator import FiveConfig, MetaGenerator
-from dfml.inversion.registry import InversionConfig
+from dfml.inversion.registry import InversionConfig, LearnedEngine, without_member_state
 from dfml.training.checkpoint import State, save_checkpoint
+from dfml.training.engine_checkpoint import add_learned_engine
 from dfml.zoo import Preprocessing, Zoo
 from tests.cli.conftest import SIZE, World, dfml, error, results
 from tests.zoo.members import ZooMaker
@@ -35,25 +36,25 @@ Run = Callable[..., Path]
 
 @pytest.fixture
 def run(world: World, tmp_path: Path) -> Run:
-    """A run's folder with two checkpoints, written as `dfml train --method free` writes it."""
+    """A run's folder with two checkpoints, written as the training loop writes them for any method."""
 
     def write(engine: str = "five") -> Path:
         place = tmp_path / f"run-{engine}"
         preprocessing = Preprocessing(PICTURES, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
         place.mkdir()
-        inversion = InversionConfig(engine=engine, five=SMALL).model_dump(mode="json")
-        about = {"method": "free", "zoo": "elsewhere", "free": {"way": 5, "inversion": inversion}}
-        (place / "config.yaml").write_text(yaml.safe_dump(about))
+        (place / "config.yaml").write_text(yaml.safe_dump({"method": "somebody_s", "zoo": "elsewhere"}))
         zoo, generator = Zoo.open(world.zoo), MetaGenerator(SMALL, preprocessing)
+        config = InversionConfig(engine=engine, five=SMALL)
         for iteration in (1, 2):
-            recovery = generator.start([Target("member-000", zoo[0], balanced_labels(2, 3))], iteration)
-            recovery.step()
-            generator.learn(recovery)
+            inversion = generator.start([Target("member-000", zoo.classifier(0), balanced_labels(2, 3))], iteration)
+            inversion.step()
+            generator.learn(inversion)
             tensors = {f"engine.{name}": value for name, value in generator.state_dict().items()}
-            # Of another network: whoever used it for the newcomer of the same name would fail.
+            # Statistics of another network: an error if they were used for the new member of the same name.
             tensors["engine.ema_statistics.member-000.0"] = torch.zeros(7)
-            values = {"engine": engine, "preprocessing": preprocessing.as_dict()}
-            save_checkpoint(place / "checkpoints", iteration, State({"theta": torch.zeros(2), **tensors}, values))
+            learned = LearnedEngine(config, preprocessing, without_member_state(generator.state_dict()))
+            state = State({"theta": torch.zeros(2), **tensors})
+            save_checkpoint(place / "checkpoints", iteration, add_learned_engine(state, learned))
         return place
 
     return write
@@ -109,13 +110,13 @@ def test_a_member_of_many_classes_is_recovered_some_classes_after_the_others(tmp
 
 
 def visits_of(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The labels of every visit that an inversion makes."""
+    """The labels of every round that an inversion makes."""
     seen: list[list[int]] = []
     start = PixelInversion.start
 
-    def watched(self: PixelInversion, targets: Sequence[Target], visit: int = 0, **more: Any) -> InversionRun:
+    def watched(self: PixelInversion, targets: Sequence[Target], round_index: int = 0, **more: Any) -> InversionRun:
         seen.extend(target.labels.tolist() for target in targets)
-        return start(self, targets, visit, **more)
+        return start(self, targets, round_index, **more)
 
     monkeypatch.setattr(PixelInversion, "start", watched)
     shown = dfml("invert", *(str(argument) for argument in arguments))
@@ -132,10 +133,10 @@ def test_visits_are_of_twenty_classes_at_most_and_of_equal_size(
     assert [sorted(set(labels)) for labels in found] == [list(range(10)), list(range(10, 21))]
 
 
-def test_where_images_are_too_many_a_visit_is_of_all_classes_still(
+def test_where_images_are_too_many_a_round_is_of_all_classes_still(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dfml.cli.recovery._AT_ONCE", 5 * SIZE**2)
+    monkeypatch.setattr("dfml.inversion.invert._PIXELS_AT_ONCE", 5 * SIZE**2)
     asked = (world.zoo, "--out", tmp_path / "out", "--members", "1", "--per-class", "5", "--steps", "1")
     found = visits_of(*asked, monkeypatch=monkeypatch)
     assert found == [[0, 0, 1, 1], [0, 1], [0, 0, 1, 1]]
@@ -148,13 +149,13 @@ def test_where_images_are_too_many_a_visit_is_of_all_classes_still(
 def test_visits_recover_every_image_once_and_no_more_at_a_time_than_fit(
     outputs: int, per_class: int, size: int, together: int
 ) -> None:
-    visits = plan_rounds(outputs, per_class, size, together)
-    images = [(label, number) for classes, numbers in visits for label in classes for number in numbers]
+    rounds = plan_rounds(outputs, per_class, size, together)
+    images = [(label, number) for classes, numbers in rounds for label in classes for number in numbers]
     assert sorted(images) == [(label, number) for label in range(outputs) for number in range(per_class)]
-    classes = [len(of) for of, _ in visits]
+    classes = [len(of) for of, _ in rounds]
     assert max(classes) <= together
     assert max(classes) - min(classes) <= 1
-    assert all(len(numbers) == 1 or len(of) * len(numbers) * size**2 <= 2**22 for of, numbers in visits)
+    assert all(len(numbers) == 1 or len(of) * len(numbers) * size**2 <= 2**22 for of, numbers in rounds)
 
 
 def test_folders_of_labels_that_look_alike_are_told_apart() -> None:
@@ -175,7 +176,7 @@ def test_a_generator_from_scratch(world: World, tmp_path: Path) -> None:
     assert (config["cmi"]["width"], config["cmi"]["steps"]) == (8, 2)
 
 
-def test_a_newcomer_is_recovered_by_the_generator_of_a_run(world: World, run: Run, tmp_path: Path) -> None:
+def test_a_new_member_is_recovered_by_the_generator_of_a_run(world: World, run: Run, tmp_path: Path) -> None:
     place, out = run(), tmp_path / "recovered"
     results("invert", world.zoo, "--engine", "five", "--from", place, "--out", out, "--per-class", "2")
     assert len(pictures(out)) == 8
@@ -221,8 +222,10 @@ def _no_checkpoint(place: Path) -> None:
     shutil.rmtree(place / "checkpoints")
 
 
-def _of_another_method(place: Path) -> None:
-    (place / "config.yaml").write_text("method: purer\npurer: {way: 5}\n")
+def _without_engine(place: Path) -> None:
+    for folder in (place / "checkpoints").iterdir():
+        shutil.rmtree(folder)
+    save_checkpoint(place / "checkpoints", 2, State({"theta": torch.zeros(2)}))
 
 
 def _damaged(place: Path) -> None:
@@ -230,20 +233,13 @@ def _damaged(place: Path) -> None:
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"?")
 
 
-def _unknown_setting(place: Path) -> None:
-    config = yaml.safe_load((place / "config.yaml").read_text())
-    config["free"]["inversion"]["five"]["magic"] = 1
-    (place / "config.yaml").write_text(yaml.safe_dump(config))
-
-
 @pytest.mark.parametrize(
     ("how", "code", "words"),
     [
-        (shutil.rmtree, 1, "expected a run of `dfml train --method free`"),
+        (shutil.rmtree, 1, "expected a run of `dfml train`"),
         (_no_checkpoint, 1, "found none; check the path"),
-        (_of_another_method, 1, "is not that of a `dfml train --method free` run"),
+        (_without_engine, 2, "holds no meta-trained inversion engine"),
         (_damaged, 1, "is damaged"),
-        (_unknown_setting, 2, "'five.magic': unknown setting"),
     ],
 )
 def test_what_is_wrong_with_a_run(

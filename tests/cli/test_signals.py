@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the work so far is kept, the exit code says what happened, one line says how to go on."""
+"""SIGINT (Ctrl-C) and SIGTERM: finished work is kept, and one line on standard error says how to resume."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from typer.testing import CliRunner
 
 from dfml.cli.error_handling import Verbs
 from dfml.errors import RunError
+from dfml.training.loop import Interrupted
 from tests.cli.conftest import FEW, World
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
-_PATIENCE = 180.0
+_PATIENCE = 180.0  # seconds
 
 
 @pytest.fixture(autouse=True)
 def _in_the_foreground() -> Iterator[None]:
-    """As at a terminal: what a shell starts in the background has SIGINT ignored, and so have its children."""
+    """SIGINT is handled as at a terminal. Shells ignore it in background jobs, and their children inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -37,7 +38,7 @@ def _iterations(run: Path) -> list[int]:
 
 
 def _interrupt(arguments: list[str], run: Path, number: signal.Signals, more: int) -> tuple[int, str]:
-    """Run until `more` meta-iterations are done, send the signal, return exit code and standard error."""
+    """Run until `more` meta-iterations are finished, send a signal, and return exit code and standard error."""
     before = len(_iterations(run))
     command = [sys.executable, "-m", "dfml", *arguments]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -50,13 +51,13 @@ def _interrupt(arguments: list[str], run: Path, number: signal.Signals, more: in
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_goes_on_from_its_checkpoint(world: World, tmp_path: Path) -> None:
+def test_an_interrupted_training_is_resumed_from_its_checkpoint(world: World, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train = ["train", str(world.zoo), "--out", str(run), *FEW, "--iterations", "100000", "--threads", "1"]
     code, errors = _interrupt(train, run, signal.SIGINT, more=3)
     assert code == 130, errors
     line = errors.splitlines()[-1]
-    assert line.startswith("error: interrupted by SIGINT; a checkpoint is written, go on with: dfml train ")
+    assert line.startswith("error: interrupted by SIGINT; a checkpoint is written, resume with: dfml train ")
     assert line.endswith("--resume")
     first = _iterations(run)
     assert (run / "checkpoints" / f"{first[-1]:06d}" / "manifest.json").is_file()
@@ -86,9 +87,13 @@ def test_an_interrupted_inversion_says_so(world: World, tmp_path: Path, number: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("instead", [ValueError("no shape"), RunError("member is damaged"), OSError("no disk"), None])
-def test_an_interruption_is_one_whatever_became_of_it(instead: Exception | None, number: signal.Signals) -> None:
-    """Code in C (safetensors reading a tensor, say) answers KeyboardInterrupt with errors of its own."""
+@pytest.mark.parametrize(
+    "replacement", [ValueError("no shape"), RunError("member is damaged"), OSError("no disk"), None]
+)
+def test_an_interruption_is_reported_whatever_error_it_became(
+    replacement: Exception | None, number: signal.Signals
+) -> None:
+    """Code in C, such as safetensors, may replace KeyboardInterrupt by an error of its own."""
     app = typer.Typer(cls=Verbs)
 
     @app.command()
@@ -96,9 +101,9 @@ def test_an_interruption_is_one_whatever_became_of_it(instead: Exception | None,
         try:
             signal.raise_signal(number)
         except KeyboardInterrupt:
-            if instead is None:
+            if replacement is None:
                 raise
-            raise instead from None
+            raise replacement from None
 
     @app.command()
     def other() -> None: ...
@@ -107,6 +112,24 @@ def test_an_interruption_is_one_whatever_became_of_it(instead: Exception | None,
     outcome = CliRunner().invoke(app, ["read"])
     assert (outcome.exit_code, outcome.stderr) == (128 + number, f"error: interrupted by {number.name}\n")
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(
+    ("verb", "advice"), [("train", "; a checkpoint is written, resume with: dfml train --resume"), ("evaluate", "")]
+)
+def test_only_a_training_is_told_to_be_resumed(verb: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = typer.Typer(cls=Verbs)
+
+    @app.command()
+    def work() -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    @app.command()
+    def other() -> None: ...
+
+    monkeypatch.setattr(sys, "argv", ["dfml", verb])
+    outcome = CliRunner().invoke(app, ["work"])
+    assert (outcome.exit_code, outcome.stderr) == (143, f"error: interrupted by SIGTERM{advice}\n")
 
 
 def test_a_signal_that_was_ignored_stays_ignored() -> None:
@@ -119,7 +142,7 @@ def test_a_signal_that_was_ignored_stays_ignored() -> None:
     @app.command()
     def other() -> None: ...
 
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what it runs in the background
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for background jobs
     try:
         outcome = CliRunner().invoke(app, ["work"])
     finally:

@@ -1,4 +1,4 @@
-"""The verbs and options that users rely on; a change here is a change for them."""
+"""The verbs and options that users rely on. A change here changes what they type."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 import typer
 
 from dfml.cli import app
-from dfml.data import BENCHMARKS
-from dfml.inversion.registry import ENGINES
+from dfml.cli.options import DEFAULT_METHOD, METHOD_NAMES
+from dfml.data.splits import split_names
+from dfml.inversion.registry import engine_names
+from dfml.learners import CALIBRATIONS
 from dfml.methods import METHODS
 from dfml.pretraining import RECIPES
 from tests.cli.conftest import dfml
@@ -69,7 +71,7 @@ VERBS = _verbs(typer.main.get_command(app))
 
 
 @pytest.mark.parametrize("verb", SURFACE)
-def test_a_verb_has_these_arguments_and_options(verb: str) -> None:
+def test_a_verb_has_exactly_these_arguments_and_options(verb: str) -> None:
     names = [
         parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]
         for parameter in VERBS[verb].params
@@ -77,27 +79,33 @@ def test_a_verb_has_these_arguments_and_options(verb: str) -> None:
     assert sorted(names) == sorted(SURFACE[verb])
 
 
-def test_there_are_these_verbs() -> None:
+def test_there_are_exactly_these_verbs() -> None:
     assert set(VERBS) == set(SURFACE)
 
 
 @pytest.mark.parametrize("verb", SURFACE)
-def test_every_verb_explains_itself(verb: str) -> None:
+def test_every_verb_has_help(verb: str) -> None:
     shown = dfml(*verb.split(), "--help")
     assert shown.exit_code == 0
     assert "Usage" in shown.stdout
 
 
-def test_help_names_what_can_be_chosen() -> None:
+def test_help_lists_all_choices() -> None:
     parameters = {verb: {p.name: p for p in VERBS[verb].params} for verb in VERBS}
+    assert set(METHOD_NAMES) == set(METHODS)
     assert all(method in parameters["train"]["method"].help for method in METHODS)
-    assert tuple(parameters["evaluate"]["splits"].type.choices) == BENCHMARKS
+    assert f"{DEFAULT_METHOD} (default)" in parameters["train"]["method"].help
+    for verb in ("evaluate", "adapt"):
+        assert set(parameters[verb]["calibration"].type.choices) == set(CALIBRATIONS)
+        assert all(name in parameters[verb]["calibration"].help for name in CALIBRATIONS)
+    for verb in ("evaluate", "zoo build"):
+        assert tuple(parameters[verb]["splits"].type.choices) == split_names()
+        assert ", ".join(split_names()) in parameters[verb]["splits"].help
     assert tuple(parameters["zoo build"]["recipe"].type.choices) == tuple(RECIPES)
-    assert set(parameters["invert"]["engine"].type.choices) == set(ENGINES)
-    assert all(engine in parameters["invert"]["engine"].help for engine in ENGINES)
+    assert all(engine in parameters["invert"]["engine"].help for engine in engine_names())
 
 
-def test_the_command_starts_without_anything_heavy() -> None:
+def test_the_command_starts_without_heavy_imports() -> None:
     check = "import sys; import dfml.cli; print([name for name in ('torch', 'numpy', 'timm') if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Small pictures for the tests of this room."""
+"""Small images for the tests of `dfml.data`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 
 def plain(value: int, side: int = 8) -> bytes:
-    """A PNG of one grey value: tests tell pictures apart by it."""
+    """A PNG of one grey value, by which tests identify an image."""
     return encode(np.full((side, side, 3), value, dtype=np.uint8))
 
 
 def huge_png(side: int) -> bytes:
-    """A few bytes that claim to be a picture of side x side pixels."""
+    """A PNG of a few bytes whose header claims side x side pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

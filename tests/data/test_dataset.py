@@ -5,12 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfml.data import ImageDataset
+from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError
 
 
 def dataset(counts: list[int]) -> ImageDataset:
-    """Image number i is filled with i; class number k is called "class k"."""
+    """A data set whose image number i is filled with the value i, and whose class number k is named "class k"."""
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
     return ImageDataset(images, labels, tuple(f"class {k}" for k in range(len(counts))), "numbers")
@@ -20,7 +20,7 @@ counts = st.lists(st.integers(1, 5), min_size=1, max_size=8)
 
 
 @given(counts)
-def test_of_class_is_where_the_labels_are(counts: list[int]) -> None:
+def test_of_class_returns_the_indices_of_a_label(counts: list[int]) -> None:
     data = dataset(counts)
     assert len(data) == sum(counts)
     for label in range(len(counts)):
@@ -28,7 +28,7 @@ def test_of_class_is_where_the_labels_are(counts: list[int]) -> None:
 
 
 @given(counts, st.data())
-def test_select_relabels_in_the_order_that_was_asked_for(counts: list[int], draw: st.DataObject) -> None:
+def test_select_numbers_classes_in_the_given_order(counts: list[int], draw: st.DataObject) -> None:
     data = dataset(counts)
     order = draw.draw(st.permutations(data.classes))[: draw.draw(st.integers(1, len(counts)))]
     chosen = data.select(order)
@@ -38,7 +38,7 @@ def test_select_relabels_in_the_order_that_was_asked_for(counts: list[int], draw
         assert torch.equal(images, data.images[data.of_class(data.classes.index(name))])
 
 
-def test_a_class_that_is_not_there_is_named() -> None:
+def test_an_unknown_class_is_named() -> None:
     data = dataset([1, 2])
     with pytest.raises(DataError, match="no class 'clas 1'; did you mean 'class 1'"):
         data.select(["class 0", "clas 1"])
@@ -51,7 +51,7 @@ def test_a_class_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.parametrize("label", [-1, 2])
-def test_of_class_refuses_a_number_without_class(label: int) -> None:
+def test_of_class_refuses_a_label_out_of_range(label: int) -> None:
     with pytest.raises(IndexError, match="from 0 to 1"):
         dataset([1, 2]).of_class(label)
 
@@ -65,9 +65,7 @@ def test_of_class_refuses_a_number_without_class(label: int) -> None:
         ([0, 1], ("a", "a"), "names that differ"),
     ],
 )
-def test_labels_and_classes_that_do_not_fit_are_refused(
-    labels: list[int], classes: tuple[str, ...], message: str
-) -> None:
+def test_inconsistent_labels_and_classes_are_refused(labels: list[int], classes: tuple[str, ...], message: str) -> None:
     images = torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
     with pytest.raises(DataError, match=message):
         ImageDataset(images, torch.tensor(labels), classes, "numbers")

@@ -25,16 +25,16 @@ def test_resizes_the_short_side_and_crops_the_centre(width: int, height: int, si
     decoded = decode(encode(pixels), size)
     assert decoded.shape == (3, size, size)
     difference = decoded.astype(int) - np.asarray(reference).transpose(2, 0, 1)
-    assert abs(difference).max() <= 1  # the reference rounds once more, between resizing and cropping
+    assert abs(difference).max() <= 1  # the reference also rounds between resizing and cropping
 
 
-def test_a_picture_that_fits_keeps_its_pixels() -> None:
+def test_an_image_of_the_right_size_keeps_its_pixels() -> None:
     square, wide = noise(16, 16), noise(22, 16)
     assert np.array_equal(decode(encode(square), 16), square.transpose(2, 0, 1))
     assert np.array_equal(decode(encode(wide), 16), wide[:, 3:19].transpose(2, 0, 1))
 
 
-def test_a_long_strip_costs_no_more_than_its_square() -> None:
+def test_a_very_long_image_is_not_resized_as_a_whole() -> None:
     assert decode(encode(noise(50_000, 1)), 64).shape == (3, 64, 64)
 
 
@@ -64,7 +64,7 @@ def test_sixteen_bits_are_scaled_to_eight(value: int) -> None:
     assert (decoded == round(value / 257)).all()
 
 
-def test_transparent_pixels_are_laid_on_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     image.paste((0, 0, 255, 255), (0, 0, 2, 4))
     decoded = decode(encode(image), 4)
@@ -75,10 +75,10 @@ def test_transparent_pixels_are_laid_on_white() -> None:
     assert decode(encode(palette, transparency=1), 4)[:, 0, 0].tolist() == [255, 255, 255]
 
 
-def test_a_photograph_is_turned_upright() -> None:
+def test_exif_orientation_is_applied() -> None:
     pixels = noise(8, 8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
+    exif[0x0112] = 6  # to be shown rotated by 90 degrees clockwise
     decoded = decode(encode(pixels, "PNG", exif=exif), 8)
     assert np.array_equal(decoded.transpose(1, 2, 0), np.rot90(pixels, -1))
 
@@ -93,12 +93,12 @@ def test_a_photograph_is_turned_upright() -> None:
         (encode(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
     ],
 )
-def test_what_cannot_be_used_has_a_reason(data: bytes, reason: str) -> None:
+def test_unusable_bytes_are_refused_with_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(UndecodableError, match=reason):
         decode(data, 8)
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow may warn about what it finds before it gives up
+@pytest.mark.filterwarnings("ignore")  # Pillow may warn before it raises
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"]), st.data())
 def test_damaged_bytes_raise_nothing_else(suffix: str, draw: st.DataObject) -> None:
@@ -109,7 +109,7 @@ def test_damaged_bytes_raise_nothing_else(suffix: str, draw: st.DataObject) -> N
         assert decode(bytes(data[: draw.draw(st.integers(1, len(data)))]), 5).shape == (3, 5, 5)
 
 
-def test_many_files_come_back_in_order_with_their_progress() -> None:
+def test_many_files_are_returned_in_order_with_progress() -> None:
     steps: list[tuple[int, int]] = []
     files = [f"{number}.png" for number in range(200)]
     images = decode_all(lambda file: plain(int(Path(file).stem)), files, 4, lambda *step: steps.append(step))
@@ -120,7 +120,7 @@ def test_many_files_come_back_in_order_with_their_progress() -> None:
 def test_the_first_undecodable_file_and_their_number_are_named() -> None:
     bad = {70, 150, 199}
     files = [f"{number}.png" for number in range(200)]
-    with pytest.raises(DataError, match=r"cannot decode 70\.png: not a JPEG.*; 3 of 200 files are like that"):
+    with pytest.raises(DataError, match=r"cannot decode 70\.png: not a JPEG.*; 3 of 200 files cannot be decoded"):
         decode_all(lambda file: b"" if int(Path(file).stem) in bad else plain(0), files, 4)
 
 

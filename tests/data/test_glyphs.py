@@ -8,15 +8,14 @@ import torch
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from dfml.data import glyphs
-from dfml.data.glyphs import CHARACTERS, FONTS, class_name, font_folder
+from dfml.data.glyphs import CHARACTERS, FONTS, class_name, font_folder, glyphs
 from dfml.errors import UsageError
 
 ALL = CHARACTERS["train"] + CHARACTERS["test"]
 
 
 @pytest.mark.parametrize(("split", "classes"), [("train", 43), ("test", 35)])
-def test_every_class_has_its_images(split: str, classes: int) -> None:
+def test_every_class_has_the_same_number_of_images(split: str, classes: int) -> None:
     data = glyphs(split, per_class=3, size=20)
     assert data.images.shape == (3 * classes, 3, 20, 20)
     assert data.name == f"glyphs/{split}"
@@ -24,13 +23,13 @@ def test_every_class_has_its_images(split: str, classes: int) -> None:
     assert data.labels.tolist() == sorted([*range(classes)] * 3)
 
 
-def test_more_images_leave_the_earlier_ones_as_they_are() -> None:
+def test_more_images_do_not_change_the_first_ones() -> None:
     few, many = (glyphs("test", per_class=count, seed=5) for count in (2, 7))
     shape = (len(few.classes), -1, 3, 32, 32)
     assert torch.equal(many.images.view(shape)[:, :2], few.images.view(shape))
 
 
-def test_seeds_and_numbers_make_a_difference() -> None:
+def test_images_differ_between_seeds_and_numbers() -> None:
     first, again, other = (glyphs("train", per_class=3, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.images, again.images)
     pictures = torch.cat([first.images, other.images]).flatten(1)
@@ -46,8 +45,8 @@ def test_glyphs_stand_out_in_both_polarities() -> None:
     assert 0.4 < brighter < 0.6
 
 
-def test_names_are_readable_and_safe_as_folders() -> None:
-    assert [class_name(each) for each in "aA2λЖ"] == [
+def test_class_names_are_usable_as_folders() -> None:
+    assert [class_name(character) for character in "aA2λЖ"] == [
         "latin_a",
         "latin_capital_a",
         "digit_two",
@@ -55,24 +54,24 @@ def test_names_are_readable_and_safe_as_folders() -> None:
         "cyrillic_capital_zhe",
     ]
     assert class_name("Є") == "cyrillic_capital_ukrainian_ie"
-    names = [class_name(each) for each in ALL]
+    names = [class_name(character) for character in ALL]
     assert len(set(names)) == len(ALL)
     assert all(name.isidentifier() and name == name.lower() for name in names)
-    kinds = {split: {class_name(each).split("_")[0] for each in CHARACTERS[split]} for split in CHARACTERS}
+    kinds = {split: {class_name(character).split("_")[0] for character in CHARACTERS[split]} for split in CHARACTERS}
     assert kinds == {"train": {"latin", "digit"}, "test": {"greek", "cyrillic"}}
 
 
 @pytest.mark.parametrize("font", FONTS)
 def test_every_font_has_every_character(font: str) -> None:
     with TTFont(font_folder() / font) as file:
-        assert {ord(each) for each in ALL} <= set(file.getBestCmap())
+        assert {ord(character) for character in ALL} <= set(file.getBestCmap())
 
 
 def test_no_two_characters_look_alike() -> None:
-    # Blurred shapes, brought to the same size, in most fonts: O and Greek Omicron or Cyrillic O come out at 1.
-    kept = likeness(ALL)
+    # Correlation of blurred shapes of the same size: that of O and Greek Omicron or Cyrillic O is 1.
+    correlation = likeness(ALL)
     for one, other in combinations(range(len(ALL)), 2):
-        assert kept[one, other] < 0.95, ALL[one] + ALL[other]
+        assert correlation[one, other] < 0.95, ALL[one] + ALL[other]
     for twins in ("cC", "sS", "A\N{GREEK CAPITAL LETTER ALPHA}", "H\N{CYRILLIC CAPITAL LETTER EN}"):
         assert likeness(twins)[0, 1] > 0.95, twins
 
@@ -99,7 +98,7 @@ def shape(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
     return pixels / np.linalg.norm(pixels)
 
 
-def test_what_cannot_be_drawn_is_refused() -> None:
+def test_impossible_arguments_are_refused() -> None:
     with pytest.raises(UsageError, match="glyph split out of train, test, found 'val'"):
         glyphs("val")
     with pytest.raises(UsageError, match="at least one glyph per class, found 0"):

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dfml.data import ImageDataset, open_images
 from dfml.data.cache import cache_folder
-from dfml.data.splits import CIFAR_FS
+from dfml.data.dataset import ImageDataset
+from dfml.data.image_folder import open_images
+from dfml.data.splits import CIFAR_FS, SPLITS
 from dfml.errors import DataError, UsageError
 
 from .images import encode, noise, plain, write_folder, write_zip
@@ -96,7 +97,7 @@ def test_any_size_and_kind_of_image_becomes_a_square(tmp_path: Path, cache: Path
         ([("a/b/c/d/1.png", plain(0))], None, "at class/image, or"),
     ],
 )
-def test_another_layout_is_explained(
+def test_another_layout_is_refused(
     tmp_path: Path, cache: Path, files: list[tuple[str, bytes]], split: str | None, message: str
 ) -> None:
     path = write_folder(tmp_path / "data", files)
@@ -133,10 +134,10 @@ def test_damaged_images_are_named_and_only_those_of_the_split_matter(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_the_second_opening_decodes_nothing(tmp_path: Path, cache: Path, kind: str) -> None:
+def test_the_second_call_decodes_nothing(tmp_path: Path, cache: Path, kind: str) -> None:
     path = source(kind, tmp_path, PLAIN)
     first = open_images(path, size=8, cache=cache)
-    # Damage the pixels behind the back of the file system: same size, same time of modification.
+    # Damage the pixels without a change of size or modification time.
     for file in [path] if kind == "zip" else sorted(path.rglob("*.png")):
         status = file.stat()
         file.write_bytes(bytes(60) + file.read_bytes()[60:])
@@ -154,10 +155,10 @@ def test_writing_to_an_opened_data_set_leaves_the_cache_alone(tmp_path: Path, ca
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_a_changed_source_is_decoded_again_in_place(tmp_path: Path, cache: Path, kind: str) -> None:
+def test_a_changed_source_is_decoded_again_and_replaces_the_entry(tmp_path: Path, cache: Path, kind: str) -> None:
     path = source(kind, tmp_path, PLAIN)
     before = open_images(path, size=8, cache=cache)
-    time.sleep(0.02)  # file systems count time in steps
+    time.sleep(0.02)  # file systems have a limited time resolution
     changed = dict(PLAIN) | {"bee/x.PNG": plain(6), "dog/1.png": plain(20)}
     after = open_images(source(kind, tmp_path, list(changed.items())), size=8, cache=cache)
     assert values(after) == [1, 6, 11, 12, 20]
@@ -175,7 +176,7 @@ def test_a_removed_or_renamed_file_is_noticed(tmp_path: Path, cache: Path) -> No
     assert open_images(path, size=8, cache=cache).classes == ("bee", "cat")
 
 
-def test_sizes_splits_and_paths_are_kept_apart(tmp_path: Path, cache: Path) -> None:
+def test_sizes_splits_and_paths_have_entries_of_their_own(tmp_path: Path, cache: Path) -> None:
     path = write_folder(tmp_path / "data", SPLIT)
     copy = Path(shutil.copytree(path, tmp_path / "copy"))
     opened = [
@@ -190,7 +191,7 @@ def test_sizes_splits_and_paths_are_kept_apart(tmp_path: Path, cache: Path) -> N
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 100, b"x" * 3000, None])
-def test_a_broken_cache_entry_is_made_again(tmp_path: Path, cache: Path, damage: bytes | None) -> None:
+def test_a_damaged_cache_entry_is_replaced(tmp_path: Path, cache: Path, damage: bytes | None) -> None:
     path = write_folder(tmp_path / "data", PLAIN)
     open_images(path, size=8, cache=cache)
     (entry,) = cache.iterdir()
@@ -199,7 +200,7 @@ def test_a_broken_cache_entry_is_made_again(tmp_path: Path, cache: Path, damage:
     assert list(cache.iterdir()) == [entry]
 
 
-def test_several_openings_at_once_agree(tmp_path: Path, cache: Path) -> None:
+def test_concurrent_calls_agree(tmp_path: Path, cache: Path) -> None:
     path = write_folder(tmp_path / "data", [(f"{n % 5}/{n}.png", plain(n)) for n in range(100)])
     with ThreadPoolExecutor(4) as pool:
         opened = list(pool.map(lambda _: open_images(path, size=8, cache=cache), range(8)))
@@ -207,7 +208,7 @@ def test_several_openings_at_once_agree(tmp_path: Path, cache: Path) -> None:
     assert len(list(cache.iterdir())) == 1
 
 
-def test_without_a_place_to_write_the_images_come_from_memory(tmp_path: Path) -> None:
+def test_if_the_cache_cannot_be_written_images_are_in_memory(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "data", PLAIN)
     (tmp_path / "file").write_bytes(b"")
     with pytest.warns(UserWarning, match="cannot write the image cache in .*; the images will be decoded again"):
@@ -242,10 +243,12 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_official_split_divides_a_plain_folder(tmp_path: Path, cache: Path) -> None:
-    names = [name for split in CIFAR_FS.values() for name in split]
+    names = [name for split in SPLITS for name in getattr(CIFAR_FS, split)]
     path = write_folder(tmp_path / "cifar100", [(f"{name}/0.png", plain(0, side=1)) for name in names])
-    opened = {split: open_images(path, split=split, official="cifar-fs", size=1, cache=cache) for split in CIFAR_FS}
-    assert {split: data.classes for split, data in opened.items()} == CIFAR_FS
+    opened = {split: open_images(path, split=split, official="cifar-fs", size=1, cache=cache) for split in SPLITS}
+    assert {split: data.classes for split, data in opened.items()} == {
+        split: getattr(CIFAR_FS, split) for split in SPLITS
+    }
     with pytest.raises(UsageError, match="needs a split: one of train, val, test"):
         open_images(path, official="cifar-fs", cache=cache)
     with pytest.raises(DataError, match="20 are missing"):
@@ -260,7 +263,7 @@ def test_a_zip_is_never_unpacked_and_may_be_compressed(tmp_path: Path, cache: Pa
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.mkdir("cat")
         archive.writestr("cat/1.png", plain(3))
-        archive.writestr("../cat/2.png", plain(4))  # hidden by its first part, and no place to write to
+        archive.writestr("../cat/2.png", plain(4))  # ignored because its first part is hidden; nothing is written there
     assert values(open_images(path, size=8, cache=cache)) == [3]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["cache", "data.zip"]
 
@@ -282,7 +285,7 @@ def test_a_zip_member_that_cannot_be_read_is_named(
         archive.writestr("cat/1.png", plain(3))
         archive.writestr("cat/2.png", plain(4))
         for field, value in damage.items():
-            setattr(archive.filelist[1], field, value)  # goes into the directory at the end of the zip
+            setattr(archive.filelist[1], field, value)  # written to the directory at the end of the zip
     with pytest.raises(DataError, match=rf"cannot decode cat/2\.png: .*{message}.*1 of 2 files"):
         open_images(path, size=8, cache=cache)
 
@@ -296,7 +299,7 @@ def test_a_zip_with_a_damaged_directory_is_refused(tmp_path: Path, cache: Path) 
         open_images(path, cache=cache)
 
 
-def test_progress_is_told_while_decoding_only(tmp_path: Path, cache: Path) -> None:
+def test_progress_is_reported_while_decoding_only(tmp_path: Path, cache: Path) -> None:
     path = write_folder(tmp_path / "data", PLAIN)
     steps: list[tuple[int, int]] = []
     for _ in range(2):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dfml.data import open_images, read_image, read_support
+from dfml.data.image_folder import open_images
+from dfml.data.support import read_image, read_support
 from dfml.errors import DataError, UsageError
 
 from .images import encode, noise, plain, write_folder, write_zip
@@ -36,14 +37,14 @@ def test_an_uneven_support_set_is_read(tmp_path: Path) -> None:
         ([("dog/notes.txt", b"")], "found none"),
     ],
 )
-def test_a_folder_that_is_no_support_set_is_refused(
+def test_another_folder_than_a_support_set_is_refused(
     tmp_path: Path, files: list[tuple[str, bytes]], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
         read_support(write_folder(tmp_path, files), 8)
 
 
-def test_one_image_is_read_as_in_a_data_set(tmp_path: Path) -> None:
+def test_a_single_image_has_the_same_pixels_as_in_a_data_set(tmp_path: Path) -> None:
     file = write_folder(tmp_path / "data", [("cat/a.jpg", encode(noise(40, 30), "JPEG"))]) / "cat/a.jpg"
     image = read_image(file, 12)
     stored = open_images(tmp_path / "data", size=12, cache=tmp_path / "cache").images[0]

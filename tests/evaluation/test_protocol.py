@@ -69,7 +69,7 @@ def test_embedding_every_image_once_gives_what_adapting_gives() -> None:
         def fit_support(self, *arguments: object) -> FewShotClassifier:
             return learner.fit_support(*arguments)  # type: ignore[arg-type]
 
-        contents = rebuild = to = None  # type: ignore[assignment]
+        state_dict = from_config = to = None  # type: ignore[assignment]
 
     slow = evaluate(Slow(), DATA, **QUICK)  # type: ignore[arg-type]
     assert fast.accuracies == slow.accuracies

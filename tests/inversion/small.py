@@ -80,19 +80,19 @@ def targets(seeds: Sequence[int], per_class: int = 2) -> list[Target]:
     return [target(f"member {seed}", conv(seed), per_class) for seed in seeds]
 
 
-def visit(engine: Engine, members: Sequence[Target], number: int = 0, *, steps: int | None = None) -> InversionRun:
-    """A visit with the engine's own number of steps."""
-    recovery = engine.start(members, number)
+def run_round(engine: Engine, members: Sequence[Target], number: int = 0, *, steps: int | None = None) -> InversionRun:
+    """A round with the engine's own number of steps."""
+    inversion = engine.start(members, number)
     for _ in range(steps or engine.steps):
-        recovery.step()
-    return recovery
+        inversion.step()
+    return inversion
 
 
-def losses(recovery: InversionRun, steps: int) -> list[list[InversionLoss]]:
-    return [recovery.step() for _ in range(steps)]
+def losses(inversion: InversionRun, steps: int) -> list[list[InversionLoss]]:
+    return [inversion.step() for _ in range(steps)]
 
 
-class Pupil:
+class CoarseStudent:
     """A student with eight outputs that looks at a coarse picture; smooth, and no part of the package."""
 
     def __init__(self) -> None:

@@ -20,57 +20,57 @@ def zoo() -> Zoo:
 
 
 def test_only_images_of_shared_classes_are_counted_each_under_the_output_of_whoever_was_asked() -> None:
-    opinions = CrossMemberAgreement(zoo())
+    agreement = CrossMemberAgreement(zoo())
     labels = torch.tensor([0, 1, 1, 2])  # ant, bat, bat, cat as member 0 has them
-    opinions.add(0, labels, {0: says([0, 1, 1, 2], 3), 1: says([0, 0, 3, 1], 4), 2: says([0, 0, 0, 0], 2)})
-    assert opinions.asked.tolist() == [0, 0, 0, 2, 1, 0, 0, 0, 0]
-    assert opinions.recognised.tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0]
+    agreement.add(0, labels, {0: says([0, 1, 1, 2], 3), 1: says([0, 0, 3, 1], 4), 2: says([0, 0, 0, 0], 2)})
+    assert agreement.queried.tolist() == [0, 0, 0, 2, 1, 0, 0, 0, 0]
+    assert agreement.recognised.tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0]
 
 
 def test_whoever_answers_nothing_has_no_opinion() -> None:
-    opinions = CrossMemberAgreement(zoo())
-    opinions.add(0, torch.tensor([1, 2]).repeat(30), {1: torch.full((60, 4), torch.nan)})
-    assert opinions.asked.sum() == 0
+    agreement = CrossMemberAgreement(zoo())
+    agreement.add(0, torch.tensor([1, 2]).repeat(30), {1: torch.full((60, 4), torch.nan)})
+    assert agreement.queried.sum() == 0
 
 
 def test_images_that_not_even_who_recalled_them_recognises_are_no_evidence() -> None:
-    opinions = CrossMemberAgreement(zoo())
+    agreement = CrossMemberAgreement(zoo())
     labels, wrong = torch.tensor([1, 2]).repeat(50), says([0, 0], 3).repeat(50, 1)
-    opinions.add(0, labels, {0: wrong, 1: says([3, 3], 4).repeat(50, 1)})
-    assert opinions.asked.sum() == 0
-    assert opinions.warnings() == []
-    opinions.add(0, labels, {0: says([1, 0], 3).repeat(50, 1), 1: says([3, 3], 4).repeat(50, 1)})
-    assert opinions.asked.tolist() == [0, 0, 0, 50, 0, 0, 0, 0, 0]
+    agreement.add(0, labels, {0: wrong, 1: says([3, 3], 4).repeat(50, 1)})
+    assert agreement.queried.sum() == 0
+    assert agreement.warnings() == []
+    agreement.add(0, labels, {0: says([1, 0], 3).repeat(50, 1), 1: says([3, 3], 4).repeat(50, 1)})
+    assert agreement.queried.tolist() == [0, 0, 0, 50, 0, 0, 0, 0, 0]
 
 
 def test_sound_members_raise_no_doubt_and_few_images_are_no_evidence() -> None:
-    opinions = CrossMemberAgreement(zoo())
-    assert opinions.warnings() == []
-    opinions.add(0, torch.tensor([1, 2]).repeat(30), {1: says([0, 1], 4).repeat(30, 1)})
-    assert opinions.warnings() == []
+    agreement = CrossMemberAgreement(zoo())
+    assert agreement.warnings() == []
+    agreement.add(0, torch.tensor([1, 2]).repeat(30), {1: says([0, 1], 4).repeat(30, 1)})
+    assert agreement.warnings() == []
     few = CrossMemberAgreement(zoo())
     few.add(0, torch.tensor([1]).repeat(39), {1: says([3], 4).repeat(39, 1)})
     assert few.warnings() == []
 
 
 def test_a_member_that_guesses_is_named() -> None:
-    opinions = CrossMemberAgreement(zoo())
-    opinions.add(0, torch.tensor([1, 2]).repeat(40), {1: says([0, 0, 3, 3], 4).repeat(20, 1)})
-    (line,) = opinions.warnings()
-    assert line.startswith("member-001 recognises 20 of 80 images that other members recall of its classes")
+    agreement = CrossMemberAgreement(zoo())
+    agreement.add(0, torch.tensor([1, 2]).repeat(40), {1: says([0, 0, 3, 3], 4).repeat(20, 1)})
+    (line,) = agreement.warnings()
+    assert line.startswith("member-001 recognises 20 of 80 images of its classes that were recovered from")
     assert "chance level" in line
 
 
 def test_one_class_that_means_something_else_is_named() -> None:
-    opinions = CrossMemberAgreement(zoo())
-    opinions.add(0, torch.tensor([1, 2]).repeat(50), {1: says([2, 1], 4).repeat(50, 1)})
-    (line,) = opinions.warnings()
-    assert line.startswith("member-001 recognises 0 of 50 images that other members recall of 'bat'")
+    agreement = CrossMemberAgreement(zoo())
+    agreement.add(0, torch.tensor([1, 2]).repeat(50), {1: says([2, 1], 4).repeat(50, 1)})
+    (line,) = agreement.warnings()
+    assert line.startswith("member-001 recognises 0 of 50 images of 'bat' that were recovered from other members")
     assert "--class-identity" in line
 
 
 def test_the_counts_survive_a_checkpoint() -> None:
-    opinions, restored = CrossMemberAgreement(zoo()), CrossMemberAgreement(zoo())
-    opinions.add(0, torch.tensor([1, 2]).repeat(50), {1: says([2, 1], 4).repeat(50, 1)})
-    restored.load_state_dict(opinions.state_dict())
-    assert restored.warnings() == opinions.warnings() != []
+    agreement, restored = CrossMemberAgreement(zoo()), CrossMemberAgreement(zoo())
+    agreement.add(0, torch.tensor([1, 2]).repeat(50), {1: says([2, 1], 4).repeat(50, 1)})
+    restored.load_state_dict(agreement.state_dict())
+    assert restored.warnings() == agreement.warnings() != []

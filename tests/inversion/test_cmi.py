@@ -1,4 +1,4 @@
-"""CMI: images of one visit, and of earlier ones, should differ (papers 3)."""
+"""CMI: images of one round, and of earlier ones, should differ (papers 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dfml.inversion.generator_based import GeneratorInversionRun
 from dfml.inversion.loss import InversionWeights
 from dfml.zoo import Preprocessing
 from tests.factories import PREPROCESSING, images
-from tests.inversion.small import conv, small_engine, target, targets, visit
+from tests.inversion.small import conv, run_round, small_engine, target, targets
 
 
 def cmi(**settings: object) -> ContrastiveInversion:
@@ -23,58 +23,58 @@ def cmi(**settings: object) -> ContrastiveInversion:
 
 
 def begun(engine: ContrastiveInversion, chosen: Target, number: int = 0) -> GeneratorInversionRun:
-    recovery = engine.start([chosen], number)
-    assert isinstance(recovery, GeneratorInversionRun)
-    return recovery
+    inversion = engine.start([chosen], number)
+    assert isinstance(inversion, GeneratorInversionRun)
+    return inversion
 
 
-def contrast(recovery: GeneratorInversionRun, shown: torch.Tensor) -> float:
-    loss = recovery.extra_loss(0, shown)
+def contrast(inversion: GeneratorInversionRun, shown: torch.Tensor) -> float:
+    loss = inversion.extra_loss(0, shown)
     assert loss is not None
     return float(loss.detach())
 
 
 def test_images_that_differ_are_better_than_one_image_many_times() -> None:
-    recovery = begun(cmi(contrast=1.0), target("member", conv(0)))
+    inversion = begun(cmi(contrast=1.0), target("member", conv(0)))
     colours = images(6, size=1).expand(6, 3, 16, 16)
-    assert contrast(recovery, colours) < contrast(recovery, colours[:1].expand(6, 3, 16, 16)) - 0.05
+    assert contrast(inversion, colours) < contrast(inversion, colours[:1].expand(6, 3, 16, 16)) - 0.05
 
 
 def test_remembered_images_are_worse_for_their_like_than_for_others() -> None:
     engine, chosen = cmi(contrast=1.0), target("member", conv(0))
-    recovery = visit(engine, [chosen])
-    (known,) = recovery.images()
+    inversion = run_round(engine, [chosen])
+    (known,) = inversion.images()
     others = images(6, size=1).expand(6, 3, 16, 16)
     without = begun(engine, chosen, 1)
     before = [contrast(without, shown) for shown in (known, others)]
-    engine.learn(recovery)
+    engine.learn(inversion)
     after = [contrast(begun(engine, chosen, 1), shown) for shown in (known, others)]
     assert after[0] - before[0] > after[1] - before[1]
 
 
 def test_steps_make_the_images_easier_to_tell_apart() -> None:
     weights = InversionWeights(label=0.0, batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
-    recovery = begun(cmi(contrast=1.0, weights=weights), target("member", conv(0)))
+    inversion = begun(cmi(contrast=1.0, weights=weights), target("member", conv(0)))
 
     def judged() -> float:
         """By the same crops each time."""
-        done, recovery.done = recovery.done, 999
-        found = contrast(recovery, recovery.images()[0])
-        recovery.done = done
+        done, inversion.done = inversion.done, 999
+        found = contrast(inversion, inversion.images()[0])
+        inversion.done = done
         return found
 
     before = judged()
     for _ in range(20):
-        recovery.step()
+        inversion.step()
     assert judged() < before - 0.05
 
 
-def test_the_memory_of_a_member_grows_by_the_visits_images_up_to_the_bank() -> None:
+def test_the_memory_of_a_member_grows_by_the_rounds_images_up_to_the_bank() -> None:
     engine = cmi(bank=15)
     sizes = []
     for number in range(3):
-        recovery = visit(engine, targets([0, 1]), number)
-        engine.learn(recovery, kept=[0])
+        inversion = run_round(engine, targets([0, 1]), number)
+        engine.learn(inversion, kept=[0])
         state = engine.state_dict()
         sizes.append((len(state["member 0.local"]), len(state["member 0.whole"]), len(state["member 1.local"])))
     assert sizes == [(6, 6, 0), (12, 12, 0), (15, 15, 0)]
@@ -84,32 +84,34 @@ def test_the_newest_images_stay_in_the_bank() -> None:
     small, large = cmi(bank=6), cmi(bank=100)
     for number in range(2):
         for engine in (small, large):
-            engine.learn(visit(engine, targets([0]), number))
+            engine.learn(run_round(engine, targets([0]), number))
     assert torch.equal(small.state_dict()["member 0.whole"], large.state_dict()["member 0.whole"][-6:])
     assert not torch.equal(small.state_dict()["member 0.whole"], large.state_dict()["member 0.whole"][:6])
 
 
 def test_what_was_learned_of_one_member_is_not_used_for_another() -> None:
     engine = cmi()
-    engine.learn(visit(engine, targets([0])))
-    assert torch.equal(visit(engine, targets([1]), 1).images()[0], visit(cmi(), targets([1]), 1).images()[0])
-    assert not torch.equal(visit(engine, targets([0]), 1).images()[0], visit(cmi(), targets([0]), 1).images()[0])
+    engine.learn(run_round(engine, targets([0])))
+    assert torch.equal(run_round(engine, targets([1]), 1).images()[0], run_round(cmi(), targets([1]), 1).images()[0])
+    assert not torch.equal(
+        run_round(engine, targets([0]), 1).images()[0], run_round(cmi(), targets([0]), 1).images()[0]
+    )
 
 
 def test_without_the_contrastive_term_nothing_is_remembered() -> None:
     engine = cmi(contrast=0.0)
-    recovery = visit(engine, targets([0]))
-    engine.learn(recovery)
+    inversion = run_round(engine, targets([0]))
+    engine.learn(inversion)
     assert engine.state_dict() == {}
-    assert isinstance(recovery, GeneratorInversionRun)
-    assert recovery.extra_loss(0, images(6)) is None
+    assert isinstance(inversion, GeneratorInversionRun)
+    assert inversion.extra_loss(0, images(6)) is None
 
 
-def test_every_visit_starts_from_another_generator_that_no_visit_changes() -> None:
+def test_every_visit_starts_from_another_generator_that_no_round_changes() -> None:
     engine = cmi(contrast=0.0)
     first, second = (begun(engine, target("member", conv(0)), number).copies[0] for number in (0, 1))
     assert not torch.equal(first.weights["project.weight"], second.weights["project.weight"])
-    engine.learn(visit(engine, targets([0])))
+    engine.learn(run_round(engine, targets([0])))
     again = begun(engine, target("member", conv(0)), 0).copies[0]
     assert torch.equal(first.weights["project.weight"], again.weights["project.weight"])
 
@@ -117,7 +119,7 @@ def test_every_visit_starts_from_another_generator_that_no_visit_changes() -> No
 def test_members_of_another_size_have_features_too() -> None:
     larger = target("larger", conv(0, preprocessing=Preprocessing(24, PREPROCESSING.mean, PREPROCESSING.std)))
     engine = cmi()
-    engine.learn(visit(engine, [larger]))
+    engine.learn(run_round(engine, [larger]))
     assert len(engine.state_dict()["larger.local"]) == 6
 
 

@@ -10,7 +10,7 @@ from dfml.inversion.ei import (
     InitialPixels,
     PixelInversion,
     PixelInversionConfig,
-    invert_member,
+    invert_classifier,
     matched_initialisations,
 )
 from dfml.inversion.engine import Target, recover
@@ -26,11 +26,11 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 def test_recovered_images_are_taken_for_their_label_and_near_the_stored_statistics() -> None:
     classifier = member(0)
-    recovery = PixelInversion(QUICK).start([Target("member", classifier, LABELS)])
-    (first,) = recovery.step()
+    inversion = PixelInversion(QUICK).start([Target("member", classifier, LABELS)])
+    (first,) = inversion.step()
     for _ in range(QUICK.steps - 1):
-        (last,) = recovery.step()
-    (recovered,) = recovery.images()
+        (last,) = inversion.step()
+    (recovered,) = inversion.images()
     assert torch.equal(classifier.logits(recovered).argmax(dim=1), LABELS)
     assert last.batch_norm < 0.5 * first.batch_norm
     assert last.label < first.label
@@ -38,43 +38,45 @@ def test_recovered_images_are_taken_for_their_label_and_near_the_stored_statisti
 
 def test_is_repeatable_and_the_start_of_an_image_does_not_depend_on_how_many_there_are() -> None:
     classifier = member(0)
-    assert torch.equal(*(invert_member(classifier, LABELS, PixelInversionConfig(steps=3), seed=5) for _ in range(2)))
+    assert torch.equal(
+        *(invert_classifier(classifier, LABELS, PixelInversionConfig(steps=3), seed=5) for _ in range(2))
+    )
     engine = PixelInversion(QUICK, seed=5)
     (few,), (many,) = (engine.start([Target("m", classifier, labels)]).images() for labels in (LABELS[:2], LABELS))
     assert torch.equal(few, many[:2])
 
 
-def initial_pixels(start: str, *, seed: int = 0, visit: int = 0, name: str = "m") -> Tensor:
+def initial_pixels(start: str, *, seed: int = 0, round_index: int = 0, name: str = "m") -> Tensor:
     """The images before any step."""
     config = PixelInversionConfig(steps=0, start=start)
-    (found,) = recover(PixelInversion(config, seed), [Target(name, member(0), LABELS)], visit)
+    (found,) = recover(PixelInversion(config, seed), [Target(name, member(0), LABELS)], round_index)
     return found
 
 
 @pytest.mark.parametrize("start", ["noise", "dead_leaves"])
-def test_without_steps_the_first_pixels_are_given_anew_for_every_seed_visit_and_member(start: str) -> None:
+def test_without_steps_the_first_pixels_are_given_anew_for_every_seed_round_and_member(start: str) -> None:
     found = initial_pixels(start)
     assert found.shape == (6, 3, 16, 16)
     assert 0 <= found.min() < found.max() <= 1
     assert torch.pdist(found.flatten(1)).min() > 1
     assert torch.equal(found, initial_pixels(start))
-    for other in (initial_pixels(start, seed=1), initial_pixels(start, visit=1), initial_pixels(start, name="n")):
+    for other in (initial_pixels(start, seed=1), initial_pixels(start, round_index=1), initial_pixels(start, name="n")):
         assert not torch.allclose(found, other)
 
 
 def test_leaves_look_more_like_photographs_than_noise_does_in_the_member_s_own_range() -> None:
     smooth, rough = (initial_pixels(start).diff(dim=-1).abs().mean() for start in ("dead_leaves", "noise"))
     assert smooth < 0.6 * rough
-    expected = dead_leaves(6, 16, seeds.generator(0, "dead_leaves", 0, "m"))
+    expected = dead_leaves(6, 16, seeds.generator(0, "leaves", 0, "m"))
     torch.testing.assert_close(initial_pixels("dead_leaves"), PREPROCESSING.denormalise(expected).clamp(0, 1))
 
 
 def test_leaves_are_where_the_search_begins_and_not_where_it_ends() -> None:
     classifier = member(0)
-    recovered = invert_member(classifier, LABELS, QUICK.model_copy(update={"start": "dead_leaves"}))
+    recovered = invert_classifier(classifier, LABELS, QUICK.model_copy(update={"start": "dead_leaves"}))
     assert torch.equal(classifier.logits(recovered).argmax(dim=1), LABELS)
     barely = PixelInversionConfig(start="dead_leaves", steps=1, lr=1e-6)
-    begun = invert_member(classifier, LABELS, barely)
+    begun = invert_classifier(classifier, LABELS, barely)
     torch.testing.assert_close(begun, initial_pixels("dead_leaves", name="member"), atol=1e-4, rtol=0)
 
 
@@ -109,21 +111,21 @@ def test_a_member_is_familiar_with_what_its_statistics_are_of(
     classifier = acquainted(kinds[-1], space)
     assert all(matched_initialisations(classifier, seed) == kinds for seed in (0, 1, 2))
     engine = PixelInversion(PixelInversionConfig(steps=0, start="auto"))
-    for visit in (3, 2):
-        (found,) = recover(engine, [Target("m", classifier, LABELS)], visit)
-        for place, (make, purpose) in enumerate(zip(kinds, ("dead_leaves", "strokes"), strict=False)):
-            first = make(6 // len(kinds), 16, seeds.generator(0, purpose, visit, "m"))
-            turn = found[(place + visit) % len(kinds) :: len(kinds)]
+    for round_index in (3, 2):
+        (found,) = recover(engine, [Target("m", classifier, LABELS)], round_index)
+        for place, (make, purpose) in enumerate(zip(kinds, ("leaves", "strokes"), strict=False)):
+            first = make(6 // len(kinds), 16, seeds.generator(0, purpose, round_index, "m"))
+            turn = found[(place + round_index) % len(kinds) :: len(kinds)]
             torch.testing.assert_close(turn, space.denormalise(first).clamp(0, 1))
 
 
-def test_a_single_image_of_a_class_is_of_another_kind_at_the_next_visit() -> None:
+def test_a_single_image_of_a_class_is_of_another_kind_at_the_next_round() -> None:
     engine = PixelInversion(PixelInversionConfig(steps=0, start="auto"))
     target = Target("m", acquainted(pen_strokes, INK), torch.tensor([0]))
-    (first,), (second,), (third,) = (recover(engine, [target], visit) for visit in (0, 1, 2))
+    (first,), (second,), (third,) = (recover(engine, [target], round_index) for round_index in (0, 1, 2))
     leaves, strokes = (
-        INK.load_state_dict(make(1, 16, seeds.generator(0, purpose, visit, "m"))).clamp(0, 1)
-        for make, purpose, visit in ((dead_leaves, "dead_leaves", 0), (pen_strokes, "strokes", 1))
+        INK.denormalise(make(1, 16, seeds.generator(0, purpose, round_index, "m"))).clamp(0, 1)
+        for make, purpose, round_index in ((dead_leaves, "leaves", 0), (pen_strokes, "strokes", 1))
     )
     torch.testing.assert_close(first, leaves)
     torch.testing.assert_close(second, strokes)
@@ -143,29 +145,29 @@ def test_it_is_leaves_alone_where_strokes_are_not_nearer() -> None:
 
 def test_images_that_please_one_member_only_are_called_noise() -> None:
     zoo = Zoo.of([member(seed, ("ant", "bee", "cat")) for seed in range(8)])
-    fidelity = measure(zoo, 0, invert_member(zoo[0], LABELS, QUICK), LABELS)
+    fidelity = measure(zoo, 0, invert_classifier(zoo[0], LABELS, QUICK), LABELS)
     assert fidelity.agreement == 1.0
     assert fidelity.chance == pytest.approx(1 / 3)
     assert fidelity.other_agreement is not None
     assert fidelity.other_agreement < 0.5
     assert fidelity.warning is not None
-    assert "this member only" in fidelity.warning
+    assert "only this member accepts" in fidelity.warning
 
 
 def test_images_that_others_recognise_are_not() -> None:
     zoo = Zoo.of([member(0, ("ant", "bee", "cat")), member(0, ("ant", "bee", "cat")), member(3, ("x", "y", "z"))])
-    fidelity = measure(zoo, 0, invert_member(zoo[0], LABELS, QUICK), LABELS)
+    fidelity = measure(zoo, 0, invert_classifier(zoo[0], LABELS, QUICK), LABELS)
     assert fidelity.other_agreement == 1.0
     assert fidelity.warning is None
 
 
 def test_without_another_member_the_statistics_decide() -> None:
     zoo = Zoo.of([member(0)])
-    good = measure(zoo, 0, invert_member(zoo[0], LABELS, QUICK), LABELS)
+    good = measure(zoo, 0, invert_classifier(zoo[0], LABELS, QUICK), LABELS)
     assert good.other_agreement is None
     assert good.warning is None
     weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
-    careless = invert_member(zoo[0], LABELS, PixelInversionConfig(steps=60, weights=weights))
+    careless = invert_classifier(zoo[0], LABELS, PixelInversionConfig(steps=60, weights=weights))
     found = measure(zoo, 0, careless, LABELS)
     assert found.agreement == 1.0
     assert found.warning is not None
@@ -182,7 +184,7 @@ def test_images_that_the_member_itself_does_not_recognise_are_reported() -> None
 
 def test_images_may_be_judged_in_parts() -> None:
     zoo = Zoo.of([member(0, ("a", "b", "c")), member(1, ("a", "b", "c")), member(2, ("c", "d", "e"))])
-    found, meter = invert_member(zoo[0], LABELS, QUICK), FidelityMeter(zoo, 0)
+    found, meter = invert_classifier(zoo[0], LABELS, QUICK), FidelityMeter(zoo, 0)
     whole = measure(zoo, 0, found, LABELS)
     for part in (slice(0, 1), slice(1, 6)):
         meter.add(found[part], LABELS[part])

@@ -15,22 +15,22 @@ TARGET = Target("m", member(0), torch.tensor([0, 1, 2]))
 
 
 def losses(*values: float) -> list[InversionLoss]:
-    return [InversionLoss(*(torch.tensor(value) for _ in range(4))) for value in values]
+    return [InversionLoss(torch.tensor(value), {"label": torch.tensor(value)}) for value in values]
 
 
 def test_falling_cross_entropy_is_healthy_and_so_is_a_low_one_that_stays() -> None:
-    health = FailureTracker(patience=1)
-    assert health.judge(TARGET, losses(3.0, 2.0), images(3))
-    assert health.judge(TARGET, losses(0.1, 0.2), images(3))
-    assert health.judge(TARGET, losses(5.0), images(3))  # one step alone says nothing
-    assert not health.excluded
+    failures = FailureTracker(patience=1)
+    assert failures.check(TARGET, losses(3.0, 2.0), images(3))
+    assert failures.check(TARGET, losses(0.1, 0.2), images(3))
+    assert failures.check(TARGET, losses(5.0), images(3))  # one step alone says nothing
+    assert not failures.excluded
 
 
 def test_what_is_not_finite_is_set_aside_at_once() -> None:
     for values, drawn in (((1.0, float("nan")), images(3)), ((1.0, 0.5), images(3) / 0.0)):
-        health = FailureTracker()
-        assert not health.judge(TARGET, losses(*values), drawn)
-        assert "diverged" in health.excluded["m"]
+        failures = FailureTracker()
+        assert not failures.check(TARGET, losses(*values), drawn)
+        assert "diverged" in failures.excluded["m"]
 
 
 @pytest.mark.parametrize(
@@ -41,26 +41,26 @@ def test_what_is_not_finite_is_set_aside_at_once() -> None:
     ],
 )
 def test_images_without_variety_are_a_collapse(drawn: Tensor) -> None:
-    health, target = FailureTracker(), Target("m", member(0), torch.tensor([0, 0, 1, 1, 2, 2]))
-    assert health.judge(target, losses(2.0, 1.0), images(6))
-    assert not health.judge(target, losses(2.0, 1.0), drawn)
-    assert "collapsed" in health.excluded["m"]
+    failures, target = FailureTracker(), Target("m", member(0), torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert failures.check(target, losses(2.0, 1.0), images(6))
+    assert not failures.check(target, losses(2.0, 1.0), drawn)
+    assert "collapsed" in failures.excluded["m"]
 
 
 def test_images_that_took_no_step_are_judged_by_themselves() -> None:
-    health = FailureTracker(patience=1)
-    assert all(health.judge(TARGET, [], images(3, seed)) for seed in range(3))
-    assert not health.excluded
+    failures = FailureTracker(patience=1)
+    assert all(failures.check(TARGET, [], images(3, seed)) for seed in range(3))
+    assert not failures.excluded
     for drawn, reason in ((images(3) / 0.0, "diverged"), (torch.full((3, 3, 16, 16), 0.5), "collapsed")):
-        assert not health.judge(TARGET, [], drawn)
-        assert reason in health.excluded["m"]
+        assert not failures.check(TARGET, [], drawn)
+        assert reason in failures.excluded["m"]
 
 
-def test_a_member_whose_cross_entropy_has_stopped_falling_gets_some_more_visits() -> None:
-    health = FailureTracker(patience=3)
-    visits = [(2.0, 2.5), (2.0, 2.5), (2.0, 1.5), (2.0, 2.5), (2.0, 2.5)]
-    assert all(health.judge(TARGET, losses(*visit), images(3)) for visit in visits)
+def test_a_member_whose_cross_entropy_has_stopped_falling_gets_some_more_rounds() -> None:
+    failures = FailureTracker(patience=3)
+    rounds = [(2.0, 2.5), (2.0, 2.5), (2.0, 1.5), (2.0, 2.5), (2.0, 2.5)]
+    assert all(failures.check(TARGET, losses(*round_index), images(3)) for round_index in rounds)
     resumed = FailureTracker(patience=3)
-    resumed.load_state_dict(json.loads(json.dumps(health.state_dict())))
-    assert not resumed.judge(TARGET, losses(2.0, 2.5), images(3))
+    resumed.load_state_dict(json.loads(json.dumps(failures.state_dict())))
+    assert not resumed.check(TARGET, losses(2.0, 2.5), images(3))
     assert "stopped falling" in resumed.excluded["m"]

@@ -12,7 +12,7 @@ from dfml.inversion.engine import Engine, Target
 from dfml.inversion.loss import InversionWeights
 from dfml.zoo import Preprocessing
 from tests.factories import SIZE
-from tests.inversion.small import Pupil, conv, precision, resnet, small_engine, target
+from tests.inversion.small import CoarseStudent, conv, precision, resnet, small_engine, target
 
 ROWS = torch.tensor([4, 0, 6])
 
@@ -33,19 +33,19 @@ def two_architectures(rows: torch.Tensor | None = None) -> list[Target]:
     ]
 
 
-def assert_same_history(name: str, chosen: list[Target], visits: list[list[int]], **settings: Any) -> None:
-    """Two engines, one of them stacked, over several visits of two steps."""
+def assert_same_history(name: str, chosen: list[Target], rounds: list[list[int]], **settings: Any) -> None:
+    """Two engines, one of them stacked, over several rounds of two steps."""
     engines = [small_engine(name, stacked=flag, steps=2, **settings) for flag in (False, True)]
-    for number, indices in enumerate(visits):
-        recoveries = [engine.start([chosen[i] for i in indices], number, student=Pupil()) for engine in engines]
+    for number, indices in enumerate(rounds):
+        recoveries = [engine.start([chosen[i] for i in indices], number, student=CoarseStudent()) for engine in engines]
         for _ in range(2):
-            one, other = (recovery.step() for recovery in recoveries)
+            one, other = (inversion.step() for inversion in recoveries)
             for plain, stacked in zip(one, other, strict=True):
                 for part in ("total", "label", "batch_norm", "disagreement", "ema_statistics"):
                     torch.testing.assert_close(getattr(stacked, part), getattr(plain, part))
-        torch.testing.assert_close(*(recovery.images() for recovery in recoveries))
-        for engine, recovery in zip(engines, recoveries, strict=True):
-            engine.learn(recovery)
+        torch.testing.assert_close(*(inversion.images() for inversion in recoveries))
+        for engine, inversion in zip(engines, recoveries, strict=True):
+            engine.learn(inversion)
         assert_same_state(*engines)
 
 

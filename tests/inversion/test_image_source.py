@@ -16,7 +16,7 @@ from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import create_engine
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from tests.factories import PREPROCESSING, member, zoo
-from tests.inversion.small import Pupil, small_config
+from tests.inversion.small import CoarseStudent, small_config
 
 LARGER = Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.4, 0.3))
 
@@ -36,32 +36,33 @@ def same(first: dict[int, Tensor], second: dict[int, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(each, second[index]) for index, each in first.items())
 
 
-def test_members_are_drawn_without_repetition_anew_at_every_visit_and_all_in_turn() -> None:
+def test_members_are_drawn_without_repetition_anew_at_every_round_and_all_in_turn() -> None:
     members = zoo(5)
     each, again, other = source(members), source(members), source(members, seed=1)
-    drawn = [each.sample_members(visit, 2) for visit in range(60)]
+    drawn = [each.sample_members(round_index, 2) for round_index in range(60)]
     assert all(len(set(pair)) == 2 for pair in drawn)
     assert {index for pair in drawn for index in pair} == set(range(5))
-    assert drawn == [again.sample_members(visit, 2) for visit in range(60)]
-    assert drawn != [other.sample_members(visit, 2) for visit in range(60)]
+    assert drawn == [again.sample_members(round_index, 2) for round_index in range(60)]
+    assert drawn != [other.sample_members(round_index, 2) for round_index in range(60)]
     assert sorted(each.sample_members(0, 9)) == [0, 1, 2, 3, 4]
 
 
 def test_members_in_turn_are_all_visited_equally_often_in_an_order_that_changes() -> None:
     members = zoo(6)
     each, again = source(members), source(members)
-    rounds = [[each.next_members(3 * turn + visit, 2) for visit in (1, 2, 3)] for turn in range(8)]
+    rounds = [[each.next_members(3 * turn + round_index, 2) for round_index in (1, 2, 3)] for turn in range(8)]
     assert all(sorted(index for pair in pairs for index in pair) == list(range(6)) for pairs in rounds)
     assert len({tuple(map(tuple, pairs)) for pairs in rounds}) == 8
     assert rounds[5][1] == again.next_members(17, 2)
     assert sorted(each.next_members(1, 6)) == list(range(6))
-    visits = [each.next_members(visit, 4) for visit in range(1, 301)]  # some lie in two rounds
-    assert all(0 < len(chosen) == len(set(chosen)) for chosen in visits)
-    counts = torch.bincount(torch.tensor([index for chosen in visits for index in chosen]))
+    rounds = [each.next_members(round_index, 4) for round_index in range(1, 301)]  # some lie in two rounds
+    assert all(0 < len(chosen) == len(set(chosen)) for chosen in rounds)
+    counts = torch.bincount(torch.tensor([index for chosen in rounds for index in chosen]))
     assert counts.max() < 1.1 * counts.min()
     each.failures.excluded = {members.name(index): "broken" for index in (0, 1, 2, 3)}
     assert all(
-        each.next_members(visit, 2) and not set(each.next_members(visit, 2)) & {0, 1, 2, 3} for visit in range(1, 10)
+        each.next_members(round_index, 2) and not set(each.next_members(round_index, 2)) & {0, 1, 2, 3}
+        for round_index in range(1, 10)
     )
 
 
@@ -80,22 +81,22 @@ def test_images_come_in_the_order_of_labels_as_many_of_every_class() -> None:
     assert 0.0 < each.last["inversion_loss"] < 0.5
 
 
-def test_of_many_classes_a_visit_recovers_some_and_visits_come_to_all() -> None:
+def test_of_many_classes_a_visit_recovers_some_and_rounds_come_to_all() -> None:
     members = Zoo.of([member(0, tuple("abcdefgh")), member(1)])
     config = small_config("ei", steps=3).model_copy(update={"classes_per_round": 3})
     each, again = (ImageSource(config, members, PREPROCESSING, patience=2) for _ in range(2))
-    labels = [each.labels(0, 2, visit) for visit in range(30)]
+    labels = [each.labels(0, 2, round_index) for round_index in range(30)]
     assert all(found[::2].tolist() == found[1::2].tolist() == sorted(set(found.tolist())) for found in labels)
     assert {len(found) for found in labels} == {6} == {each.most_images(2)}
     assert set(torch.cat(labels).tolist()) == set(range(8))
-    assert all(torch.equal(again.labels(0, 2, visit), labels[visit]) for visit in (7, 3))
+    assert all(torch.equal(again.labels(0, 2, round_index), labels[round_index]) for round_index in (7, 3))
     assert each.labels(1, 2, 7).tolist() == [0, 0, 1, 1, 2, 2]
     target = Target(members.name(0), members[0], labels[7])
     assert torch.equal(each.recover([0], 2, 7)[0], *recover(create_engine(config, PREPROCESSING), [target], 7))
 
 
 @pytest.mark.parametrize("engine", ["ei", "five"])
-def test_a_visit_gives_what_the_engine_recovers_in_the_size_that_was_asked_for(engine: str) -> None:
+def test_a_round_gives_what_the_engine_recovers_in_the_size_that_was_asked_for(engine: str) -> None:
     members = Zoo.of([member(0), member(1), member(2, ("d", "e", "f"), LARGER)])
     each = source(members, engine)
     expected = recover(
@@ -117,7 +118,7 @@ def test_a_bad_member_is_left_out_named_once_and_not_drawn_again() -> None:
     assert math.isfinite(each.last["inversion_loss"])
     assert each.pop_messages() == ["member-001 is excluded: the generator diverged (its loss is not finite)"]
     assert each.pop_messages() == []
-    assert all(sorted(each.sample_members(visit, 3)) == [0, 2] for visit in range(5))
+    assert all(sorted(each.sample_members(round_index, 3)) == [0, 2] for round_index in range(5))
 
 
 def test_without_any_good_member_the_run_ends_with_a_reason() -> None:
@@ -133,7 +134,7 @@ def test_a_student_that_is_not_finite_is_no_fault_of_the_members() -> None:
     each, own = source(zoo(), weights=weights), [torch.zeros(2), torch.tensor([1.0, math.nan])]
 
     def student(images: Tensor, rows: Tensor | None) -> Tensor:
-        return Pupil()(images, torch.tensor([0, 1, 2])) * own[1].sum()
+        return CoarseStudent()(images, torch.tensor([0, 1, 2])) * own[1].sum()
 
     with pytest.raises(RunError, match="the generator or the learner itself is not finite"):
         each.recover([0, 1], 2, 1, student=student, own=own)
@@ -148,14 +149,14 @@ def test_the_student_is_asked_with_each_member_s_own_rows() -> None:
     def student(images: Tensor, of: Tensor | None) -> Tensor:
         assert of is not None
         asked.append(of.tolist())
-        return Pupil()(images, of)
+        return CoarseStudent()(images, of)
 
     each.recover([2, 0], 2, 1, student=student)
     assert asked == [[6, 7, 0], [0, 1, 2]]
     assert each.last["disagreement"] > 0
 
 
-def test_a_visit_without_steps_gives_first_pixels_that_are_judged_and_no_losses() -> None:
+def test_a_round_without_steps_gives_first_pixels_that_are_judged_and_no_losses() -> None:
     members = Zoo.of([member(0), member(1, ("d", "e"), LARGER)])
     each = source(members, steps=0, start="dead_leaves")
     found = each.recover([0, 1], 2, 1)

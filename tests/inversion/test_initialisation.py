@@ -29,12 +29,12 @@ def white(count: int, size: int) -> Tensor:
 @pytest.mark.parametrize("size", [9, 32, 84])
 def test_images_of_any_size_are_repeatable_finite_and_all_different(make: Maker, size: int) -> None:
     before = torch.random.get_rng_state()
-    made, again = (make(4, size, seeds.generator(3, "dead_leaves")) for _ in range(2))
+    made, again = (make(4, size, seeds.generator(3, "leaves")) for _ in range(2))
     assert made.shape == (4, 3, size, size)
     assert made.dtype == torch.float32
     assert torch.equal(made, again)
     assert made.isfinite().all()
-    assert not torch.allclose(made, make(4, size, seeds.generator(4, "dead_leaves")))
+    assert not torch.allclose(made, make(4, size, seeds.generator(4, "leaves")))
     assert torch.pdist(made.flatten(1)).min() > (1 if make is pen_strokes else size)  # of one image and itself: 0
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -42,7 +42,7 @@ def test_images_of_any_size_are_repeatable_finite_and_all_different(make: Maker,
 @every
 @pytest.mark.parametrize("size", [16, 33])
 def test_means_are_about_zero_and_deviations_about_one(make: Maker, size: int) -> None:
-    made = make(128, size, seeds.generator(0, "dead_leaves"))
+    made = make(128, size, seeds.generator(0, "leaves"))
     assert torch.all(made.mean(dim=(0, 2, 3)).abs() < 0.15)
     deviations = made.std(dim=(0, 2, 3))
     assert 0.75 < deviations.min() <= deviations.max() < 1.15
@@ -51,13 +51,13 @@ def test_means_are_about_zero_and_deviations_about_one(make: Maker, size: int) -
 
 @both
 def test_images_of_one_batch_have_nothing_in_common(make: Maker) -> None:
-    average = make(1024, 8, seeds.generator(0, "dead_leaves")).mean(dim=0)
+    average = make(1024, 8, seeds.generator(0, "leaves")).mean(dim=0)
     assert average.square().mean().sqrt() < 0.05  # 0.03 where all is drawn apart
 
 
 @both
 def test_neighbouring_pixels_are_alike_the_more_the_nearer(make: Maker) -> None:
-    made = make(64, 32, seeds.generator(0, "dead_leaves"))
+    made = make(64, 32, seeds.generator(0, "leaves"))
     near, further, far = (correlation(made, distance) for distance in (1, 3, 9))
     assert near > further + 0.1 > far + 0.2
     assert near > (0.8 if make is dead_leaves else 0.65)
@@ -71,8 +71,8 @@ def test_leaves_have_edges_which_noise_of_any_colour_has_not() -> None:
         moments = [(steps - steps.mean(dim=1, keepdim=True)).pow(power).mean(dim=1) for power in (4, 2)]
         return float((moments[0] / moments[1].square()).mean())
 
-    assert kurtosis(dead_leaves(64, 32, seeds.generator(0, "dead_leaves"))) > 6
-    assert kurtosis(coloured_noise(64, 32, seeds.generator(0, "dead_leaves"))) < 3.3
+    assert kurtosis(dead_leaves(64, 32, seeds.generator(0, "leaves"))) > 6
+    assert kurtosis(coloured_noise(64, 32, seeds.generator(0, "leaves"))) < 3.3
     assert kurtosis(white(64, 32)) < 3.3
 
 
@@ -90,7 +90,7 @@ def test_the_amplitude_of_noise_falls_with_frequency_as_that_of_photographs() ->
 
 @both
 def test_images_differ_in_brightness_first_then_in_colour(make: Maker) -> None:
-    pixels = make(128, 16, seeds.generator(0, "dead_leaves")).transpose(0, 1).flatten(1)
+    pixels = make(128, 16, seeds.generator(0, "leaves")).transpose(0, 1).flatten(1)
     variances, directions = torch.linalg.eigh(torch.cov(pixels))
     assert torch.all(directions[:, -1].abs() > 0.4)  # all three channels together
     assert variances[-1] > 3 * variances[1] > 9 * variances[0] > 0

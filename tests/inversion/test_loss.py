@@ -5,14 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dfml.inversion import loss as objectives
-from dfml.inversion.loss import (
-    InversionWeights,
-    View,
-    batch_norm_distance,
-    inversion_loss,
-    total_variation,
-)
+from dfml.inversion import terms
+from dfml.inversion.loss import InversionWeights, View, inversion_loss
+from dfml.inversion.terms import batch_norm_distance, total_variation
 from dfml.zoo import Preprocessing, PretrainedClassifier
 from dfml.zoo.statistics import batch_norm_layers
 from tests.factories import PREPROCESSING, SIZE, images, member
@@ -73,7 +68,7 @@ def test_a_weight_of_zero_turns_the_cost_off_too(monkeypatch: pytest.MonkeyPatch
         raise AssertionError("computed although its weight is 0")
 
     monkeypatch.setattr(PretrainedClassifier, "logits_and_statistics", refuse)
-    monkeypatch.setattr(objectives, "total_variation", refuse)
+    monkeypatch.setattr(terms, "total_variation", refuse)
     weights = InversionWeights(batch_norm=0.0, momentum=0.9, disagreement=0.0, total_variation=0.0, l2=0.0)
     pixels, labels = PREPROCESSING.normalise(images(3)), torch.tensor([0, 1, 2])
     loss = inversion_loss(member(0), pixels, labels, PREPROCESSING, weights, View(), student=refuse)
@@ -97,7 +92,9 @@ def test_statistics_are_drawn_towards_those_of_earlier_batches() -> None:
     ]
     pixels = PREPROCESSING.normalise(second).requires_grad_()
     before = inversion_loss(classifier, PREPROCESSING.normalise(first), labels, PREPROCESSING, weights, View())
-    after = inversion_loss(classifier, pixels, labels, PREPROCESSING, weights, View(), earlier=before.ema_statistics)
+    after = inversion_loss(
+        classifier, pixels, labels, PREPROCESSING, weights, View(), previous_statistics=before.ema_statistics
+    )
     # A first batch is taken as it is.
     torch.testing.assert_close(list(before.ema_statistics), plain(first))
     mixed = [

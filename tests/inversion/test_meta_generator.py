@@ -1,4 +1,4 @@
-"""What a visit teaches the generator that all visits start from: papers 2.2, and 2.9 (6)."""
+"""What a round teaches the generator that all rounds start from: papers 2.2, and 2.9 (6)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dfml.inversion.generator_based import GeneratorInversionRun
 from dfml.inversion.loss import InversionWeights, View, inversion_loss
 from dfml.inversion.meta_generator import MetaGenerator
 from tests.factories import PREPROCESSING
-from tests.inversion.small import SMALL, five, precision, small_engine, targets, visit
+from tests.inversion.small import SMALL, five, precision, run_round, small_engine, targets
 
 STILL = InversionWeights(batch_norm=0.1, total_variation=0.01, l2=0.0, jitter=0)
 OUTER = {"lr": 0.001, "betas": (0.5, 0.999)}
@@ -28,9 +28,9 @@ def _double() -> Iterator[None]:
         yield
 
 
-def at_work(recovery: InversionRun) -> GeneratorInversionRun:
-    assert isinstance(recovery, GeneratorInversionRun)
-    return recovery
+def at_work(inversion: InversionRun) -> GeneratorInversionRun:
+    assert isinstance(inversion, GeneratorInversionRun)
+    return inversion
 
 
 def snapshot(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,25 +52,25 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return all(torch.allclose(value, other[name], rtol=1e-9, atol=1e-12) for name, value in one.items())
 
 
-def summed(recovery: InversionRun, part: str) -> dict[str, Tensor]:
-    parts = [getattr(copy, part) for copy in at_work(recovery).copies]
+def summed(inversion: InversionRun, part: str) -> dict[str, Tensor]:
+    parts = [getattr(copy, part) for copy in at_work(inversion).copies]
     return {name: sum(each[name].detach() for each in parts) for name in parts[0]}
 
 
 def test_with_one_step_fomaml_is_the_gradient_of_the_summed_loss() -> None:
     engine = five(steps=1, weights=STILL)
     before = snapshot(engine.weights)
-    recovery = at_work(engine.start(targets([0, 1])))
-    latents = [copy.latents.detach().clone() for copy in recovery.copies]
+    inversion = at_work(engine.start(targets([0, 1])))
+    latents = [copy.latents.detach().clone() for copy in inversion.copies]
     network = create_generator(PREPROCESSING.size, latent=SMALL["latent"], width=SMALL["width"], seed=0)
     leaves = {name: value.clone().requires_grad_() for name, value in before.items()}
     total = torch.zeros(())
-    for each, drawn in zip(recovery.targets, latents, strict=True):
+    for each, drawn in zip(inversion.targets, latents, strict=True):
         pixels = PREPROCESSING.normalise(functional_call(network, leaves, (drawn,)))
         total = total + inversion_loss(each.classifier, pixels, each.labels, PREPROCESSING, STILL, View()).total
     gradient = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
-    recovery.step()
-    engine.learn(recovery)
+    inversion.step()
+    engine.learn(inversion)
     assert same(engine.weights, adam(before, [gradient]))
     assert engine.updates == 1
 
@@ -79,18 +79,18 @@ def written_out(outer: str, steps: int) -> tuple[MetaGenerator, dict[str, Tensor
     """An engine after one update, its weights before, and the update's gradient put together step by step."""
     engine = five(steps=steps, weights=STILL, outer=outer)
     before = snapshot(engine.weights)
-    recovery = engine.start(targets([0, 1]))
+    inversion = engine.start(targets([0, 1]))
     each: list[dict[str, Tensor]] = []
     for _ in range(steps):
-        recovery.step()
-        each.append(summed(recovery, "last"))
-    weights = summed(recovery, "weights")
+        inversion.step()
+        each.append(summed(inversion, "last"))
+    weights = summed(inversion, "weights")
     gradient = {
         "last": each[-1],
         "accumulated": {name: sum(found[name] for found in each) for name in before},
         "reptile": {name: 2 * before[name] - weights[name] for name in before},
     }[outer]
-    engine.learn(recovery)
+    engine.learn(inversion)
     return engine, before, gradient
 
 
@@ -110,20 +110,20 @@ def test_the_three_gradients_differ() -> None:
 def test_without_an_outer_update_the_generator_stays_as_it_was() -> None:
     engine = five(steps=2, outer="none")
     before = snapshot(engine.weights)
-    engine.learn(visit(engine, targets([0])))
+    engine.learn(run_round(engine, targets([0])))
     assert all(torch.equal(value, before[name]) for name, value in engine.weights.items())
     assert engine.updates == 0
 
 
-def test_one_optimiser_lasts_for_all_visits() -> None:
-    """Papers 2.9 (6): as released, every visit has a fresh Adam, whose step forgets how large the gradient is."""
+def test_one_optimiser_lasts_for_all_rounds() -> None:
+    """Papers 2.9 (6): as released, every round has a fresh Adam, whose step forgets how large the gradient is."""
     engine = five(steps=2, weights=STILL)
     start, between, gradients = snapshot(engine.weights), {}, []
     for number in (1, 2):
         between = snapshot(engine.weights)
-        recovery = visit(engine, targets([0, 1]), number)
-        gradients.append(summed(recovery, "last"))
-        engine.learn(recovery)
+        inversion = run_round(engine, targets([0, 1]), number)
+        gradients.append(summed(inversion, "last"))
+        engine.learn(inversion)
     assert same(engine.weights, adam(start, gradients))
     assert not same(engine.weights, adam(between, gradients[1:]))
 
@@ -131,11 +131,11 @@ def test_one_optimiser_lasts_for_all_visits() -> None:
 def test_only_what_is_kept_is_learned_from() -> None:
     chosen = targets([0, 1, 2])
     engine, alone = (five(steps=2, weights=STILL) for _ in range(2))
-    engine.learn(visit(engine, chosen), kept=[2, 0])
-    alone.learn(visit(alone, [chosen[0], chosen[2]]))
+    engine.learn(run_round(engine, chosen), kept=[2, 0])
+    alone.learn(run_round(alone, [chosen[0], chosen[2]]))
     assert same(engine.weights, alone.weights)
     before = snapshot(engine.weights)
-    engine.learn(visit(engine, chosen), kept=[])
+    engine.learn(run_round(engine, chosen), kept=[])
     assert same(engine.weights, before)
     assert engine.updates == 1
 
@@ -145,22 +145,22 @@ def test_the_first_layer_is_drawn_anew_once() -> None:
     for number in range(2):
         assert same(engine.weights, plain.weights)
         for each in (engine, plain):
-            each.learn(visit(each, targets([0]), number))
+            each.learn(run_round(each, targets([0]), number))
     first = [name for name in engine.weights if name.startswith(("project.", "body.0."))]
     assert not torch.allclose(engine.weights["project.weight"], plain.weights["project.weight"])
     assert all(torch.equal(engine.weights[name], plain.weights[name]) for name in engine.weights if name not in first)
     between = snapshot(engine.weights)
-    engine.learn(visit(engine, targets([0]), 2))
+    engine.learn(run_round(engine, targets([0]), 2))
     largest = max(float((engine.weights[name] - between[name]).detach().abs().max()) for name in between)
     assert largest < 10 * OUTER["lr"]
 
 
-def test_a_visit_starts_from_what_was_learned_and_leaves_it_alone() -> None:
+def test_a_round_starts_from_what_was_learned_and_leaves_it_alone() -> None:
     engine = five(steps=2)
     before = snapshot(engine.weights)
-    recovery = visit(engine, targets([0, 1]))
+    inversion = run_round(engine, targets([0, 1]))
     assert all(torch.equal(value, before[name]) for name, value in engine.weights.items())
-    engine.learn(recovery)
+    engine.learn(inversion)
     started = at_work(engine.start(targets([0, 1]), 1))
     for copy in started.copies:
         assert all(torch.equal(value, engine.weights[name]) for name, value in copy.weights.items())
@@ -171,7 +171,7 @@ def momentum_engine(**settings: Any) -> MetaGenerator:
     return five(**{"steps": 1, "weights": weights, "outer": "none", **settings})
 
 
-def test_statistics_of_a_member_are_remembered_from_visit_to_visit_by_its_name() -> None:
+def test_statistics_of_a_member_are_remembered_from_visit_to_round_by_its_name() -> None:
     engine = momentum_engine()
     first = engine.start(targets([0]), 1)
     (opening,) = first.step()
@@ -184,18 +184,18 @@ def test_statistics_of_a_member_are_remembered_from_visit_to_visit_by_its_name()
     assert torch.equal(other.ema_statistics[0], momentum_engine().start(targets([1]), 2).step()[0].ema_statistics[0])
 
 
-def test_momentum_counts_visits_not_steps() -> None:
-    """All steps of a visit are drawn towards the visits before it, not towards each other."""
+def test_momentum_counts_rounds_not_steps() -> None:
+    """All steps of a round are drawn towards the rounds before it, not towards each other."""
     engine = momentum_engine(steps=3)
-    engine.learn(visit(engine, targets([0])))
-    recovery = engine.start(targets([0]), 2)
-    recovery.step()
-    recovery.step()
-    (images,) = recovery.images()
-    _, statistics = recovery.targets[0].classifier.logits_and_statistics(images)
+    engine.learn(run_round(engine, targets([0])))
+    inversion = engine.start(targets([0]), 2)
+    inversion.step()
+    inversion.step()
+    (images,) = inversion.images()
+    _, statistics = inversion.targets[0].classifier.logits_and_statistics(images)
     own = [part for layer in statistics for part in (layer.mean, layer.variance)]
-    (third,) = recovery.step()
-    for seen, before, now in zip(third.ema_statistics, recovery.earlier[0], own, strict=True):
+    (third,) = inversion.step()
+    for seen, before, now in zip(third.ema_statistics, inversion.previous_statistics[0], own, strict=True):
         torch.testing.assert_close(seen, 0.9 * before + 0.1 * now)
 
 

@@ -12,7 +12,7 @@ from dfml.inversion.loss import InversionWeights
 from dfml.inversion.meta_generator import MetaGenerator
 from dfml.zoo import PretrainedClassifier
 from tests.factories import PREPROCESSING, SIZE, coloured_dataset
-from tests.inversion.small import five, target, visit
+from tests.inversion.small import five, run_round, target
 
 
 def trained(classes: tuple[int, ...], data: ImageDataset) -> PretrainedClassifier:
@@ -31,22 +31,22 @@ def trained(classes: tuple[int, ...], data: ImageDataset) -> PretrainedClassifie
     return PretrainedClassifier(network, tuple(data.classes[label] for label in classes), PREPROCESSING)
 
 
-def cross_entropy(engine: MetaGenerator, newcomer: Target) -> float:
-    """Of the images after the engine's own steps, mean of three visits."""
-    found = [visit(engine, [newcomer], number).images()[0] for number in (100, 101, 102)]
-    losses = [functional.cross_entropy(newcomer.classifier.logits(images), newcomer.labels) for images in found]
+def cross_entropy(engine: MetaGenerator, new_member: Target) -> float:
+    """Of the images after the engine's own steps, mean of three rounds."""
+    found = [run_round(engine, [new_member], number).images()[0] for number in (100, 101, 102)]
+    losses = [functional.cross_entropy(new_member.classifier.logits(images), new_member.labels) for images in found]
     return float(torch.stack(losses).mean())
 
 
-def test_a_generator_that_was_trained_on_other_members_is_ahead_on_a_newcomer() -> None:
+def test_a_generator_that_was_trained_on_other_members_is_ahead_on_a_new_member() -> None:
     data = coloured_dataset(classes=9)
-    first, second, third, newcomer = (
+    first, second, third, new_member = (
         target(f"member {index}", trained(classes, data), per_class=4)
         for index, classes in enumerate([(0, 1, 2), (3, 4, 5), (1, 3, 0), (6, 7, 8)])
     )
     weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
     engine = five(weights=weights, lr=0.001, latent_lr=0.003, outer_lr=0.005, label_input=1.0)
-    untrained = cross_entropy(engine, newcomer)
+    untrained = cross_entropy(engine, new_member)
     for number in range(16):
-        engine.learn(visit(engine, [first, second, third], number))
-    assert cross_entropy(engine, newcomer) < 0.6 * untrained
+        engine.learn(run_round(engine, [first, second, third], number))
+    assert cross_entropy(engine, new_member) < 0.6 * untrained

@@ -1,4 +1,4 @@
-"""What every engine promises, whatever it is: one visit, its images, and what is kept for the next."""
+"""What every engine promises, whatever it is: one round, its images, and what is kept for the next."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ from torch.nn import functional
 
 from dfml.inversion.engine import Target, recover
 from dfml.inversion.loss import InversionWeights, View, inversion_loss
-from dfml.inversion.registry import ENGINES, InversionConfig, create_engine
+from dfml.inversion.registry import InversionConfig, create_engine, engine_names
 from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint
 from dfml.zoo import Preprocessing, PretrainedClassifier
 from tests.factories import PREPROCESSING
-from tests.inversion.small import Pupil, conv, losses, precision, resnet, small_engine, target, targets, visit
+from tests.inversion.small import (
+    CoarseStudent,
+    conv,
+    losses,
+    precision,
+    resnet,
+    run_round,
+    small_engine,
+    target,
+    targets,
+)
 
-GENERATORS = [name for name in ENGINES if name != "ei"]
+GENERATORS = [name for name in engine_names() if name != "ei"]
 LABELS_ONLY = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
 
-every_engine = pytest.mark.parametrize("name", ENGINES)
+every_engine = pytest.mark.parametrize("name", engine_names())
 
 
 @pytest.fixture
@@ -35,9 +45,9 @@ def lopsided(size: int) -> PretrainedClassifier:
 
 
 def test_all_engines_have_a_section_of_settings() -> None:
-    assert set(ENGINES) == {"five", "fast_dfkd", "cmi", "ei"}
-    assert set(InversionConfig.model_fields) == {"engine", "classes_per_round", *ENGINES}
-    for name in ENGINES:
+    assert set(engine_names()) == {"five", "fast_dfkd", "cmi", "ei"}
+    assert set(InversionConfig.model_fields) == {"engine", "classes_per_round", *engine_names()}
+    for name in engine_names():
         config = InversionConfig(engine=name)
         assert create_engine(config, PREPROCESSING).steps == getattr(config, name).steps
 
@@ -45,9 +55,9 @@ def test_all_engines_have_a_section_of_settings() -> None:
 @every_engine
 def test_the_cross_entropy_falls(name: str) -> None:
     engine = small_engine(name, weights=LABELS_ONLY)
-    recovery = engine.start(targets([0, 1], per_class=4))
-    first, *_, last = losses(recovery, engine.steps)
-    assert recovery.done == engine.steps
+    inversion = engine.start(targets([0, 1], per_class=4))
+    first, *_, last = losses(inversion, engine.steps)
+    assert inversion.done == engine.steps
     for before, after in zip(first, last, strict=True):
         assert after.label < before.label
 
@@ -61,7 +71,7 @@ def test_images_are_between_zero_and_one_and_attached_to_no_graph(name: str) -> 
 
 
 @every_engine
-def test_a_visit_repeated_gives_the_same_bits_and_another_visit_others(name: str) -> None:
+def test_a_visit_repeated_gives_the_same_bits_and_another_round_others(name: str) -> None:
     engine = small_engine(name, steps=2)
     first, again, other = (recover(engine, targets([0, 1]), number)[1] for number in (3, 3, 4))
     assert torch.equal(first, again)
@@ -71,8 +81,8 @@ def test_a_visit_repeated_gives_the_same_bits_and_another_visit_others(name: str
 
 @every_engine
 @pytest.mark.usefixtures("_double")
-def test_targets_of_one_visit_do_not_know_of_each_other(name: str) -> None:
-    """Papers 2.9 (5): as released, all members of one visit are the network that was loaded last."""
+def test_targets_of_one_round_do_not_know_of_each_other(name: str) -> None:
+    """Papers 2.9 (5): as released, all members of one round are the network that was loaded last."""
     chosen = [
         target("conv", conv(0)),
         target("other conv", conv(1), per_class=3),
@@ -89,9 +99,9 @@ def test_targets_of_one_visit_do_not_know_of_each_other(name: str) -> None:
 def test_every_target_is_judged_by_its_own_member(name: str) -> None:
     """Papers 2.9 (5), in the first loss of members of two architectures."""
     chosen = [target("conv", conv(0)), target("resnet", resnet(2)), target("last", conv(1))]
-    recovery = small_engine(name, weights=LABELS_ONLY).start(chosen)
-    images = recovery.images()
-    for each, shown, found in zip(chosen, images, recovery.step(), strict=True):
+    inversion = small_engine(name, weights=LABELS_ONLY).start(chosen)
+    images = inversion.images()
+    for each, shown, found in zip(chosen, images, inversion.step(), strict=True):
         expected = functional.cross_entropy(each.classifier.logits(shown), each.labels)
         torch.testing.assert_close(found.label, expected)
 
@@ -102,12 +112,12 @@ def test_a_member_of_another_size_is_shown_the_whole_image(name: str, size: int)
     """Papers 2.9 (10): as released, it is shown a crop, while the whole image is kept."""
     drawn = Preprocessing(20, PREPROCESSING.mean, PREPROCESSING.std)
     classifier = lopsided(size)
-    recovery = small_engine(name, drawn, weights=LABELS_ONLY).start([target("other", classifier)])
-    (images,) = recovery.images()
+    inversion = small_engine(name, drawn, weights=LABELS_ONLY).start([target("other", classifier)])
+    (images,) = inversion.images()
     assert images.shape[-1] == 20
-    (found,) = recovery.step()
+    (found,) = inversion.step()
     resized = functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    expected = functional.cross_entropy(classifier.logits(resized), recovery.targets[0].labels)
+    expected = functional.cross_entropy(classifier.logits(resized), inversion.targets[0].labels)
     torch.testing.assert_close(found.label, expected)
 
 
@@ -125,12 +135,12 @@ def test_a_broken_member_does_not_touch_the_others(name: str, stacked: bool) -> 
     next(broken.network.parameters())[0] = torch.nan
     chosen[1] = target("member 1", broken)
     engine = small_engine(name, steps=3, stacked=stacked)
-    recovery = visit(engine, chosen)
-    images = recovery.images()
+    inversion = run_round(engine, chosen)
+    images = inversion.images()
     assert images[1].isnan().any()
     torch.testing.assert_close(images[0], expected[0])
     torch.testing.assert_close(images[2], expected[2])
-    engine.learn(recovery, kept=[0, 2])
+    engine.learn(inversion, kept=[0, 2])
     assert not any(value.isnan().any() for value in engine.state_dict().values())
 
 
@@ -143,13 +153,13 @@ def test_images_are_those_after_the_last_step(name: str) -> None:
     # So short a step down the gradient's signs that the loss must fall.
     rates = {"lr": 1e-4} if name == "ei" else {"lr": 1e-5, "latent_lr": 1e-5}
     engine = small_engine(name, narrow, weights=LABELS_ONLY, **rates)
-    recovery = engine.start([target("member", classifier)])
+    inversion = engine.start([target("member", classifier)])
     reported, drawn = [], []
     for _ in range(4):
-        (loss,) = recovery.step()
+        (loss,) = inversion.step()
         reported.append(float(loss.label))
-        pixels = narrow.normalise(recovery.images()[0])
-        labels = recovery.targets[0].labels
+        pixels = narrow.normalise(inversion.images()[0])
+        labels = inversion.targets[0].labels
         drawn.append(float(inversion_loss(classifier, pixels, labels, narrow, LABELS_ONLY, View()).label))
     assert drawn[:-1] == pytest.approx(reported[1:], rel=1e-9)
     assert all(after < before for before, after in zip(reported, drawn, strict=True))
@@ -163,9 +173,9 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name: str, tmp_path: Path) 
             engine.load_state_dict(tensors)
         found = []
         for number in numbers:
-            recovery = visit(engine, targets([0, number % 3]), number)
-            engine.learn(recovery)
-            found += recovery.images()
+            inversion = run_round(engine, targets([0, number % 3]), number)
+            engine.learn(inversion)
+            found += inversion.images()
         save_checkpoint(tmp_path, numbers.stop, State({f"engine.{k}": v for k, v in engine.state_dict().items()}))
         return found
 
@@ -183,7 +193,7 @@ def test_restoring_forgets_what_was_learned_meanwhile(name: str) -> None:
     engine = small_engine(name, steps=2)
     before = {key: value.detach().clone() for key, value in engine.state_dict().items()}
     expected = recover(engine, targets([0]))[0]
-    engine.learn(visit(engine, targets([0, 1])))
+    engine.learn(run_round(engine, targets([0, 1])))
     engine.load_state_dict(before)
     assert torch.equal(recover(engine, targets([0]))[0], expected)
     for key, value in before.items():
@@ -195,19 +205,19 @@ def test_the_student_is_asked_with_the_rows_of_each_member_and_changes_the_image
     rows = [torch.tensor([4, 0, 6]), torch.tensor([1, 2, 3])]
     chosen = [Target(t.name, t.classifier, t.labels, r) for t, r in zip(targets([0, 1]), rows, strict=True)]
     asked: list[list[int]] = []
-    pupil = Pupil()
+    student_model = CoarseStudent()
 
     def student(images: torch.Tensor, of: torch.Tensor | None) -> torch.Tensor:
         assert of is not None
         asked.append(of.tolist())
-        return pupil(images, of)
+        return student_model(images, of)
 
     weights = InversionWeights(disagreement=5.0, divergence="js", jitter=0)
     engine = small_engine(name, weights=weights, steps=3)
-    recovery = engine.start(chosen, student=student)
-    first = recovery.step()
+    inversion = engine.start(chosen, student=student)
+    first = inversion.step()
     assert asked == [[4, 0, 6], [1, 2, 3]]
     assert all(loss.disagreement > 0 for loss in first)
-    recovery.step()
-    plain = visit(engine, chosen, steps=2)
-    assert not torch.allclose(recovery.images()[0], plain.images()[0])
+    inversion.step()
+    plain = run_round(engine, chosen, steps=2)
+    assert not torch.allclose(inversion.images()[0], plain.images()[0])

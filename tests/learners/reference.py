@@ -146,6 +146,12 @@ def icfil(
         values = list(network.parameters())
         for value, gradient in zip(values, torch.autograd.grad(loss, values), strict=True):
             value.data -= config.lr * gradient
+    if learner.kind == "protonet":  # its head is a function of the backbone
+        features, _ = forward(real)
+        at_last = [x.detach() for x in seen]
+        means = torch.stack([features[labels == label].mean(dim=0) for label in range(len(classifier.labels))])
+        network.get_classifier().weight.data = 2.0 * means.detach()
+        network.get_classifier().bias.data = -means.detach().square().sum(dim=1)
     return {n if n.startswith("head.") else f"backbone.{n}": v.detach() for n, v in network.named_parameters()}, at_last
 
 

@@ -10,7 +10,7 @@ from dfml.errors import LearnerError
 from dfml.evaluation.protocol import compare, evaluate
 from dfml.inversion.loss import InversionWeights
 from dfml.learners import ICFIL, ICFILConfig, LearnerConfig, create_learner
-from dfml.learners.calibration import contrast, recall
+from dfml.learners.calibration import contrastive_loss, invert_adapted
 from dfml.learners.classifier import NetworkClassifier
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.student import Student
@@ -62,6 +62,22 @@ def test_several_tasks_at_once_equal_their_plain_twins(kind: str, settings: dict
         expected = sorted((x.mean(dim=(0, 2, 3)) for x in seen), key=lambda mean: mean.sum().item())
         for mean, same in zip(sorted(means.values(), key=lambda mean: mean.sum().item()), expected, strict=True):
             torch.testing.assert_close(mean, same)
+
+
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def test_protonet_predicts_by_the_prototypes_of_the_calibrated_backbone(protocol: str) -> None:
+    made, (pictures, labels), query = learner("protonet", protocol, double=True), support(1, 2, 1, 3, double=True), 5
+    (found,) = calibrated(made, SHORT, (pictures, labels))
+    before = made.adapt(pictures, labels)
+    assert isinstance(before, NetworkClassifier)
+    assert not torch.allclose(found.parameters["head.weight"], before.parameters["head.weight"])
+    features, statistics = made.network.features(found.parameters, PREPROCESSING.normalise(pictures))
+    means = torch.stack([features[labels == label].mean(dim=0) for label in range(WAY)])
+    shown = images(query, seed=9, dtype=torch.float64)
+    used = statistics if protocol == "strict" else None
+    embedded, _ = made.network.features(found.parameters, PREPROCESSING.normalise(shown), used)
+    expected = (-(torch.cdist(embedded, means) ** 2)).softmax(dim=1)
+    torch.testing.assert_close(found.predict_proba(shown), expected)
 
 
 def test_tasks_of_many_shapes_do_not_depend_on_each_other() -> None:
@@ -118,7 +134,7 @@ def test_recalled_images_are_what_the_network_takes_for_its_classes(start: str) 
     config = ICFILConfig(start=start, inversion_steps=60)  # type: ignore[arg-type]
     for steps, right in ((0, False), (60, True)):
         settings = config.model_copy(update={"inversion_steps": steps})
-        (found,) = recall(
+        (found,) = invert_adapted(
             made.network, PREPROCESSING, stacked, PREPROCESSING.normalise(each[0])[None], labels, settings
         )
         features, _ = made.network.features(adapted.parameters, found)
@@ -133,11 +149,11 @@ def test_contrast_is_supervised_infonce_in_both_directions(first: list[int], sec
     draw = torch.Generator().manual_seed(seed)
     of_first, of_second = (torch.tensor([0, 1, 2, *labels]) for labels in (first, second))
     these, those = (torch.randn(len(of), 4, generator=draw, dtype=torch.float64) for of in (of_first, of_second))
-    found = contrast(these, of_first, those, of_second, 0.5)
+    found = contrastive_loss(these, of_first, those, of_second, 0.5)
     torch.testing.assert_close(found, contrast_by_hand(these, of_first, those, of_second, 0.5))
     assert found >= 0
     corners = torch.eye(3, 4, dtype=torch.float64)
-    assert contrast(corners[of_first], of_first, corners[of_second], of_second, 0.01) < 1e-9
+    assert contrastive_loss(corners[of_first], of_first, corners[of_second], of_second, 0.01) < 1e-9
 
 
 def test_evaluate_calibrates_several_episodes_in_a_call() -> None:

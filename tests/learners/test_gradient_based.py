@@ -238,10 +238,10 @@ def test_a_backbone_that_cannot_take_the_images_is_refused_before_anything_is_co
 @pytest.mark.parametrize(
     ("count", "labels", "message"),
     [
-        (0, [], "one label an image"),
-        (3, [0, 1], "one label an image"),
-        (2, [0, 2], "without gaps"),
-        (2, [-1, 0], "count from 0"),
+        (0, [], "one label per image, found 0 images and 0 labels"),
+        (3, [0, 1], "one label per image, found 3 images and 2 labels"),
+        (2, [0, 2], "count from 0 without gaps, found no image of class 1"),
+        (2, [-1, 0], "count from 0 without gaps, found label -1"),
     ],
 )
 def test_a_support_set_that_cannot_be_adapted_to_is_refused(count: int, labels: list[int], message: str) -> None:
@@ -264,10 +264,14 @@ def test_bytes_are_refused_where_floats_are_meant(kind: str, monkeypatch: pytest
 def test_what_is_no_learner_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LearnerError, match="expected a saved learner"):
         MetaLearner.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text('{"kind": "unheard of"}')
-    with pytest.raises(LearnerError, match="kind 'unheard of', which is not dfml's own"):
+    (tmp_path / "config.json").write_text('{"architecture": "conv4"}')  # as of a zoo member
+    for kind in (MetaLearner, FewShotClassifier):
+        with pytest.raises(LearnerError, match=r"expected a saved (learner|classifier).* names no `kind`"):
+            kind.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"format_version": 1, "kind": "unknown"}')
+    with pytest.raises(LearnerError, match="kind 'unknown', which neither dfml nor an installed package defines"):
         MetaLearner.from_pretrained(tmp_path)
-    with pytest.raises(LearnerError, match="few-shot classifier"):
+    with pytest.raises(LearnerError, match=r"expected a few-shot classifier .* found the kind 'unknown'"):
         FewShotClassifier.from_pretrained(tmp_path)
 
 

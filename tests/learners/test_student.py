@@ -75,11 +75,27 @@ def test_divergence_is_the_mean_of_a_loop_over_images_and_members_that_were_aske
     assert torch.all(gradient[teacher.isnan()] == 0)
 
 
+def test_divergence_has_the_bits_of_the_written_out_expression() -> None:
+    teacher, logits = draws(8, 15, 0).float(), draws(8, 15, 1).float().requires_grad_()
+    teacher[:3, :3] = math.nan
+    total, count = logits.new_zeros(()), logits.new_zeros(())
+    for columns in OutputGroups(OUTPUTS)._columns:
+        known = ~teacher[:, columns][..., 0].isnan()
+        p = functional.log_softmax(teacher[:, columns].nan_to_num() / 4.0, dim=-1)
+        q = functional.log_softmax(logits[:, columns] / 4.0, dim=-1)
+        total = total + (functional.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1) * known).sum()
+        count = count + known.sum()
+    expected = 4.0**2 * total / count
+    found = OutputGroups(OUTPUTS).divergence(teacher, logits, 4.0)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(value, logits)[0] for value in (found, expected)))
+
+
 @pytest.mark.parametrize(
     ("name", "of_one"),
     [
         ("log_softmax", lambda own: functional.log_softmax(own, dim=1)),
-        ("centred", lambda own: functional.softmax(own / 2, dim=1) - 1 / own.shape[1]),
+        ("centred_probabilities", lambda own: functional.softmax(own / 2, dim=1) - 1 / own.shape[1]),
     ],
 )
 @given(case=zoos())
@@ -138,10 +154,9 @@ def test_a_saved_student_answers_with_the_same_bits(backbone: str, embedding: st
         assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "student" / name).read_bytes()
 
 
-def test_a_description_brings_back_the_learner_without_a_disk() -> None:
+def test_config_and_state_dict_restore_a_learner_without_files() -> None:
     made = student(way=4, name="pupil", fit="ridge")
-    about, tensors = made.description()
-    again = MetaLearner._kinds[about["kind"]].restored(about, tensors)
+    again = Student.from_config(made.get_config(), made.state_dict())
     assert (again.name, again.way, again.protocol, again.preprocessing) == ("pupil", 4, "any", PREPROCESSING)
     assert isinstance(again, Student)
     assert torch.equal(again.embed(images(4)), made.embed(images(4)))
@@ -192,7 +207,7 @@ def test_gradients_of_logits_reach_images_and_weights() -> None:
 @every_embedding
 def test_one_pass_gives_logits_and_embeddings(embedding: str) -> None:
     made, shown = student(embedding=embedding), images(4)
-    logits, embeddings = made.answer(shown)
+    logits, embeddings = made.logits_and_embeddings(shown)
     torch.testing.assert_close(logits, made.logits(shown))
     torch.testing.assert_close(embeddings.detach(), made.embed(shown))
     weights = made.network.get_parameter("blocks.0.conv.weight")

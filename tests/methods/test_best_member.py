@@ -17,7 +17,7 @@ from dfml.learners.zoo_embedding import ZooEmbeddingLearner
 from dfml.methods.best_member import BestMember, BestMemberRun, linear_cka
 from dfml.training.checkpoint import State
 from dfml.training.run_folder import RunFolder
-from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
+from dfml.zoo import CountedMember, Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.writer import write_member
 from tests.factories import SIZE, images, member, written_zoo
 from tests.methods.reference import member_representation
@@ -84,6 +84,13 @@ def test_members_with_predictions_or_features_that_are_not_finite_are_ignored(pl
     learner = BestMember(**DEAD_LEAVES, iterations=12).fit(Zoo.of(members), device="cpu")
     assert isinstance(learner, ZooEmbeddingLearner)
     assert learner.members[0] is best
+
+
+def test_a_member_that_only_predicts_is_compared_with_but_never_chosen() -> None:
+    members = [CountedMember(brightness_member(0, 1, 2)), brightness_member(0), brightness_member(1, 2)]
+    learner = BestMember(**DEAD_LEAVES, iterations=8).fit(Zoo.of(members), device="cpu")
+    assert isinstance(learner, ZooEmbeddingLearner)
+    assert learner.members[0] is members[2]
 
 
 def test_a_message_names_the_choice_and_without_images_there_is_an_error() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dfml.data import ImageDataset
+from dfml.data.dataset import ImageDataset
 from dfml.seeds import generator
 
 

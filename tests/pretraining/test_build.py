@@ -17,14 +17,16 @@ import pytest
 import torch
 
 from dfml.backbones import size_arguments
-from dfml.data import ImageDataset, open_images
+from dfml.data.dataset import ImageDataset
+from dfml.data.image_folder import open_images
 from dfml.errors import DataError, RunError, UsageError, ZooMemberError
 from dfml.pretraining import PAPER, STRONG, BuiltMember, build_zoo
 from dfml.pretraining.classifier_training import split_images
 from dfml.pretraining.cost import best_workers, seconds_per_image
 from dfml.pretraining.normalisation import pixel_statistics
 from dfml.zoo import Preprocessing, Zoo
-from dfml.zoo.readers import CONFIG, WEIGHTS, read_member_config
+from dfml.zoo.formats import CONFIG, WEIGHTS
+from dfml.zoo.vetting import read_member_config
 
 from .images import patterns
 
@@ -124,7 +126,8 @@ def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path: Path) ->
         textwrap.dedent(
             f"""
             import torch
-            from dfml.data import ImageDataset, open_images
+            from dfml.data.dataset import ImageDataset
+            from dfml.data.image_folder import open_images
             from dfml.pretraining import PAPER, build_zoo
 
             if __name__ == "__main__":
@@ -191,7 +194,7 @@ def test_a_given_preprocessing_is_used(tmp_path: Path) -> None:
     given = Preprocessing(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     build(tmp_path / "zoo", preprocessing=[given], members=1)
     assert Zoo.open(tmp_path / "zoo").preprocessing() == given
-    with pytest.raises(UsageError, match="one preprocessing a data set"):
+    with pytest.raises(UsageError, match="one preprocessing per data set"):
         build(tmp_path / "other", preprocessing=[replace(given, size=32)])
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from dfml.backbones import create_backbone
-from dfml.data import ImageDataset
+from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError, RunError
 from dfml.pretraining import PAPER, STRONG, Optimisation, Recipe, TrainedClassifier, train_classifier
 from dfml.pretraining.classifier_training import augment, split_images

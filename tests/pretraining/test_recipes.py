@@ -69,7 +69,7 @@ def test_an_override_changes_what_it_names_only() -> None:
     ],
 )
 def test_an_impossible_override_is_one_line_that_names_the_setting(settings: dict[str, object], part: str) -> None:
-    with pytest.raises(ConfigError, match=f"recipe paper: {part} ") as caught:
+    with pytest.raises(ConfigError, match=f"setting {part!r}: ") as caught:
         PAPER.override(**settings)
     assert "\n" not in str(caught.value)
 

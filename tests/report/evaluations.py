@@ -1,4 +1,4 @@
-"""Evaluations that nobody had to run."""
+"""Evaluations with made-up accuracies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dfml.evaluation.protocol import Evaluation
 def evaluation(
     name: str = "purer", mean: float = 0.6, *, episodes: int = 40, note: str = "", seed: int = 0
 ) -> Evaluation:
-    """Accuracies around a mean; names of learners differ in their noise."""
+    """Normally distributed accuracies around a mean; the noise depends on the learner's name."""
     noise = np.random.default_rng([seed, *name.encode()]).normal(0, 0.05, episodes)
     return Evaluation(
         name=name,

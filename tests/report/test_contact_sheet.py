@@ -1,4 +1,4 @@
-"""A contact sheet shows every image, wherever labels come from."""
+"""A contact sheet shows every image, whatever its labels are."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_image_is_shown_enlarged_by_a_whole_factor() -> None:
     assert _area(sheet, (0, 0, 255)) == 72 * 72
 
 
-def test_large_images_are_not_made_smaller() -> None:
+def test_large_images_are_not_reduced() -> None:
     sheet = render_contact_sheet([Block("one", [Row("red", _colour(1, 0, 0, count=1, size=200))])])
     assert _area(sheet, (255, 0, 0)) == 200 * 200
 
@@ -44,7 +44,7 @@ def test_values_are_clipped_not_wrapped() -> None:
     assert picture.getpixel((0, 0)) == (255, 0, 128)
 
 
-def test_many_blocks_make_no_tower() -> None:
+def test_many_blocks_are_arranged_in_columns() -> None:
     blocks = [Block(f"member {number}", [Row("class", images(4))] * 5) for number in range(24)]
     sheet = render_contact_sheet(blocks)
     assert 0.4 < sheet.width / sheet.height < 2.5

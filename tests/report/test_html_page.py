@@ -1,4 +1,4 @@
-"""The page stands alone, shows the evaluations' figures, and lets nobody's label become markup."""
+"""The page is self-contained, shows the numbers of the evaluations, and escapes all text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dfml.evaluation.protocol import compare
-from dfml.report.figures import learning_curve, to_svg
+from dfml.report.figures import to_svg
 from dfml.report.html_page import (
     Page,
     PageFigure,
@@ -21,6 +21,7 @@ from dfml.report.html_page import (
     render_page,
     write_page,
 )
+from dfml.report.learning_curve import learning_curve
 from tests.report.evaluations import evaluation
 
 HOSTILE = '"><script src="https://evil.example/x.js">alert(1)</script><img src=x onerror=alert(1)>&amp;\''
@@ -28,7 +29,7 @@ VOID = {"meta", "img", "br", "hr", "input", "link"}
 
 
 class Reader(HTMLParser):
-    """Elements with their attributes, the text, and whether every element is closed where it should be."""
+    """Collects elements with their attributes, and text; fails if an element is not closed in its place."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -55,6 +56,7 @@ class Reader(HTMLParser):
 
 
 def page(words: str = "a sentence", name: str = "purer") -> Page:
+    """A page with every part, all of whose texts are `words`."""
     first, second = evaluation(name, 0.6, note=words), evaluation("random_init", 0.3)
     picture = PagePicture(b"\x89PNG", words)
     return Page(
@@ -74,7 +76,7 @@ def page(words: str = "a sentence", name: str = "purer") -> Page:
     )
 
 
-def test_nothing_is_fetched_from_anywhere() -> None:
+def test_page_loads_nothing() -> None:
     html = render_page(page())
     reader = Reader(html)
     for tag, attributes in reader.elements:
@@ -85,7 +87,7 @@ def test_nothing_is_fetched_from_anywhere() -> None:
     styles = "".join(re.findall(r"<style>.*?</style>", html, re.DOTALL))
     assert "@import" not in styles
     assert not re.findall(r"url\((?!#)", html)
-    assert not re.findall(r"https?://(?!www\.w3\.org/)", html)  # what is left names XML dialects
+    assert not re.findall(r"https?://(?!www\.w3\.org/)", html)  # the rest are names of XML namespaces
 
 
 def test_labels_cannot_become_markup() -> None:
@@ -96,45 +98,56 @@ def test_labels_cannot_become_markup() -> None:
     assert HOSTILE in reader.text
 
 
-def test_figures_of_the_table_are_the_evaluations() -> None:
-    made = page()
-    text = " ".join(Reader(render_page(made)).text.split())
-    for each in made.evaluations:
+def test_table_shows_the_numbers_of_the_evaluations() -> None:
+    content = page()
+    text = " ".join(Reader(render_page(content)).text.split())
+    for each in content.evaluations:
         assert re.search(rf"{each.name} {100 * each.accuracy:.2f} {100 * each.ci:.2f}", text)
-    difference = made.differences[0]
+    difference = content.differences[0]
     assert f"purer - random_init {100 * difference.mean:+.2f} {100 * difference.ci:.2f}" in text
-    assert "40 episodes, 5-way 1-shot, 15 query images a class, protocol strict, seed 0" in text
+    assert "40 episodes, 5-way 1-shot, 15 query images per class, protocol strict, seed 0" in text
 
 
-def test_what_the_page_is_about_stands_out_in_its_table() -> None:
-    for subjects in (1, 2):
+def test_leading_rows_of_the_table_are_highlighted() -> None:
+    for highlighted in (1, 2):
         rows = [
             attributes
-            for tag, attributes in Reader(render_page(replace(page(), subjects=subjects))).elements
+            for tag, attributes in Reader(render_page(replace(page(), highlighted=highlighted))).elements
             if tag == "tr"
         ]
-        assert [row.get("class") for row in rows].count("first") == subjects
+        assert [row.get("class") for row in rows].count("first") == highlighted
 
 
-def test_parts_that_are_not_there_leave_no_headings() -> None:
+def test_missing_parts_have_no_headings() -> None:
     bare = Page(title="t", summary="s", evaluations=[evaluation()], command="c")
     text = Reader(render_page(bare)).text
     assert "Results" in text
-    for heading in ("Differences", "Figures", "One new task", "What the table means", "All settings", "Versions"):
+    for heading in (
+        "differences",
+        "Figures",
+        "One new task",
+        "What the table shows",
+        "All settings",
+        "Versions",
+        "Messages",
+    ):
         assert heading not in text
 
 
 def test_without_evaluations_there_is_no_table() -> None:
-    text = Reader(render_page(Page(title="t", summary="s", command="c", notes=["one went wrong"]))).text
+    text = Reader(render_page(Page(title="t", summary="s", command="c", notes=["a member was excluded"]))).text
     assert "Results" not in text
-    assert "one went wrong" in text
+    assert "a member was excluded" in text
+    assert "Messages" in text
 
 
-def test_wrong_answers_are_marked_with_the_truth() -> None:
-    made = page("alpha")
-    assert made.task is not None
-    right = replace(made.task.predictions[0], label="alpha")
-    text = Reader(render_page(replace(made, task=replace(made.task, predictions=[*made.task.predictions, right])))).text
+def test_wrong_predictions_are_marked() -> None:
+    content = page("alpha")
+    assert content.task is not None
+    right = replace(content.task.predictions[0], label="alpha")
+    text = Reader(
+        render_page(replace(content, task=replace(content.task, predictions=[*content.task.predictions, right])))
+    ).text
     assert "✗" in text
     assert "other," in text
     assert text.count("✓") == 1
@@ -147,5 +160,5 @@ def test_an_interval_from_one_episode_does_not_break_the_page(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("scheme", ["prefers-color-scheme: dark", "max-width: 40rem", "viewport"])
-def test_page_knows_dark_rooms_and_phones(scheme: str) -> None:
+def test_page_adapts_to_dark_mode_and_phones(scheme: str) -> None:
     assert scheme in render_page(page())

@@ -1,4 +1,4 @@
-"""Tables say exactly what the evaluations say, wherever they are shown."""
+"""Tables show exactly the numbers of the evaluations, in every format."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from dfml.report.table import (
 from tests.report.evaluations import evaluation
 
 
-def test_rows_hold_the_evaluations_figures_in_percent() -> None:
-    found = [evaluation("purer", 0.6), evaluation("random_init", 0.3)]
-    table = results_table(found)
+def test_rows_hold_accuracy_and_interval_in_percent() -> None:
+    evaluations = [evaluation("purer", 0.6), evaluation("random_init", 0.3)]
+    table = results_table(evaluations)
     assert table.headings == ("method", "accuracy %", "± 95% CI", "seconds", "adapt ms", "predict ms")
-    for row, each in zip(table.rows, found, strict=True):
+    for row, each in zip(table.rows, evaluations, strict=True):
         assert row[0] == each.name
         assert float(row[1]) == pytest.approx(100 * np.mean(each.accuracies), abs=0.005)
         standard_error = np.std(each.accuracies, ddof=1) / np.sqrt(len(each.accuracies))
@@ -37,9 +37,9 @@ def test_rows_hold_the_evaluations_figures_in_percent() -> None:
         assert row[3:] == ("1.2", "3.46", "0.123")
 
 
-def test_training_seconds_and_notes_get_columns_when_there_are_any() -> None:
-    found = [evaluation("purer", note="maximum over 3 evaluations"), evaluation("average")]
-    table = results_table(found, {"purer": 61.04})
+def test_training_seconds_and_notes_have_columns_if_there_are_any() -> None:
+    evaluations = [evaluation("purer", note="maximum over 3 evaluations"), evaluation("average")]
+    table = results_table(evaluations, {"purer": 61.04})
     assert table.headings[3:5] == ("train s", "evaluate s")
     assert [row[3] for row in table.rows] == ["61.0", "0.0"]
     assert [row[-1] for row in table.rows] == ["maximum over 3 evaluations", ""]
@@ -47,7 +47,7 @@ def test_training_seconds_and_notes_get_columns_when_there_are_any() -> None:
     assert not table.is_text("accuracy %")
 
 
-def test_differences_are_of_pairs_and_signed() -> None:
+def test_differences_are_paired_and_signed() -> None:
     first, second, third = (evaluation(name, mean) for name, mean in (("a", 0.6), ("b", 0.3), ("c", 0.5)))
     pairs = compare_all([first, second, third])
     assert [(pair.first, pair.second) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
@@ -59,14 +59,14 @@ def test_differences_are_of_pairs_and_signed() -> None:
 
 
 @given(st.lists(st.lists(st.text(max_size=8), min_size=2, max_size=2), max_size=4))
-def test_csv_gives_every_cell_back(cells: list[list[str]]) -> None:
-    # Carriage returns and NUL are the reader's business, not ours.
+def test_csv_keeps_every_cell(cells: list[list[str]]) -> None:
+    # Python's CSV reader changes carriage returns and NUL.
     cells = [[cell.replace("\r", " ").replace("\0", " ") for cell in row] for row in cells]
     table = Table(("one", "two"), tuple(tuple(row) for row in cells))
     assert list(csv.reader(io.StringIO(to_csv(table)))) == [["one", "two"], *cells]
 
 
-def test_markdown_is_not_broken_by_what_cells_hold() -> None:
+def test_markdown_escapes_cells() -> None:
     table = Table(("method", "n"), (("a | b\nc", "1"), ("back\\slash", "2")), frozenset({"method"}))
     assert to_markdown(table) == "| method | n |\n| --- | ---: |\n| a \\| b c | 1 |\n| back\\\\slash | 2 |\n"
 
@@ -80,20 +80,20 @@ def test_terminal_shows_the_same_cells() -> None:
 
 
 def test_results_are_fractions_by_method() -> None:
-    found = [evaluation("purer", 0.6), evaluation("random_init", 0.3)]
-    values = results_values(found, {"purer": 60.0})
-    assert values["methods"]["purer"]["accuracy"] == found[0].accuracy
-    assert values["methods"]["purer"]["ci"] == found[0].ci
+    evaluations = [evaluation("purer", 0.6), evaluation("random_init", 0.3)]
+    values = results_values(evaluations, {"purer": 60.0})
+    assert values["methods"]["purer"]["accuracy"] == evaluations[0].accuracy
+    assert values["methods"]["purer"]["ci"] == evaluations[0].ci
     assert values["methods"]["purer"]["seconds"] == 60.0
     assert values["methods"]["random_init"]["seconds"] == 0.0
     assert values["methods"]["purer"]["evaluation_seconds"] == 1.25
     assert values["protocol"] == "strict"
     assert values["seed"] == 0
     assert values["episodes"] == 40
-    assert values["pairs"][0]["mean"] == pytest.approx(found[0].accuracy - found[1].accuracy)
-    assert results_values(found)["methods"]["purer"]["seconds"] == 1.25
+    assert values["pairs"][0]["mean"] == pytest.approx(evaluations[0].accuracy - evaluations[1].accuracy)
+    assert results_values(evaluations)["methods"]["purer"]["seconds"] == 1.25
 
 
 def test_curve_is_by_meta_iteration() -> None:
-    found = evaluation(mean=0.4)
-    assert curve_values({50: found}) == {"50": {"accuracy": found.accuracy, "ci": found.ci, "episodes": 40}}
+    point = evaluation(mean=0.4)
+    assert curve_values({50: point}) == {"50": {"accuracy": point.accuracy, "ci": point.ci, "episodes": 40}}

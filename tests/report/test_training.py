@@ -1,4 +1,4 @@
-"""The page that a training leaves shows what its run holds, and nothing that it does not."""
+"""The page of a training shows what its run offers, for methods of this package and for others alike."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from dfml.evaluation.recalled import recalled_images
 from dfml.methods.average import Average
 from dfml.methods.base import Method
 from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
 from dfml.methods.zoo_student import ZooStudent
 from dfml.report.training import PAGE, chosen_settings, seconds_by_part, training_figures, write_training
+from dfml.training.loop import MetricDescription, TrainingRun
 from dfml.training.run_folder import RunFolder
 from tests.factories import zoo
+from tests.report.outside_method import OutsideMethod, OutsideRun
 from tests.report.test_html_page import Reader
 
 SETTINGS = {"way": 3, "shot": 1, "query": 2, "iterations": 2, "checkpoint_every": 2, "snapshot_every": 2}
@@ -26,92 +27,105 @@ METHODS = {
         **SETTINGS, warm_up=1, learner={"inner_steps": 2}, inversion=ENGINE, members_per_step=2, images_per_class=3
     ),
     "zoo_student": ZooStudent(**SETTINGS, **STUDENT, inversion=ENGINE),
+    "outside": OutsideMethod(way=3),
     "average": Average(way=3, shot=1),
 }
+SHEET = "Recovered images"
 
 
-def told(name: str, out: Path) -> str:
-    method: Method = METHODS[name]
+def trained_page(method: Method, out: Path, *notes: str) -> tuple[str, Reader]:
+    """Train, write the page, and return its text and its elements."""
     members = zoo()
-    learner = method.fit(members, out=out, device="cpu")
-    write_training(RunFolder(out), name, method.config, members, learner, seconds=61.7, command="dfml train 'a <zoo>'")
-    return (out / PAGE).read_text(encoding="utf-8")
+    method.fit(members, out=out, device="cpu")
+    folder = RunFolder(out)
+    if notes:
+        folder.append_metrics({"iteration": 3, "notes": list(notes)})
+    write_training(
+        folder, method.run_, method.name, method.config, members, seconds=61.7, command="dfml train 'a <zoo>'"
+    )
+    reader = Reader((out / PAGE).read_text(encoding="utf-8"))
+    return " ".join(reader.text.split()), reader
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_page_shows_what_the_run_holds(name: str, tmp_path: Path) -> None:
-    html = told(name, tmp_path / "run")
-    reader = Reader(html)
-    text = " ".join(reader.text.split())
+def test_page_shows_the_run(name: str, tmp_path: Path) -> None:
+    method = METHODS[name]
+    text, reader = trained_page(method, tmp_path / "run")
     trained = name != "average"
-    learned = f"{name} learned from 3 classifiers of 7 classes, without any image, in 62 seconds."
-    assert (learned if trained else "average on 3 classifiers of 7 classes: nothing was trained.") in text
-    assert "MB of weights" in text
+    summary = f"{name} was trained on 3 classifiers with 7 classes, without any image, in 62 seconds."
+    assert (summary if trained else "average on 3 classifiers with 7 classes, without training.") in text
+    assert " MB." in text
     assert "dfml train 'a <zoo>'" in text
     assert f"{name}.way3" in text
-    assert "in all61.7" in text
-    for absent in ("Results", "95%", "Worth knowing"):
+    assert "total61.7" in text
+    for absent in ("Results", "95%", "Messages"):
         assert absent not in text
-    for heading in (f"Training of {name}", f"Inversion of {name}", "What the classifiers still knew"):
-        assert (heading in text) == trained
+    assert (f"Training of {name}: " in text) == (SHEET in text) == trained
     assert len([tag for tag, _ in reader.elements if tag == "img"]) == trained
     assert ("other" in text) == trained
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    drawn = {key for row in rows for key in row} & method.run_.describe_metrics().keys()
+    assert bool(drawn) == trained
+    for key in drawn:
+        assert method.run_.describe_metrics()[key].caption in text
 
 
-def test_seconds_are_told_apart_as_far_as_the_method_does() -> None:
-    metrics = [{"iteration": 1, "seconds": 3.0, "asking_seconds": 1.0}, {"iteration": 2, "asking_seconds": 0.5}]
-    assert seconds_by_part(metrics, 4.0) == {"asking": 1.5, "other": 2.5}
+def test_a_method_from_outside_gets_its_own_metrics_words_and_images(tmp_path: Path) -> None:
+    text, reader = trained_page(OutsideMethod(way=3, brightness=0.25), tmp_path / "run")
+    assert "Training of outside: entropy, agreement, ranking loss" in text
+    assert "Entropy of the predictions, in nats. Each arrow is one shuffle. Members that agree." in text
+    assert "shuffle (1 arrow)" in text
+    assert "agreement (%)" in text
+    for absent in ("absent", "Not in any row.", "hidden"):
+        assert absent not in text
+    assert "Images of nothing, all of one brightness. One row per class" in text
+    assert "outside.brightness0.25" in text
+    assert "sorting0.0" in text
+    (sheet,) = [attributes for tag, attributes in reader.elements if tag == "img"]
+    assert sheet["alt"] == "Recovered images, one row per class."
+
+
+def test_a_run_without_images_has_no_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = OutsideMethod(way=3)
+    members = zoo()
+    method.fit(members, out=tmp_path / "run", device="cpu")
+    monkeypatch.setattr(OutsideRun, "images", TrainingRun.images)
+    folder = RunFolder(tmp_path / "run")
+    write_training(folder, method.run_, "outside", method.config, members, seconds=1.0, command="dfml train")
+    assert SHEET not in Reader((folder.path / PAGE).read_text(encoding="utf-8")).text
+
+
+def test_messages_of_the_run_are_on_the_page(tmp_path: Path) -> None:
+    text, _ = trained_page(METHODS["outside"], tmp_path / "run", "memory <b>1</b> is excluded: it collapsed")
+    assert "Meta-iteration 3: memory <b>1</b> is excluded: it collapsed" in text
+
+
+def test_seconds_are_split_by_the_metrics_that_measure_them() -> None:
+    metrics = [{"iteration": 1, "seconds": 3.0, "query_seconds": 1.0}, {"iteration": 2, "query_seconds": 0.5}]
+    assert seconds_by_part(metrics, 4.0) == {"query": 1.5, "other": 2.5}
     assert seconds_by_part([], 4.0) == {"training": 4.0}
     assert seconds_by_part([{"iteration": 1, "other_seconds": 2.0}], 3.0) == {"other": 3.0}
 
 
-def test_members_that_were_set_aside_are_named(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    method, members = METHODS["zoo_student"], zoo()
-    learner = method.fit(members, out=out, device="cpu")
-    run = RunFolder(out)
-    run.append_metrics({"iteration": 3, "notes": ["memory <b>1</b> is excluded: it collapsed"]})
-    write_training(run, "zoo_student", method.config, members, learner, seconds=1.0, command="dfml train")
-    text = Reader((out / PAGE).read_text(encoding="utf-8")).text
-    assert "meta-iteration 3: memory <b>1</b> is excluded: it collapsed" in text
+def test_captions_describe_only_what_is_drawn() -> None:
+    descriptions = {
+        "outer_loss": MetricDescription("outer loss", "On episodes."),
+        "distillation_loss": MetricDescription("distillation loss", "On members."),
+    }
+    (alone,) = training_figures("FREE", [{"iteration": 1, "distillation_loss": 1.0}], descriptions)
+    (both,) = training_figures(
+        "FREE", [{"iteration": 1, "distillation_loss": 1.0, "outer_loss": 2.0}], descriptions, prefix="free"
+    )
+    assert (alone.title, alone.caption) == ("Training of FREE: distillation loss", "On members.")
+    assert (both.title, both.caption) == ("Training of FREE: outer loss, distillation loss", "On episodes. On members.")
+    assert 'id="free-0-' in both.svg
+    (undescribed,) = training_figures("odd", [{"iteration": 1, "odd_loss": 1.0}], {})
+    assert undescribed.caption == "Every value (pale) and the running mean."
 
 
-def test_a_method_of_someone_else_has_its_losses_drawn() -> None:
-    metrics = [{"iteration": 1, "odd_loss": 1.0, "seconds": 1.0}]
-    ((heading, figure, caption),) = training_figures("odd", "odd", metrics)
-    assert (heading, caption) == ("Training of odd", "In the method's own terms.")
-    assert figure.axes[0].get_ylabel() == "odd loss"
-    assert training_figures("odd", "odd", [{"iteration": 1, "seconds": 1.0}]) == []
-
-
-@pytest.mark.parametrize("name", ["faster_purer", "purer"])
-def test_a_learner_of_another_method_shows_no_images_that_are_not_there(name: str, tmp_path: Path) -> None:
-    """Learners carry names of their own: only the method's says what a checkpoint holds, and not always."""
-    out, method, members = tmp_path / "run", METHODS["zoo_student"], zoo()
-    learner = method.fit(members, out=out, device="cpu")
-    learner.name = "purer"
-    write_training(RunFolder(out), name, method.config, members, learner, seconds=1.0, command="dfml train")
-    text = Reader((out / PAGE).read_text(encoding="utf-8")).text
-    assert f"{name}: a few-shot learner" in text
-    assert "What the classifiers still knew" not in text
-
-
-def test_captions_speak_of_what_is_drawn() -> None:
-    ((_, _, alone),) = training_figures("free", "FREE", [{"iteration": 1, "distillation_loss": 1.0}])
-    ((_, _, both),) = training_figures("free", "FREE", [{"iteration": 1, "distillation_loss": 1.0, "outer_loss": 2.0}])
-    assert alone == "How far it still is from the classifiers' answers."
-    assert both == f"The learner's loss on episodes of recovered images. {alone}"
-
-
-def test_engines_that_are_not_chosen_are_left_out_of_the_settings() -> None:
+def test_sections_of_unused_engines_are_left_out_of_the_settings() -> None:
     inversion = {"engine": "ei", "classes_per_round": 20, "ei": {"lr": 0.1}, "five": {"lr": 1}, "cmi": {}}
-    found = chosen_settings({"seed": 0, "inversion": inversion})
-    assert found == {"seed": 0, "inversion": {"engine": "ei", "classes_per_round": 20, "ei": {"lr": 0.1}}}
-    for theirs in ({"engine": {"five": 5}}, {"engine": "steam", "five": 5}, {"engine": ["ei"]}):
-        assert chosen_settings(theirs) == theirs
-
-
-def test_a_run_without_images_recalls_none(tmp_path: Path) -> None:
-    learner = METHODS["average"].fit(zoo(), out=tmp_path / "run", device="cpu")
-    assert recalled_images(RunFolder(tmp_path / "run"), "average", learner) is None
-    assert recalled_images(RunFolder(tmp_path), "purer", learner) is None
+    settings = chosen_settings({"seed": 0, "inversion": inversion})
+    assert settings == {"seed": 0, "inversion": {"engine": "ei", "classes_per_round": 20, "ei": {"lr": 0.1}}}
+    for unrelated in ({"engine": {"five": 5}}, {"engine": "steam", "five": 5}, {"engine": ["ei"], "cmi": {}}):
+        assert chosen_settings(unrelated) == unrelated

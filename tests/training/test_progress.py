@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from dfml.training.progress import PlainProgress, clock, deferred_progress
 
 
 def test_plain_progress_prints_lines_with_the_remaining_time(capsys: pytest.CaptureFixture[str]) -> None:
-    with PlainProgress("train", 4, start=2, interval=0.0) as progress:
+    with PlainProgress("train", 4, interval=0.0) as progress:
         progress.update(3, {"accuracy": 0.5})
         progress.update(4, {})
     first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("train 3/4  0:00 left  accuracy 0.5")
+    assert first.startswith("train 3/4  accuracy 0.5")
     assert last.startswith("train 4/4  0:00 left")
 
 
@@ -28,3 +30,32 @@ def test_deferred_progress_is_shown_from_the_first_step(capsys: pytest.CaptureFi
 
 def test_seconds_are_shown_as_a_clock() -> None:
     assert (clock(61.0), clock(3723.0)) == ("1:01", "1:02:03")
+
+
+def test_time_left_is_estimated_from_the_second_update_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its first episode, an evaluation may embed all images: that time says nothing about an episode."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = PlainProgress("evaluate", 600, interval=10.0)
+    for seconds, done in ((25.0, 1), (2.0, 101), (10.0, 301), (30.0, 600)):
+        now += seconds
+        progress.update(done, {"accuracy": 0.5})
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluate 1/600  accuracy 0.5",
+        "evaluate 301/600  0:12 left  accuracy 0.5",  # 300 steps in 12 seconds, 299 remain
+        "evaluate 600/600  0:00 left  accuracy 0.5",
+    ]
+
+
+def test_time_left_of_a_resumed_run_comes_from_its_own_steps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = PlainProgress("train", 104, interval=0.0)
+    for done in (101, 102):
+        now += 5.0
+        progress.update(done, {})
+    assert capsys.readouterr().err.splitlines() == ["train 101/104", "train 102/104  0:10 left"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dfml.backbones import create_backbone
 from dfml.seeds import generator
 from dfml.zoo import Preprocessing
-from dfml.zoo.readers import CONFIG, WEIGHTS
+from dfml.zoo.formats import CONFIG, WEIGHTS
 from dfml.zoo.writer import write_member
 
 SIZE = 16

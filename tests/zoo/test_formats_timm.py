@@ -16,7 +16,8 @@ from torch import nn
 from dfml.backbones import create_backbone
 from dfml.errors import ZooError, ZooMemberError
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
-from dfml.zoo.readers import CONFIG, WEIGHTS, load_member, read_member_config
+from dfml.zoo.formats import CONFIG, WEIGHTS
+from dfml.zoo.vetting import load_member, read_member_config
 from dfml.zoo.writer import write_member
 
 from .members import SIZE, ZooMaker, edit_config, edit_weights

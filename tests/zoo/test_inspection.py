@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dfml.errors import ZooError
+from dfml.zoo.formats import CONFIG, WEIGHTS
 from dfml.zoo.inspection import inspect_zoo
-from dfml.zoo.readers import CONFIG, WEIGHTS
 
 from .members import SIZE, ZooMaker, edit_config, edit_weights
 
@@ -74,7 +74,7 @@ def test_a_channel_without_variance_is_found(zoo_maker: ZooMaker) -> None:
 
     edit_weights(folder, kill)
     (row,) = inspect_zoo(zoo_maker.path).members
-    assert row.warnings == ("blocks.1.norm: 3 of 32 channels have a stored variance of zero",)
+    assert row.warnings == ("blocks.1.norm: 3 of 32 channels have a running variance of zero",)
     assert row.problem is None
 
 
@@ -100,7 +100,7 @@ def test_answers_that_do_not_depend_on_the_image_are_found(zoo_maker: ZooMaker) 
 
     edit_weights(folder, blind)
     (row,) = inspect_zoo(zoo_maker.path).members
-    assert row.warnings == ("it gives every image of noise the same scores",)
+    assert row.warnings == ("it has the same logits for every image of noise",)
 
 
 def test_answers_to_noise_that_are_not_finite_are_found(zoo_maker: ZooMaker) -> None:
@@ -117,7 +117,7 @@ def test_answers_to_noise_that_are_not_finite_are_found(zoo_maker: ZooMaker) -> 
     edit_weights(folder, explode)
     (row,) = inspect_zoo(zoo_maker.path).members
     assert row.problem is None
-    assert row.warnings == ("its scores for images of noise are not finite",)
+    assert row.warnings == ("its logits for images of noise are not finite",)
 
 
 def test_a_network_without_batch_norm_is_noted(zoo_maker: ZooMaker) -> None:

@@ -12,7 +12,7 @@ from dfml.backbones import create_backbone
 from dfml.errors import ZooError, ZooMemberError
 from dfml.images import resize_and_crop
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
-from dfml.zoo.readers import WEIGHTS
+from dfml.zoo.formats import WEIGHTS
 from tests.factories import PREPROCESSING, images, member
 
 from .members import SIZE, ZooMaker, edit_config
@@ -112,7 +112,7 @@ def test_members_answer_any_number_of_images_of_any_size_part_by_part(monkeypatc
     classifier, shown = member(0), images(7, size=20)
     expected = classifier.logits(resize_and_crop(shown, classifier.size))
     seen: list[int] = []
-    monkeypatch.setattr("dfml.zoo.pretrained._AT_ONCE", 3 * classifier.size**2)
+    monkeypatch.setattr("dfml.zoo.pretrained._BATCH_PIXELS", 3 * classifier.size**2)
     classifier.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     torch.testing.assert_close(classifier.predict_logits(shown), expected)
     assert seen == [3, 3, 1]
@@ -130,4 +130,5 @@ def test_one_preprocessing_for_all_is_the_most_common_size_and_the_average(zoo_m
     zoo = Zoo.open(zoo_maker.path)
     assert zoo.preprocessing() == Preprocessing(32, (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
     assert zoo.preprocessing(size=84).size == 84
+    assert Zoo.of([zoo[1], zoo[0]]).preprocessing().size == 32  # a tie
     assert Zoo.of(list(zoo)).preprocessing() == zoo.preprocessing()

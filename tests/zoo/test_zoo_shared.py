@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from dfml.zoo import Zoo
+from dfml.zoo.formats import CONFIG, WEIGHTS
 from dfml.zoo.inspection import inspect_zoo
-from dfml.zoo.readers import CONFIG, WEIGHTS, sha256
+from dfml.zoo.vetting import sha256
 
 ZOOS = {"cifar-fs-disjoint-paper": 13, "cifar-fs-paper": 100, "cifar-fs-strong": 100}
 

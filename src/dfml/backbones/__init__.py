@@ -1,4 +1,4 @@
-"""Networks: the papers' backbones, registered with timm, and the one place where a network is built from its name."""
+"""Backbones of the few-shot literature, registered with timm, and the function that builds any network by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dfml.errors import UsageError
 
 BACKBONES = (*conv4.__all__, *resnet.__all__)
 
-# Arguments of timm's factory that would read files, reach the network, or replace the vetted configuration.
+# Arguments of timm's factory that would read files, open connections, or replace the vetted configuration.
 _FORBIDDEN = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "checkpoint_path"})
 
 
@@ -24,9 +24,10 @@ def create_backbone(architecture: str, num_classes: int, *, seed: int | None = N
 
     Args:
         architecture: One of `BACKBONES` or any name in timm's registry.
-        num_classes: Outputs of its head.
-        seed: Of the initial weights. Torch's global generator is left as it was; None draws from it.
-        arguments: Of the architecture, such as `img_size`.
+        num_classes: Number of outputs of its head.
+        seed: Seed of the initial weights; torch's global generator is left as it was. None (the default) draws the
+            weights from the global generator.
+        arguments: Arguments of the architecture, such as `img_size`.
 
     Raises:
         UsageError: If the name is unknown, or the architecture does not take the arguments.
@@ -44,14 +45,14 @@ def create_backbone(architecture: str, num_classes: int, *, seed: int | None = N
             torch.manual_seed(seed)
         try:
             network: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=num_classes, **arguments)
-        except Exception as error:  # whatever third-party constructors raise for arguments that they do not expect
+        except Exception as error:  # third-party constructors raise anything for arguments that they do not expect
             reason = " ".join(str(error).split())
             raise UsageError(f"architecture {architecture!r} cannot be built with {arguments}: {reason}") from error
     return network
 
 
 def size_arguments(architecture: str, size: int) -> dict[str, Any]:
-    """The arguments that make an architecture take images of `size` x `size` pixels."""
+    """Arguments with which an architecture takes images of `size` x `size` pixels; empty if it takes any size."""
     known = timm.models.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
     fixed = architecture in BACKBONES or bool(known and known.fixed_input_size)
     return {"img_size": size} if fixed else {}
@@ -59,10 +60,10 @@ def size_arguments(architecture: str, size: int) -> dict[str, Any]:
 
 @contextmanager
 def sized(architecture: str, size: int) -> Iterator[None]:
-    """Within the context, a network is shown its first images.
+    """Context for a network's first forward pass on images of `size` x `size` pixels.
 
     Raises:
-        UsageError: In the place of whatever a network raises that is not made for images of this size.
+        UsageError: If the pass fails because the network cannot take images of this size.
     """
     try:
         yield
@@ -74,6 +75,6 @@ def sized(architecture: str, size: int) -> Iterator[None]:
 
 
 def head_inputs(network: nn.Module, inputs: Tensor) -> Tensor:
-    """What the head of a network in timm's manner sees: images x features."""
+    """Inputs of the classification head of a network with timm's `forward_features` and `forward_head`."""
     features: Tensor = network.forward_head(network.forward_features(inputs), pre_logits=True)  # type: ignore[operator]
     return features

@@ -1,4 +1,4 @@
-"""What our backbones share: the part of timm's model interface that the rest of the house relies on."""
+"""Base of dfml's own backbones: the part of timm's model interface that dfml uses."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ _POOLS = ("", "avg", "max")
 
 
 class FewShotBackbone(nn.Module):
-    """A backbone with a linear head, as timm's models have it (`forward_features`, `forward_head`, `reset_classifier`).
+    """A backbone with a linear head and timm's `forward_features`, `forward_head` and `reset_classifier`.
 
-    Subclasses set `num_features` and implement `forward_features`.
+    Subclasses set `num_features`, implement `forward_features`, and call `reset_classifier` to make the head.
+
+    Args:
+        global_pool: Pooling before the head: `avg`, `max`, or empty for none (the head takes the flattened map).
+        input_size: Channels, height and width of the images, for `pretrained_cfg`.
+        first_conv: Name of the first convolution, for `pretrained_cfg`.
     """
 
     num_features: int
@@ -38,11 +43,11 @@ class FewShotBackbone(nn.Module):
         self.default_cfg = self.pretrained_cfg
 
     def get_classifier(self) -> nn.Module:
-        """The linear head (an identity when there is none)."""
+        """Return the linear head; an identity if the backbone has no head."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a new one of `num_classes` outputs; 0 leaves it out.
+        """Replace the head by a new one with `num_classes` outputs; 0 removes it.
 
         Raises:
             ValueError: If `global_pool` asks for another pooling than the backbone was built with.
@@ -55,13 +60,13 @@ class FewShotBackbone(nn.Module):
     def forward_features(
         self, x: Float[Tensor, "images c height width"]
     ) -> Float[Tensor, "images channels rows columns"]:
-        """The last map, before pooling."""
-        raise TypeError(f"{type(self).__name__} does not say how it computes features")
+        """Last feature map, before pooling."""
+        raise TypeError(f"{type(self).__name__} does not implement forward_features")
 
     def forward_head(
         self, x: Float[Tensor, "images channels rows columns"], pre_logits: bool = False
     ) -> Float[Tensor, "images outputs"]:
-        """Pool, flatten (channel, row, column), classify; `pre_logits` stops before the linear head."""
+        """Pool, flatten (channel, row, column) and classify; with `pre_logits`, return the head's inputs."""
         if self.global_pool == "avg":
             x = x.mean(dim=(2, 3))
         elif self.global_pool == "max":
@@ -70,14 +75,15 @@ class FewShotBackbone(nn.Module):
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Float[Tensor, "images c height width"]) -> Float[Tensor, "images outputs"]:
-        """Logits (features when there is no head)."""
+        """Logits; the head's inputs if there is no head."""
         return self.forward_head(self.forward_features(x))
 
 
 def initialise_convolutions(module: nn.Module) -> None:
-    """Draw every convolution's weights from N(0, 2 / (k k out)), biases zero (papers' initialisation).
+    """Sample every convolution's weights from N(0, 2 / (k k out)), and set its biases to zero.
 
-    Draws from torch's global generator like every torch module; `create_backbone` isolates and seeds it.
+    The initialisation of He et al. 2015 by fan-out, which the code of PURER and FREE uses. It draws from torch's global
+    generator as all torch modules do; `create_backbone` seeds and restores that generator.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
@@ -88,10 +94,10 @@ def initialise_convolutions(module: nn.Module) -> None:
 
 
 def refuse_pretrained(name: str, pretrained: bool, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Drop what timm's `create_model` passes to every entry point and our backbones have no use for.
+    """Remove the arguments that timm's `create_model` passes to every model and that dfml's backbones do not take.
 
     Raises:
-        ValueError: If pre-trained weights are asked for: there are none to download.
+        ValueError: If `pretrained` is set: there are no weights to download.
     """
     if pretrained:
         raise ValueError(f"{name} has no pre-trained weights to download; load a zoo member instead")

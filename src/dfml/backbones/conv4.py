@@ -1,8 +1,8 @@
-"""Conv4, the field's small backbone: four blocks of convolution, batch-norm, ReLU and 2x2 max-pooling.
+"""Conv4, the standard small backbone: four blocks of convolution, batch-norm, ReLU and 2x2 max-pooling.
 
-Registered with timm as `conv4` (32 channels, PURER and FREE), `conv4_64` (64 channels, prototypical networks) and
-`conv4_pyramid` (more channels where the map is smaller, as in R2D2, Bertinetto et al. 2019, though narrower: it costs
-less than `conv4_64` and has four times its features).
+Registered with timm as `conv4` (32 channels, as in MAML, PURER and FREE), `conv4_64` (64 channels, as in ProtoNet,
+Snell et al., NeurIPS 2017) and `conv4_pyramid` (32, 64, 128 and 256 channels, a narrower version of the backbone of
+R2D2, Bertinetto et al., ICLR 2019: it costs less than `conv4_64` and has four times as many features).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__: list[str] = []
 
 
 class ConvBlock(nn.Module):
-    """3x3 convolution, batch-norm, 2x2 max-pooling, ReLU: half the height and width.
+    """3x3 convolution, batch-norm, 2x2 max-pooling, ReLU; halves the height and width.
 
-    The papers write ReLU before the pooling. Both are monotonic, so the order changes no value, and rectifying a
-    quarter of the pixels is cheaper.
+    Usually ReLU stands before the pooling. Both are monotonic, so the order changes no value, and ReLU on a quarter of
+    the pixels is cheaper.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -40,15 +40,18 @@ class ConvBlock(nn.Module):
 
 
 class Conv4(FewShotBackbone):
-    """Conv4 (papers: 29,541 parameters with 32 channels, 5 classes, 32 pixels).
+    """Conv4; 29,541 parameters with 32 channels, 5 classes and 32 pixels.
 
     Args:
-        num_classes: Outputs of the linear head; 0 leaves it out.
-        channels: Of every block, or one number a block.
-        img_size: Height and width that the flatten head is built for. Ignored with `global_pool`.
+        num_classes: Number of outputs of the linear head; 0 for no head.
+        channels: Channels of every block, or one number per block.
+        img_size: Height and width that the head is built for, at least 16. Not used with `global_pool`.
         in_chans: Channels of the images.
-        global_pool: Empty: the head sees the flattened last map, so one image size only. `max` or `avg`: pooled to
-            one value a channel, so any image size (zoos of mixed sizes, papers' multi-domain head).
+        global_pool: Empty: the head takes the flattened last map, for images of `img_size` only. `max` or `avg`: one
+            value per channel, for images of any size.
+
+    Raises:
+        ValueError: If `img_size`, `channels` or `global_pool` is out of range.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Conv4(FewShotBackbone):
             raise ValueError(f"`img_size` must be at least 16 for four poolings, but is {img_size}")
         widths = [channels] * 4 if isinstance(channels, int) else [*channels]
         if len(widths) != 4:
-            raise ValueError(f"`channels` must be one number or four, one a block, but is {channels}")
+            raise ValueError(f"`channels` must be one number or four, one per block, but is {channels}")
         self.blocks = nn.Sequential(*(ConvBlock(a, b) for a, b in pairwise([in_chans, *widths])))
         side = 1 if global_pool else img_size // 16
         self.num_features = widths[-1] * side * side
@@ -74,7 +77,7 @@ class Conv4(FewShotBackbone):
     def forward_features(
         self, x: Float[Tensor, "images c height width"]
     ) -> Float[Tensor, "images channels rows columns"]:
-        """The last block's map."""
+        """Feature map of the last block."""
         features: Tensor = self.blocks(x)
         return features
 
@@ -93,5 +96,5 @@ def conv4_64(pretrained: bool = False, **kwargs: Any) -> Conv4:
 
 @register_model
 def conv4_pyramid(pretrained: bool = False, **kwargs: Any) -> Conv4:
-    """Conv4 with 32, 64, 128 and 256 channels, or four others of your choice."""
+    """Conv4 with 32, 64, 128 and 256 channels; `channels` replaces them."""
     return Conv4(**{"channels": (32, 64, 128, 256), **refuse_pretrained("conv4_pyramid", pretrained, kwargs)})

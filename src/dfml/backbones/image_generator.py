@@ -1,4 +1,4 @@
-"""The generator of FREE, CMI and FastDFKD: latent vectors -> images (papers 2.2)."""
+"""The image generator of CMI, FastDFKD and FREE (its FIVE module): latent vectors -> images."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from torch import Tensor, nn
 
 
 class ImageGenerator(nn.Module):
-    """A small deconvolutional network with a sigmoid at its end.
+    """A small network of upsampling and convolutions with a final sigmoid (Fang et al., IJCAI 2021, 2105.08584).
 
-    Its batch-norm layers always use the batch's own statistics and store none: what it draws is a function of weights
-    and latents alone.
+    Its batch-norm layers always use the statistics of the batch and have no running statistics, so the images are a
+    function of the weights and the latent vectors alone.
 
     Args:
-        size: Pixels a side of the images.
+        size: Height and width of the images, in pixels.
         latent: Length of a latent vector.
-        width: Channels of the first maps; the papers have 128. The last hidden map has half as many.
+        width: Channels of the first maps, 128 in the papers; the last hidden map has half as many.
     """
 
     def __init__(self, size: int, *, latent: int = 256, width: int = 128) -> None:
         super().__init__()
         self.size, self.latent = size, latent
-        start = -(-size // 4)  # rounded up: what is too much is cut off at the end
+        start = -(-size // 4)  # rounded up: `forward` crops what exceeds `size`
         self.project = nn.Linear(latent, width * start * start)
         self.start = nn.Unflatten(1, (width, start, start))
         self.body = nn.Sequential(
@@ -40,16 +40,16 @@ class ImageGenerator(nn.Module):
         )
 
     def forward(self, latents: Float[Tensor, "images latent"]) -> Float[Tensor, "images 3 size size"]:
-        """Images in [0, 1]."""
+        """Render images in [0, 1] from latent vectors."""
         images: Tensor = self.body(self.start(self.project(latents)))
         return images[..., : self.size, : self.size]
 
 
 def create_generator(size: int, *, latent: int = 256, width: int = 128, seed: int) -> ImageGenerator:
-    """An untrained generator with torch's usual initial weights; torch's global generator is left as it was."""
+    """Build an untrained generator with torch's default initial weights; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # Weights in this layout make the maps follow: a third faster on a CPU.
+        # Feature maps take over the weights' memory layout; channels-last is a third faster on a CPU.
         return ImageGenerator(size, latent=latent, width=width).to(memory_format=torch.channels_last)
 
 

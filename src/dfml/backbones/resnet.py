@@ -1,7 +1,7 @@
-"""Few-shot ResNets: the papers' ResNet-10 and ResNet-18 for small images.
+"""Few-shot ResNets: ResNet-10 and ResNet-18 for small images, as in the code of PURER and FREE.
 
-Registered with timm as `fewshot_resnet10` and `fewshot_resnet18`; timm's own `resnet18` is another network and stays
-what it is.
+Registered with timm as `fewshot_resnet10` and `fewshot_resnet18`; timm's own `resnet18` is another network and is not
+replaced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WIDTHS = (64, 128, 256, 512)
 
 
 class ConvNorm(nn.Sequential):
-    """A convolution without bias and its batch-norm."""
+    """A convolution without bias, followed by batch-norm."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -44,14 +44,17 @@ class BasicBlock(nn.Module):
 
 
 class FewShotResNet(FewShotBackbone):
-    """ResNet for few-shot learning (papers, backbones): 3x3 stem of stride 1 without ReLU and without pooling.
+    """ResNet for few-shot learning: its stem is a 3x3 convolution of stride 1 without ReLU and without pooling.
 
     Args:
-        num_classes: Outputs of the linear head; 0 leaves it out.
-        depths: Basic blocks in each of the four stages of 64, 128, 256 and 512 channels.
+        num_classes: Number of outputs of the linear head; 0 for no head.
+        depths: Number of basic blocks in each of the four stages of 64, 128, 256 and 512 channels.
         in_chans: Channels of the images.
-        global_pool: `avg` (the papers') or `max`; any image size.
-        img_size: The size that the network is meant for; it works at any.
+        global_pool: `avg` (as in the papers) or `max`.
+        img_size: Height and width noted in `pretrained_cfg`; the network takes images of any size.
+
+    Raises:
+        ValueError: If `global_pool` is neither `avg` nor `max`.
     """
 
     def __init__(
@@ -81,18 +84,18 @@ class FewShotResNet(FewShotBackbone):
     def forward_features(
         self, x: Float[Tensor, "images c height width"]
     ) -> Float[Tensor, "images channels rows columns"]:
-        """The last stage's map, an eighth of the image's height and width."""
+        """Feature map of the last stage, an eighth of the image's height and width."""
         features: Tensor = self.blocks(self.stem(x))
         return features
 
 
 @register_model
 def fewshot_resnet10(pretrained: bool = False, **kwargs: Any) -> FewShotResNet:
-    """Few-shot ResNet-10: one basic block a stage."""
+    """Few-shot ResNet-10: one basic block per stage."""
     return FewShotResNet(depths=(1, 1, 1, 1), **refuse_pretrained("fewshot_resnet10", pretrained, kwargs))
 
 
 @register_model
 def fewshot_resnet18(pretrained: bool = False, **kwargs: Any) -> FewShotResNet:
-    """Few-shot ResNet-18: two basic blocks a stage."""
+    """Few-shot ResNet-18: two basic blocks per stage."""
     return FewShotResNet(depths=(2, 2, 2, 2), **refuse_pretrained("fewshot_resnet18", pretrained, kwargs))

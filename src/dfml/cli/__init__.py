@@ -1,6 +1,6 @@
-"""The command `dfml`: one file per verb, each parses, calls and prints.
+"""The command `dfml`: one file per verb, which parses its arguments, calls the library and prints.
 
-Modules of verbs are imported whenever `dfml` starts, so they import nothing heavy before the verb runs.
+All verbs are imported whenever `dfml` starts; a verb imports torch and the library when it runs.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ app.command()(predict.predict)
 app.command()(invert.invert)
 
 
-def _print_version(asked: bool) -> bool:
-    if asked:
+def _print_version(requested: bool) -> bool:
+    if requested:
         from dfml import __version__
 
         typer.echo(f"dfml {__version__}")
         raise typer.Exit
-    return asked
+    return requested
 
 
 @app.callback()
@@ -50,6 +50,9 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 the work failed, 2 wrong usage, 130 or 143 interrupted."""
+    """Run the command line and exit.
+
+    Exit codes: 0 done; 1 the work failed; 2 wrong usage; 130 or 143 interrupted by SIGINT or SIGTERM.
+    """
     warnings.showwarning = show_warning
     app(prog_name="dfml")

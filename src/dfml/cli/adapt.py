@@ -1,4 +1,4 @@
-"""`dfml adapt`: a few labelled images -> a classifier of their classes."""
+"""`dfml adapt`: turn a few labelled images into a classifier of their classes."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ from dfml.cli.output_folder import new_folder
 
 def adapt(
     learner: Annotated[
-        str, typer.Argument(metavar="LEARNER", help="Folder from `dfml train`, or METHOD:ZOO (zoo_embedding:ZOO).")
+        str,
+        typer.Argument(
+            metavar="LEARNER",
+            help="Folder from `dfml train`, or METHOD:ZOO for a method with little or no training (zoo_embedding:ZOO).",
+        ),
     ],
     support: Annotated[
-        Path, typer.Argument(metavar="SUPPORT_DIR", help="Image folder class/image, a few images a class.")
+        Path, typer.Argument(metavar="SUPPORT_DIR", help="Folder class/image with one or a few images per class.")
     ],
-    out: Annotated[Path, typer.Option(metavar="CLASSIFIER", help="Folder of the classifier; new or empty.")],
+    out: Annotated[Path, typer.Option(metavar="CLASSIFIER", help="Folder for the classifier; new or empty.")],
     calibration: CalibrationOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Adapt a learner to new classes, from one or a few labelled images each."""
+    """Adapt a learner to new classes, from one or a few labelled images of each."""
     output = Output(json_file)
     prepare_torch(threads)
     with new_folder(out) as unfinished:
         from dfml import open_learner
         from dfml.data.support import read_support
         from dfml.learners import CALIBRATIONS
-        from dfml.training.device import select_device
+        from dfml.training.progress import show_progress
 
-        opened = open_learner(learner, select_device(device), seed=seed)
+        opened = open_learner(learner, device, seed=seed, progress=show_progress)
         chosen = CALIBRATIONS[calibration]() if calibration else None
         images, labels, names = read_support(support, opened.preprocessing.size)
         opened.adapt(images, labels, names, calibration=chosen).save_pretrained(unfinished)

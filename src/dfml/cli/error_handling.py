@@ -1,4 +1,4 @@
-"""Whatever goes wrong for a user ends in one line on standard error and an exit code; only a bug shows a traceback."""
+"""Errors of a verb become one line on standard error and an exit code. Only a bug shows a traceback."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from dfml.errors import DfmlError
 
 
 class Verbs(TyperGroup):
-    """The group of all verbs; turns the errors of whichever runs into a line and an exit code."""
+    """The group of all verbs, which turns an error of the running verb into one line and an exit code."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The verbs in the order in which they are used."""
+        """Names of the verbs, in the order in which a user needs them."""
         names = super().list_commands(ctx)
         first = [name for name in ("quickstart", "zoo") if name in names]
         return first + [name for name in names if name not in first]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb that was asked for."""
-        with _signals_raise() as came, _errors_become_lines(came):
+        """Run a verb."""
+        with _signals_raise() as signals, _errors_become_lines(signals):
             return super().invoke(ctx)
 
 
 def show_error(message: str) -> None:
-    """One line on standard error, whatever the message holds."""
+    """Print an error on standard error, as one line."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
 
@@ -45,59 +45,62 @@ def show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """In place of `warnings.showwarning`: a user is told what is odd, not where in the code that was noticed."""
+    """Print a warning as one line; replaces `warnings.showwarning`, which would show the place in the code."""
     print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 @contextmanager
-def _errors_become_lines(came: list[signal.Signals]) -> Iterator[None]:
+def _errors_become_lines(signals: list[signal.Signals]) -> Iterator[None]:
     try:
         yield
     except typer.Exit:
         raise
     except (KeyboardInterrupt, Exception) as error:
-        # Code in C may put an error of its own in the place of KeyboardInterrupt: what came before it, counts.
-        if came or isinstance(error, KeyboardInterrupt):
-            number = came[0] if came else signal.SIGINT
+        # Code in C may replace KeyboardInterrupt by an error of its own; a signal that came before explains it.
+        if signals or isinstance(error, KeyboardInterrupt):
+            number = signals[0] if signals else signal.SIGINT
             show_error(f"interrupted by {number.name}")
             raise typer.Exit(128 + number) from error
         if isinstance(error, BrokenPipeError):
-            raise  # whoever read the output has enough of it: typer ends quietly
-        if (code := _explained(error)) is None:
+            raise  # the reader of the output has closed it; typer ends without a message
+        if (code := _report(error)) is None:
             raise
         raise typer.Exit(code) from error
 
 
-def _explained(error: BaseException) -> int | None:
-    """Says in a line what went wrong and returns the exit code; None for a bug."""
+def _report(error: BaseException) -> int | None:
+    """Print what went wrong and return the exit code; None for a bug, for which nothing is printed."""
     if isinstance(error, DfmlError):
         show_error(str(error))
         return error.exit_code
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
+        prefix = f"{error.filename}: " if error.filename else ""
         advice = "; make room and try again" if error.errno == errno.ENOSPC else ""
-        show_error(f"{where}{error.strerror or error}{advice}")
+        show_error(f"{prefix}{error.strerror or error}{advice}")
         return 1
-    if (stopped := _stopped_run(error)) is not None:
-        return stopped
+    if (code := _report_interrupted_run(error)) is not None:
+        return code
     if _is_disk_error(error):
         show_error(f"{error}; make room, or choose another place")
         return 1
     return None
 
 
-def _stopped_run(error: BaseException) -> int | None:
-    """Says how to go on after a signal that a run answered with a checkpoint, and returns the exit code."""
-    loop = sys.modules.get("dfml.training.loop")  # without it, nothing has been trained
+def _report_interrupted_run(error: BaseException) -> int | None:
+    """Print how to resume a run that a signal has ended, and return the exit code; None for another error."""
+    loop = sys.modules.get("dfml.training.loop")  # not imported here: that takes seconds
     if loop is None or not isinstance(error, loop.Interrupted):
         return None
-    again = ["dfml", *sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])]
-    show_error(f"{error}; a checkpoint is written, go on with: {shlex.join(again)}")
+    if sys.argv[1:2] != ["train"]:  # a method that `METHOD:ZOO` trains writes no checkpoint
+        show_error(str(error))
+        return int(error.exit_code)
+    command = ["dfml", *sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])]
+    show_error(f"{error}; a checkpoint is written, resume with: {shlex.join(command)}")
     return int(error.exit_code)
 
 
 def _is_disk_error(error: BaseException) -> bool:
-    """Whether safetensors could not write (a full disk, say): it does not raise OSError."""
+    """Whether safetensors could not write, as on a full disk: it does not raise an OSError then."""
     safetensors = sys.modules.get("safetensors")
     if safetensors is None or not isinstance(error, safetensors.SafetensorError):
         return False
@@ -106,25 +109,25 @@ def _is_disk_error(error: BaseException) -> bool:
 
 @contextmanager
 def _signals_raise() -> Iterator[list[signal.Signals]]:
-    """SIGTERM ends a verb like Ctrl-C does: child processes are ended, unfinished files removed.
+    """Make SIGTERM end a verb as Ctrl-C does: child processes end, and unfinished files are removed.
 
     Yields:
-        The signals that came, in their order.
+        A list to which every signal is appended when it comes.
     """
-    came: list[signal.Signals] = []
+    signals: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
-        yield came
+        yield signals
         return
 
     def interrupt(number: int, frame: object) -> None:
-        came.append(signal.Signals(number))
+        signals.append(signal.Signals(number))
         raise KeyboardInterrupt
 
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job of a shell ignores Ctrl-C
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in background jobs of a shell
+        previous[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield came
+        yield signals
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,11 +1,11 @@
-"""`dfml evaluate`: accuracy of learners on classes that they have never seen, compared in pairs."""
+"""`dfml evaluate`: accuracy of learners on unseen classes, compared in pairs."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,36 +28,51 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="LEARNER... DATA",
-            help="Learners: folders from `dfml train`, a run's snapshots/N, or METHOD:ZOO for a method that needs "
-            "no training (zoo_embedding:ZOO). Then the data: an image folder, a zip of one, or glyphs.",
+            help="One or more learners, then the data. A learner is a folder from `dfml train`, a snapshot of a run "
+            "(RUN/snapshots/N), or METHOD:ZOO for a method with little or no training (zoo_embedding:ZOO). The data "
+            "is an image folder, a zip of one, or glyphs (rendered letters).",
         ),
     ],
     split: Annotated[
-        str | None, typer.Option(help="train, val or test; by default test, or everything where there are no splits.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Part of the data: train, val or test. Default: test, or all of undivided data."
+        ),
     ] = None,
     splits: SplitsOption = None,
-    way: Annotated[int, typer.Option(min=2, help="Classes an episode.")] = 5,
-    shot: Annotated[int, typer.Option(min=1, help="Support images a class.")] = 1,
-    query: Annotated[int, typer.Option(min=1, help="Query images a class.")] = 15,
-    episodes: Annotated[int, typer.Option(min=2, help="The same ones for every learner.")] = 600,
+    way: Annotated[int, typer.Option(min=2, metavar="N", help="Classes per episode.")] = 5,
+    shot: Annotated[int, typer.Option(min=1, metavar="N", help="Support images per class.")] = 1,
+    query: Annotated[int, typer.Option(min=1, metavar="N", help="Query images per class.")] = 15,
+    episodes: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Number of episodes, the same for all learners.")
+    ] = 600,
     protocol: Annotated[
         Protocol,
-        typer.Option(help="strict: no answer depends on other queries. paper: it may, and the best snapshot counts."),
+        typer.Option(
+            help="strict: a prediction depends on no other query image. paper: query images share batch "
+            "statistics, and the best snapshot of a run counts.",
+        ),
     ] = "strict",
     allow_other_protocol: Annotated[
-        bool, typer.Option("--allow-other-protocol", help="Evaluate learners that were trained for the other protocol.")
+        bool,
+        typer.Option("--allow-other-protocol", help="Also evaluate learners that were trained for the other protocol."),
     ] = False,
     calibration: CalibrationOption = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also write the results here: tables (.html, .md), a row a learner (.csv)."),
+        typer.Option(
+            metavar="FILE", help="Also write the results to FILE: tables (.html, .md), or one row per learner (.csv)."
+        ),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure accuracy with a 95% confidence interval; compare learners in pairs on the same episodes."""
+    """Measure accuracy on unseen classes, with a 95% confidence interval.
+
+    Several learners are compared in pairs on the same episodes.
+    """
     *names, data = sources
     if not names:
         raise UsageError("expected at least one learner and then the data: dfml evaluate LEARNER... DATA")
@@ -66,19 +81,20 @@ def evaluate(
         require_writable("--report", report)
     prepare_torch(threads)
     from dfml import open_learner
-    from dfml.cli.datasets import open_data
+    from dfml.cli.datasets import open_data, require_data
     from dfml.evaluation.protocol import require_evaluable
     from dfml.evaluation.runner import applicable_calibrations, distinct_names, evaluate_learner
     from dfml.report.comparison import check_ending, write_comparison
     from dfml.report.html_page import describe_episodes
     from dfml.report.results import evaluated_values
     from dfml.report.table import compare_all, differences_table, results_table, to_rich
-    from dfml.training.device import select_device
+    from dfml.training.progress import show_progress
 
     if report:
         check_ending(report)
-    place = select_device(device)
-    learners = [open_learner(name, place, way=way, shot=shot, protocol=protocol, seed=seed) for name in names]
+    require_data(data)
+    settings: dict[str, Any] = {"way": way, "shot": shot, "protocol": protocol, "seed": seed}
+    learners = [open_learner(name, device, **settings, progress=show_progress) for name in names]
     sizes = {learner.preprocessing.size for learner in learners}
     images = {size: open_data(data, split=split, usual="test", official=splits, size=size) for size in sorted(sizes)}
     for learner in learners:
@@ -87,7 +103,7 @@ def evaluate(
     evaluated = [
         evaluate_learner(
             learner,
-            called,
+            label,
             Path(name),
             images[learner.preprocessing.size],
             way=way,
@@ -97,16 +113,16 @@ def evaluate(
             seed=seed,
             protocol=protocol,
             allow_other_protocol=allow_other_protocol,
-            calibration=calibrated,
+            calibration=chosen,
         )
-        for learner, name, called in zip(learners, names, distinct_names(learners, names), strict=True)
-        for calibrated in applicable_calibrations(learner, learners, calibration)
+        for learner, name, label in zip(learners, names, distinct_names(learners, names), strict=True)
+        for chosen in applicable_calibrations(learner, learners, calibration)
     ]
     evaluations = [each.evaluation for each in evaluated]
     output.say(describe_episodes(evaluations[0]))
     output.show(to_rich(results_table(evaluations)))
     if len(evaluations) > 1:
-        output.say("Differences in pairs, on the same episodes:")
+        output.say("Paired differences on the same episodes:")
         output.show(to_rich(differences_table(compare_all(evaluations))))
     output.results(evaluated_values(evaluated))
     if report:

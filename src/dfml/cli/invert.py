@@ -1,31 +1,37 @@
-"""`dfml invert`: what classifiers still know of the images they were trained on."""
+"""`dfml invert`: recover images from classifiers alone."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, prepare_torch
 from dfml.cli.output import Output, to_json
 from dfml.cli.output_folder import require_empty, writing
+from dfml.errors import UsageError
 
-Engine = Literal["ei", "cmi", "fast_dfkd", "five"]
+if TYPE_CHECKING:
+    from dfml.inversion.invert import InvertedMember
+    from dfml.inversion.registry import InversionConfig, LearnedEngine
 
 
 def invert(
-    zoo: Annotated[Path, typer.Argument(metavar="ZOO", help="Folder of classifiers, or of one.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the images; new or empty.")],
+    zoo: Annotated[Path, typer.Argument(metavar="ZOO", help="Folder of a zoo, or of one member.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder for the images; new or empty.")],
     member: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Invert this member. Repeatable; all members by default.")
+        list[str] | None, typer.Option(metavar="NAME", help="Name of a member to invert. Repeatable; default: all.")
     ] = None,
-    members: Annotated[int | None, typer.Option(min=1, metavar="N", help="Invert the first N members.")] = None,
-    per_class: Annotated[int, typer.Option(min=1, metavar="N", help="Images of each class of a member.")] = 10,
+    members: Annotated[int | None, typer.Option(min=1, metavar="N", help="Invert the first N members only.")] = None,
+    per_class: Annotated[int, typer.Option(min=1, metavar="N", help="Number of images of each class.")] = 10,
     engine: Annotated[
-        Engine,
+        str,
         typer.Option(
-            help="ei: pixels; cmi: a generator from scratch; five, fast_dfkd: one that a run has meta-trained (--from)."
+            metavar="NAME",
+            help="Inversion engine. ei: optimise pixels; cmi: a generator trained from scratch for each member; five, "
+            "fast_dfkd: a generator that a run has meta-trained (--from); or an engine of another package.",
         ),
     ] = "ei",
     start_from: Annotated[
@@ -33,42 +39,102 @@ def invert(
         typer.Option(
             "--from",
             metavar="RUN",
-            help="Folder of a `dfml train --method free` run, or RUN/checkpoints/N: the engine that it has trained.",
+            help="Run with a meta-trained engine (such as `dfml train --method free`), or RUN/checkpoints/N.",
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the engine on each member.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps of the engine on each member.")] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the engine, such as ei.lr=0.05."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the engine, such as ei.lr=0.05. Repeatable."),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Recover images of every class from classifiers alone, and say how faithful they are."""
+    """Recover images of every class from classifiers alone, and measure how faithful they are."""
     output = Output(json_file)
     require_empty(out)
+    output.say(f"inverting {zoo} with the engine {engine}")
     prepare_torch(threads)
-    from dfml.cli import recovery, trained
+    from dfml import invert as invert_zoo
+    from dfml.cli.tables import fidelity_table
+    from dfml.inversion.invert import inversion_settings
+    from dfml.report.contact_sheet import render_inversion
+    from dfml.settings import merge, read_assignment
     from dfml.training.device import select_device
+    from dfml.training.engine_checkpoint import read_engine
+    from dfml.training.progress import deferred_progress
     from dfml.zoo.zoo import Zoo
 
     place = select_device(device)
-    learned = trained.read_trained(engine, start_from, place)
-    config = recovery.settings(engine, learned, steps, assignments or [])
+    learned = read_engine(start_from, place) if start_from else None
+    settings: dict[str, Any] = {}
+    for assignment in assignments or []:
+        settings = merge(settings, read_assignment(assignment, engine))
+    config = inversion_settings(engine, learned, settings | ({"steps": steps} if steps else {}))
     opened = Zoo.open(zoo).to(place)
-    chosen = recovery.choose(opened, member or [], members)
-    workshop = recovery.Workshop(config, learned, seed, place)
+    names = _names(opened, member or [], members)
+    # No member yet: checks that settings and engine fit before anything is written.
+    inverted = invert_zoo(opened, members=[], learned=learned, config=config)
     with writing(out):
-        workshop.begin(out, zoo)
-        recovered = [workshop.recover(opened, index, per_class, out) for index in chosen]
-        recovery.draw(recovered).save(out / "contact_sheet.png")
-        results = recovery.results(recovered, per_class, seed)
+        _write_config(out, zoo, seed, config, learned)
+        for name in names:
+            with deferred_progress(name) as progress:
+
+                def on_step(_: str, done: int, total: int, losses: Mapping[str, float]) -> None:
+                    progress(done, total, losses)  # called within this turn of the loop only
+
+                inverted += invert_zoo(
+                    opened,
+                    members=[name],
+                    per_class=per_class,
+                    learned=learned,
+                    config=config,
+                    out=out,
+                    seed=seed,
+                    on_step=on_step,
+                )
+        render_inversion(inverted).save(out / "contact_sheet.png")
+        results = _results(inverted, per_class, seed)
         (out / "fidelity.json").write_text(to_json(results), encoding="utf-8")
-    output.show(recovery.fidelity_table(recovered))
-    for each in recovered:
+    output.show(fidelity_table(inverted))
+    for each in inverted:
         if each.fidelity.warning:
             output.say(f"{each.name}: {each.fidelity.warning}")
-    output.say(f"images: {out}; all on one sheet: {out / 'contact_sheet.png'}")
+    output.say(f"images: {out}; contact sheet: {out / 'contact_sheet.png'}")
     output.results(results)
+
+
+def _names(zoo: Any, names: list[str], first: int | None) -> list[str]:
+    """Names of the members that were asked for.
+
+    Raises:
+        UsageError: If both ways of choosing are used, a name is unknown, or there are fewer members.
+    """
+    if names and first:
+        raise UsageError("--member and --members contradict each other; drop one of them")
+    if first and first > len(zoo):
+        raise UsageError(f"--members {first} asks for more members than the zoo has ({len(zoo)})")
+    from dfml.inversion.invert import member_indices
+
+    return [zoo.name(index) for index in member_indices(zoo, names or list(range(first or len(zoo))))]
+
+
+def _write_config(out: Path, zoo: Path, seed: int, config: InversionConfig, learned: LearnedEngine | None) -> None:
+    """Create the folder and record in it how the images were made."""
+    import yaml
+
+    about: dict[str, Any] = {"zoo": str(zoo.resolve()), "seed": seed}
+    if learned:
+        about["from"] = learned.source
+    about[config.engine] = config.section().model_dump(mode="json")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+
+
+def _results(inverted: list[InvertedMember], per_class: int, seed: int) -> dict[str, Any]:
+    from dfml.evaluation.protocol import versions
+
+    members = {each.name: {"labels": list(each.labels), **each.fidelity.as_dict()} for each in inverted}
+    return {"members": members, "per_class": per_class, "seed": seed, "versions": versions()}

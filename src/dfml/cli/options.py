@@ -1,26 +1,47 @@
-"""Options that several verbs have, so that each looks the same everywhere."""
+"""Options and choices that several verbs share. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dfml.data.splits import split_names
+
+METHOD_NAMES = (
+    *("zoo_student", "purer", "free", "random_init", "random_embedding"),
+    *("average", "ot_fusion", "dro", "best_member", "zoo_embedding"),
+)
+"""dfml's own methods, the default first. Kept beside `dfml.methods.METHODS`, whose import takes seconds."""
+
+DEFAULT_METHOD = METHOD_NAMES[0]
+
 Protocol = Literal["strict", "paper"]
 Recipe = Literal["paper", "strong"]
-Benchmark = Literal["cifar-fs", "cub", "miniimagenet", "vgg-flower"]
+CalibrationName = Literal["icfil"]
+if TYPE_CHECKING:
+    SplitName = str
+else:  # dfml's own class splits and those of installed packages
+    SplitName = Literal[split_names()]
 
-_COMMON = "Common options"
+COMMON = "Common options"
+"""Heading in the help of the options that nearly all verbs have."""
 
-SeedOption = Annotated[int, typer.Option("--seed", min=0, rich_help_panel=_COMMON, help="Of all random draws.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, metavar="N", rich_help_panel=COMMON, help="Seed of all random numbers.")
+]
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="NAME", rich_help_panel=_COMMON, help="auto, cpu, cuda, cuda:1, ...")
+    str, typer.Option("--device", metavar="NAME", rich_help_panel=COMMON, help="Device: auto, cpu, cuda, cuda:1, ...")
 ]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        "--threads", min=1, metavar="N", rich_help_panel=_COMMON, help="CPU threads; torch decides by default."
+        "--threads",
+        min=1,
+        metavar="N",
+        rich_help_panel=COMMON,
+        help="Number of CPU threads. Default: PyTorch's choice.",
     ),
 ]
 JsonOption = Annotated[
@@ -28,34 +49,45 @@ JsonOption = Annotated[
     typer.Option(
         "--json",
         metavar="FILE",
-        rich_help_panel=_COMMON,
-        help="Also write the results here as JSON; - is standard output.",
+        rich_help_panel=COMMON,
+        help="Also write the results to FILE as JSON; - is standard output.",
     ),
 ]
 SplitsOption = Annotated[
-    Benchmark | None,
-    typer.Option("--splits", help="Divide a plain class/image folder by the official class split of this benchmark."),
+    SplitName | None,
+    typer.Option(
+        "--splits",
+        metavar="NAME",
+        help="Divide data without train, val and test folders by the class split of a benchmark: "
+        f"{', '.join(split_names())}.",
+    ),
 ]
 IdentityOption = Annotated[
     str | None,
     typer.Option(
         "--class-identity",
-        metavar="names|distinct|FILE",
-        help="Which classes of different members are the same: those of one name (default), none, or as a YAML file "
-        "says.",
+        metavar="RULE",
+        help="Which labels of different members mean the same class. names (default): equal labels; distinct: none; "
+        "or a YAML file: member -> label -> class.",
     ),
 ]
 CalibrationOption = Annotated[
-    Literal["icfil"] | None,
+    CalibrationName | None,
     typer.Option(
         "--calibration",
-        help="Of adapted networks, by the images that they recall: icfil. For learners that adapt by gradient descent.",
+        metavar="NAME",
+        help="Calibrate adapted classifiers: icfil. Only for learners that adapt by gradient descent or prototypes "
+        "(maml, anil, protonet).",
     ),
 ]
 
 
 def prepare_torch(threads: int | None) -> None:
-    """Let torch compute with so many threads, and keep the memory that it frees."""
+    """Configure torch for this process: number of threads, and memory that is freed is kept for reuse.
+
+    Args:
+        threads: Number of CPU threads, at least 1; None leaves torch's choice.
+    """
     import torch
 
     from dfml.training.device import keep_freed_memory

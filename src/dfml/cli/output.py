@@ -1,4 +1,4 @@
-"""Where a verb's words and figures go: tables to standard output, JSON to a file or to standard output alone."""
+"""Output of a verb: messages and tables to standard output, results as JSON to a file or to standard output."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from typing import Any
 from dfml.errors import UsageError
 
 _STDOUT = Path("-")
-_WIDE = 200  # columns where nobody looks at a terminal: a table in a log is not cut
+_WIDE = 200  # columns of a table that is written to a file or a pipe, so that no cell is cut
 
 
 class Output:
-    """What a verb says.
+    """Messages, tables and results of one verb.
 
     Args:
-        json_file: Where `results` go as JSON besides; `-` is standard output, and the words go to standard error then.
+        json_file: File for `results`; None writes none. With `-`, results go to standard output and everything else to
+            standard error.
 
     Raises:
-        UsageError: If that file cannot be written; better now than after hours of work.
+        UsageError: If that file cannot be written; checked here, before hours of work.
     """
 
     def __init__(self, json_file: Path | None = None) -> None:
@@ -33,28 +34,28 @@ class Output:
         if json_file and json_file != _STDOUT:
             require_writable("--json", json_file)
         self._json_file = json_file
-        self._began = time.perf_counter()
+        self._start = time.perf_counter()
         stream = sys.stderr if json_file == _STDOUT else sys.stdout
-        # Labels and paths are other people's: nothing in them is markup.
+        # Labels and paths may hold brackets, which rich would take for markup.
         self._console = Console(
             file=stream, markup=False, emoji=False, highlight=False, width=None if stream.isatty() else _WIDE
         )
 
     @property
     def seconds(self) -> float:
-        """Since the verb started."""
-        return time.perf_counter() - self._began
+        """Seconds since the verb started."""
+        return time.perf_counter() - self._start
 
     def say(self, text: str) -> None:
-        """Print a line, never broken into two."""
+        """Print one line, which is not wrapped."""
         self._console.print(text, soft_wrap=True)
 
     def show(self, renderable: Any) -> None:
-        """Print a table."""
+        """Print a table or another renderable of rich."""
         self._console.print(renderable)
 
     def results(self, values: Mapping[str, Any]) -> None:
-        """Write results as JSON if that was asked for, with the seconds since the verb started."""
+        """Write results, and the seconds since the verb started, as JSON if `--json` was given."""
         text = to_json({**values, "seconds": round(self.seconds, 3)})
         if self._json_file == _STDOUT:
             sys.stdout.write(text)
@@ -63,10 +64,14 @@ class Output:
 
 
 def require_writable(option: str, file: Path) -> None:
-    """Make sure that a file can be written, before the work that it is to hold.
+    """Check that a file can be written, before the work whose results it is for.
+
+    Args:
+        option: Name of the option that named the file, for the message.
+        file: Path of the file; it may exist.
 
     Raises:
-        UsageError: If it is a folder, its folder does not exist, or it may not be written.
+        UsageError: If it is a folder, its folder does not exist, or permission is missing.
     """
     folder = file.absolute().parent
     if file.is_dir() or not folder.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
@@ -74,7 +79,7 @@ def require_writable(option: str, file: Path) -> None:
 
 
 def to_json(values: Any) -> str:
-    """JSON text; numbers that JSON does not know (an interval from one episode) become null."""
+    """Format values as JSON; NaN and infinity, such as the interval of one episode, become null."""
     return json.dumps(_finite(values), indent=1, allow_nan=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Folders that a verb writes: never over something else, and whole or not at all."""
+"""Output folders of verbs: existing content is never overwritten."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dfml.files import atomic_folder
 
 
 def require_empty(out: Path) -> None:
-    """Refuse a place where something is.
+    """Check that a folder is missing or empty.
 
     Raises:
-        RunError: If it is a file, or a folder that holds anything.
+        RunError: If `out` is a file, or a folder that holds anything.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is not empty; choose another --out, or remove it first")
@@ -22,10 +22,10 @@ def require_empty(out: Path) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Say which folder could not be written when the disk is full, or the user has no right to.
+    """Turn errors of writing, such as a full disk, into one that names the output folder.
 
     Raises:
-        RunError: Instead of OSError.
+        RunError: In place of an OSError from the block.
     """
     try:
         yield
@@ -37,10 +37,13 @@ def writing(out: Path) -> Iterator[None]:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into, beside `out`; it becomes `out` when all went well, and is removed otherwise.
+    """Create an output folder with all its content, or nothing after an error; see `dfml.files.atomic_folder`.
+
+    Yields:
+        A temporary folder to write into.
 
     Raises:
-        RunError: If something is at `out`, or it cannot be written.
+        RunError: If `out` exists and is not an empty folder, or it cannot be written.
     """
     require_empty(out)
     with writing(out), atomic_folder(out) as unfinished:

@@ -1,4 +1,4 @@
-"""`dfml quickstart`: the whole story on embedded data, offline, in a few minutes."""
+"""`dfml quickstart`: a complete example on embedded data, offline, in a few minutes."""
 
 from __future__ import annotations
 
@@ -14,38 +14,44 @@ from dfml.cli.options import JsonOption, SeedOption, prepare_torch
 from dfml.cli.output import Output, to_json
 from dfml.cli.output_folder import require_empty
 
-_TOLD = 2  # query images of each class whose predictions are printed
+_PRINTED_IMAGES = 2  # query images per class whose predictions are printed
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of everything that is made; new or empty.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for all results; new or empty.")] = Path(
         "quickstart"
     ),
     seed: SeedOption = 0,
     threads: Annotated[
         int,
-        typer.Option(min=1, metavar="N", rich_help_panel="Common options", help="CPU threads; more gain little here."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            rich_help_panel="Common options",
+            help="Number of CPU threads. More than one gains little here.",
+        ),
     ] = 1,
     json_file: JsonOption = None,
 ) -> None:
-    """Tell the whole story on letters that are drawn, not downloaded.
+    """Run a complete example on rendered letters. Nothing is downloaded.
 
-    Trains a zoo on Latin letters, learns from it without data in three ways (zoo_student, and the papers' PURER and
-    FREE), compares the learners with all their baselines on Greek and Cyrillic letters, adapts the student to a new
-    task, and leaves a report page. Three to four minutes on one CPU core.
+    Trains a zoo on Latin letters and digits; trains learners from that zoo alone (zoo_student, PURER, FREE); compares
+    them with all baselines on Greek and Cyrillic letters; adapts one to a new task; and writes a report page. Takes
+    three to four minutes on one CPU core.
     """
     output = Output(json_file)
     require_empty(out)
     prepare_torch(threads)
-    from dfml.demo import page as shown
-    from dfml.demo import run as story_of
+    from dfml.demo import page
+    from dfml.demo.explanation import explain
+    from dfml.demo.run import CLASSIFIER, LEARNER, run_quickstart
     from dfml.report.table import differences_table, results_table, to_rich
     from dfml.training.loop import Interrupted
     from dfml.training.progress import show_progress
 
     output.say(f"quickstart in {out}, seed {seed}: nothing is downloaded")
     try:
-        story = story_of.run_quickstart(
+        result = run_quickstart(
             out,
             seed=seed,
             report=lambda stage, seconds, outcome: output.say(f"{seconds:6.1f} s  {stage}: {outcome}"),
@@ -54,20 +60,20 @@ def quickstart(
     except Interrupted as stop:
         show_error(f"{stop}; remove {out}, or choose another --out, and start again")
         raise typer.Exit(stop.exit_code) from stop
-    shown.write_quickstart(story, out, shlex.join(["dfml", *sys.argv[1:]]))
-    results = {**shown.quickstart_values(story), "seconds": round(output.seconds, 3)}
-    (out / "results.json").write_text(to_json(results), encoding="utf-8")
+    page.write_quickstart(result, out, shlex.join(["dfml", *sys.argv[1:]]))
+    values = {**page.quickstart_values(result), "seconds": round(output.seconds, 3)}
+    (out / "results.json").write_text(to_json(values), encoding="utf-8")
 
-    output.show(to_rich(results_table(story.evaluations, story.training_seconds)))
-    output.show(to_rich(differences_table(shown.differences(story))))
-    for paragraph in shown.explain(story):
+    output.show(to_rich(results_table(result.evaluations, result.training_seconds)))
+    output.show(to_rich(differences_table(page.differences(result))))
+    for paragraph in explain(result):
         output.show(paragraph)
-    output.say("One new task, images that the adapted classifier has not seen:")
-    output.show(to_rich(shown.predictions_table(story.task, _TOLD)))
-    sheets = [shown.SHEET.format(name) for name in story.trainings]
-    output.say(f"report: {out / shown.PAGE} (also {', '.join([*sheets, shown.CURVE, 'results.json'])})")
-    support, query = (out / shown.TASK / part for part in ("support", "query"))
-    output.say(f"next: {shlex.join(['dfml', 'adapt', str(out / story_of.LEARNER), str(support), '--out', 'MINE'])}")
-    output.say(f"      {shlex.join(['dfml', 'predict', str(out / story_of.CLASSIFIER), str(query)])}/*.png")
+    output.say("Predictions of the adapted classifier for query images of one new task:")
+    output.show(to_rich(page.predictions_table(result.task, _PRINTED_IMAGES)))
+    sheets = [page.SHEET.format(name) for name in result.trainings]
+    output.say(f"report: {out / page.PAGE} (also {', '.join([*sheets, page.CURVE, 'results.json'])})")
+    support, query = (out / page.TASK / part for part in ("support", "query"))
+    output.say(f"next: {shlex.join(['dfml', 'adapt', str(out / LEARNER), str(support), '--out', 'MINE'])}")
+    output.say(f"      {shlex.join(['dfml', 'predict', str(out / CLASSIFIER), str(query)])}/*.png")
     output.say(f"done in {output.seconds:.0f} s")
-    output.results(results)
+    output.results(values)

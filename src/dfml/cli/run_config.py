@@ -1,4 +1,4 @@
-"""A run's settings, put together from layers: defaults, preset, file, `--set`, options. Imported when a verb runs."""
+"""Settings of a run from layers: defaults, preset, file, `--set`, options. Imported when a verb runs."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from dfml.cli.options import DEFAULT_METHOD
 from dfml.errors import ConfigError, UsageError
 from dfml.files import check_format_version
 from dfml.methods import find_method, method_names
 from dfml.methods.base import Method
 from dfml.methods.plugins import RUN_ENTRIES
-from dfml.settings import Settings, build_config, merge, read_assignment
+from dfml.settings import Settings, override, read_assignment
 from dfml.training.loop import TrainingConfig
 from dfml.zoo.label_space import ClassIdentity, check_identity
 
-DEFAULT_METHOD = "zoo_student"
 _COMMENT_WIDTH = 100
 
 
 @dataclass(frozen=True)
 class RunFile:
-    """What a run's `config.yaml` says: enough to repeat the run.
+    """Content of a `--config` file; a run's own `config.yaml` is one, and enough to repeat the run.
 
     Attributes:
-        method: That it is for.
-        zoo: Path of the zoo.
-        class_identity: How the zoo's classes are told apart.
-        settings: Of each method that it speaks of.
+        method: Method to train; None if the file names none.
+        zoo: Path of the zoo; None if the file names none.
+        class_identity: Which labels of different members mean the same class.
+        settings: Name of a method -> its settings; those of other methods are ignored.
     """
 
     method: type[Method] | None = None
@@ -41,17 +41,17 @@ class RunFile:
     settings: Mapping[str, Settings] = field(default_factory=dict)
 
 
-def read_run_file(path: Path, asked: str | None = None) -> RunFile:
+def read_run_file(path: Path, requested: str | None = None) -> RunFile:
     """Read a `--config` file.
 
     Args:
-        path: Of the file.
-        asked: The method that the user asked for. A file can name methods, but not where code is that would be
-            imported: `MODULE:CLASS` has to come from the user.
+        path: Path of the YAML file.
+        requested: Value of `--method`; None if it was not given. A file names methods by their names only: no module
+            is imported because a file says so, `MODULE:CLASS` has to come from the user.
 
     Raises:
-        ConfigError: If it cannot be read, or holds anything but `method`, `zoo` and sections of methods.
-        UsageError: If it is for another method than the one asked for.
+        ConfigError: If the file cannot be read, or holds anything but `method`, `zoo` and sections of methods.
+        UsageError: If the file is for another method than `requested`.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ def read_run_file(path: Path, asked: str | None = None) -> RunFile:
     for name in ("method", "zoo"):
         if not isinstance(content.get(name), str | None):
             raise ConfigError(f"--config {path}: expected text for {name!r}, found {content[name]!r}")
-    method = _method_of_file(path, content.get("method"), asked)
+    method = _method_of_file(path, content.get("method"), requested)
     known = [*method_names(), *([method.name] if method else [])]
     sections = {key: value for key, value in content.items() if key not in RUN_ENTRIES}
     for name, section in sections.items():
@@ -77,46 +77,46 @@ def read_run_file(path: Path, asked: str | None = None) -> RunFile:
     return RunFile(method, content.get("zoo"), check_identity(identity, where), sections)
 
 
-def _method_of_file(path: Path, named: str | None, asked: str | None) -> type[Method] | None:
-    """The method that a file is for; where the user asked for one, that one."""
-    if asked is None:
+def _method_of_file(path: Path, named: str | None, requested: str | None) -> type[Method] | None:
+    """Find the method of a file; `requested` comes before what the file names."""
+    if requested is None:
         if named is None or named in method_names():
             return find_method(named) if named else None
         raise ConfigError(
-            f"--config {path}: unknown method {named!r}; if a Python file of yours holds it, add --method MODULE:CLASS"
+            f"--config {path}: unknown method {named!r}; if it is in a Python file of yours, add --method MODULE:CLASS"
         )
-    method = find_method(asked)
-    if named not in (None, asked, method.name):
-        raise UsageError(f"--method {asked} contradicts the --config file, which is for {named}; drop one of them")
+    method = find_method(requested)
+    if named not in (None, requested, method.name):
+        raise UsageError(f"--method {requested} contradicts the --config file, which is for {named}; drop one of them")
     return method
 
 
-def choose_method(asked: str | None, file: RunFile) -> type[Method]:
-    """The method that the user asked for, or the file's, or the default.
+def choose_method(requested: str | None, file: RunFile) -> type[Method]:
+    """Choose the requested method, else the file's, else the default.
 
     Raises:
-        UsageError: If there is none of that name, or nobody names one and the file has settings of others only.
+        UsageError: If there is no method of that name, or none is named and the file has settings of others only.
     """
-    if not (file.method or asked) and file.settings and DEFAULT_METHOD not in file.settings:
-        spoken = ", ".join(file.settings)
-        raise UsageError(f"the --config file has settings of {spoken}, but names no method; add `method:` or --method")
-    return file.method or find_method(asked or DEFAULT_METHOD)
+    if not (file.method or requested) and file.settings and DEFAULT_METHOD not in file.settings:
+        names = ", ".join(file.settings)
+        raise UsageError(f"the --config file has settings of {names}, but names no method; add `method:` or --method")
+    return file.method or find_method(requested or DEFAULT_METHOD)
 
 
 def resolve(
     method: type[Method], preset: str | None, file: RunFile, assignments: Sequence[str], options: Settings
 ) -> TrainingConfig:
-    """All settings of a run; each layer overrides the ones before.
+    """Merge all layers of a run's settings; each overrides those before.
 
     Args:
-        method: Whose settings; its defaults come first.
-        preset: A name of `method.presets`.
-        file: Of `--config`.
-        assignments: Of `--set`: `METHOD.NAME=VALUE`, the value in YAML.
-        options: Settings that have an option of their own; None where it was not used.
+        method: The method, whose defaults are the first layer.
+        preset: A name of `method.presets`; None for none.
+        file: Content of the `--config` file.
+        assignments: Values of `--set`: `METHOD.NAME=VALUE`, with VALUE in YAML.
+        options: Settings that have an option of their own; None for an option that was not given.
 
     Raises:
-        UsageError: If there is no such preset, or an assignment is of another form.
+        UsageError: If there is no such preset, or an assignment has another form.
         ConfigError: If a setting is unknown or has a wrong value.
     """
     if preset is not None and preset not in method.presets:
@@ -128,15 +128,17 @@ def resolve(
         *(read_assignment(assignment, method.name) for assignment in assignments),
         {name: value for name, value in options.items() if value is not None},
     ]
-    # Starts from the method's own defaults: those of a nested part may differ from the part's.
-    settings = method.config_type().model_dump()
-    for layer in layers:
-        settings = merge(settings, layer)
-    return build_config(method.config_type, settings)
+    return override(method.config_type(), *layers)
 
 
 def explain(config: TrainingConfig, method: str, zoo: str | None) -> str:
-    """The settings as a YAML file with a comment on each: what `--config` takes."""
+    """Format settings as a YAML file with a comment on each, which `--config` reads.
+
+    Args:
+        config: The settings.
+        method: Name of the method.
+        zoo: Path of the zoo; None leaves it out.
+    """
     head = [f"method: {method}", *([f"zoo: {_inline(zoo)}"] if zoo else []), f"{method}:"]
     return "\n".join([*head, *_explain(config, "  ")]) + "\n"
 
@@ -145,9 +147,9 @@ def _explain(config: BaseModel, indent: str) -> Iterator[str]:
     for name in type(config).model_fields:
         value = getattr(config, name)
         nested = isinstance(value, BaseModel)
-        text = _meaning(type(config), name) or (type(value).__doc__ if nested else None) or ""
-        one_line, mark = " ".join(text.split()), f"{indent}# "
-        yield from textwrap.wrap(one_line, _COMMENT_WIDTH, initial_indent=mark, subsequent_indent=mark)
+        text = _description(type(config), name) or (type(value).__doc__ if nested else None) or ""
+        one_line, prefix = " ".join(text.split()), f"{indent}# "
+        yield from textwrap.wrap(one_line, _COMMENT_WIDTH, initial_indent=prefix, subsequent_indent=prefix)
         if isinstance(value, BaseModel):
             yield f"{indent}{name}:"
             yield from _explain(value, indent + "  ")
@@ -155,10 +157,10 @@ def _explain(config: BaseModel, indent: str) -> Iterator[str]:
             yield f"{indent}{name}: {_inline(value)}"
 
 
-def _meaning(kind: type[BaseModel], name: str) -> str | None:
-    """What a setting means; a class that only changes the default leaves the words to the one it inherits from."""
+def _description(kind: type[BaseModel], name: str) -> str | None:
+    """Description of a setting: of the nearest class in the inheritance order that has one."""
     fields = (base.model_fields.get(name) for base in kind.__mro__ if issubclass(base, BaseModel))
-    return next((about.description for about in fields if about and about.description), None)
+    return next((field.description for field in fields if field and field.description), None)
 
 
 def _inline(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Tables of zoos. Imported when a verb runs."""
+"""Tables of a zoo's members. Imported when a verb runs."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from dfml.inversion.invert import InvertedMember
 from dfml.pretraining import BuiltMember
 from dfml.zoo.inspection import ZooReport
 
-_MANY = 12  # classes that a table's cell shows
+_SHOWN = 12  # names in a cell of a table
 
 
 def built_table(members: Sequence[BuiltMember]) -> Table:
-    """One row a member that was built."""
+    """One row per member that was built or found."""
     table = _table("member", "architecture", "held-out %", "seconds", "classes")
     for member in members:
-        seconds = "was there" if member.seconds is None else f"{member.seconds:.1f}"
+        seconds = "found" if member.seconds is None else f"{member.seconds:.1f}"
         accuracy = f"{100 * member.held_out_accuracy:.1f}"
-        table.add_row(member.name, member.architecture, accuracy, seconds, few(member.labels))
+        table.add_row(member.name, member.architecture, accuracy, seconds, shorten(member.labels))
     return table
 
 
 def inspection_table(report: ZooReport) -> Table:
-    """One row a member; a bad one is marked."""
+    """One row per member. Unusable members are marked BAD, those with warnings by an exclamation mark."""
     table = _table(
         "", "member", "architecture", "parameters", "input", "batch norms", "held-out %", "sha256", "classes"
     )
@@ -38,15 +39,33 @@ def inspection_table(report: ZooReport) -> Table:
             "?" if member.batch_norms is None else str(member.batch_norms),
             "" if member.held_out_accuracy is None else f"{100 * member.held_out_accuracy:.1f}",
             (member.sha256 or "?")[:12],
-            f"{len(member.labels)}: {few(member.labels)}" if member.labels else "?",
+            f"{len(member.labels)}: {shorten(member.labels)}" if member.labels else "?",
             style="bold red" if member.problem else "yellow" if member.warnings else None,
         )
     return table
 
 
-def few(names: Sequence[str]) -> str:
-    """Names for a narrow place."""
-    return ", ".join(names[:_MANY]) + (f", ... ({len(names) - _MANY} more)" if len(names) > _MANY else "")
+def fidelity_table(inverted: Sequence[InvertedMember]) -> Table:
+    """One row per inverted member; members with a warning are marked."""
+    table = _table("member", "images", "agreement %", "other members %", "chance %", "batch-norm distance", "of noise")
+    for each in inverted:
+        fidelity = each.fidelity
+        table.add_row(
+            each.name,
+            str(each.count),
+            f"{100 * fidelity.agreement:.1f}",
+            "-" if fidelity.other_agreement is None else f"{100 * fidelity.other_agreement:.1f}",
+            f"{100 * fidelity.chance:.1f}",
+            f"{fidelity.batch_norm_distance:.4g}",
+            f"{fidelity.noise_batch_norm_distance:.4g}",
+            style="yellow" if fidelity.warning else None,
+        )
+    return table
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The first names, and the number of others."""
+    return ", ".join(names[:_SHOWN]) + (f", ... ({len(names) - _SHOWN} more)" if len(names) > _SHOWN else "")
 
 
 def _table(*headings: str) -> Table:

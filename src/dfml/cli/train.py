@@ -1,4 +1,4 @@
-"""`dfml train`: from a zoo to a learner, the main job."""
+"""`dfml train`: turn a zoo into a few-shot learner."""
 
 from __future__ import annotations
 
@@ -10,84 +10,112 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dfml.cli.options import DeviceOption, IdentityOption, JsonOption, Protocol, ThreadsOption, prepare_torch
+from dfml.cli.options import (
+    DEFAULT_METHOD,
+    METHOD_NAMES,
+    DeviceOption,
+    IdentityOption,
+    JsonOption,
+    Protocol,
+    ThreadsOption,
+    prepare_torch,
+)
 from dfml.cli.output import Output, to_json
 from dfml.errors import RunError, UsageError
+from dfml.files import atomic_write
 
 if TYPE_CHECKING:
     from dfml.training.run_folder import RunFolder
 
-_OVERRIDES = "Settings (each overrides --config and --set)"
+_SETTINGS = "Settings of the method (override all others)"
 
 
 def train(
     zoo: Annotated[
-        Path | None, typer.Argument(metavar="ZOO", help="Folder of classifiers; may be left to the --config file.")
+        Path | None,
+        typer.Argument(metavar="ZOO", help="Folder of classifiers. May be omitted if the --config file names it."),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="zoo_student (default), purer, free, random_init, random_embedding, average, ot_fusion, dro, "
-            "best_member, zoo_embedding; or MODULE:CLASS, a method in a Python file of your own.",
+            help=f"{DEFAULT_METHOD} (default), {', '.join(METHOD_NAMES[1:])}, a method of an installed package, or "
+            "MODULE:CLASS from a Python file.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="LEARNER", help="Folder of the run and its learner.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LEARNER", help="Folder for the run and its learner; new or empty, unless --resume is given."
+        ),
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, to the same end as without interruption.")
+        bool, typer.Option("--resume", help="Continue the run in --out to the same result as without the interruption.")
     ] = False,
     start_from: Annotated[
         Path | None,
-        typer.Option(
-            "--from", metavar="CHECKPOINT", help="Begin with a checkpoint of another run (RUN/checkpoints/N)."
-        ),
+        typer.Option("--from", metavar="PATH", help="Start from a checkpoint of another run: RUN/checkpoints/N."),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Named settings of the method, such as cpu.")
+        str | None, typer.Option(metavar="NAME", help="Named group of settings of the method, such as cpu.")
     ] = None,
     config_file: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="Settings as in a run's config.yaml, which repeats it."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="YAML file of settings, such as the config.yaml of a run, which repeats that run.",
+        ),
     ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="One setting, such as zoo_student.backbone=conv4_64. Repeatable."
+            "--set", metavar="KEY=VALUE", help="One setting, such as purer.learner.kind=anil. Can be repeated."
         ),
     ] = None,
     show_config: Annotated[
-        bool, typer.Option("--show-config", help="Print every setting, its value and what it means; train nothing.")
+        bool, typer.Option("--show-config", help="Print all settings with values and meanings, and exit.")
     ] = False,
     class_identity: IdentityOption = None,
-    way: Annotated[int | None, typer.Option(rich_help_panel=_OVERRIDES, help="Classes an episode.")] = None,
-    shot: Annotated[int | None, typer.Option(rich_help_panel=_OVERRIDES, help="Support images a class.")] = None,
-    query: Annotated[int | None, typer.Option(rich_help_panel=_OVERRIDES, help="Query images a class.")] = None,
-    protocol: Annotated[
-        Protocol | None, typer.Option(rich_help_panel=_OVERRIDES, help="Of training and adaptation.")
+    way: Annotated[
+        int | None, typer.Option(rich_help_panel=_SETTINGS, metavar="N", help="Classes per episode.")
     ] = None,
-    iterations: Annotated[int | None, typer.Option(rich_help_panel=_OVERRIDES, help="Meta-iterations.")] = None,
-    seed: Annotated[int | None, typer.Option(rich_help_panel=_OVERRIDES, help="Of all random draws.")] = None,
+    shot: Annotated[
+        int | None, typer.Option(rich_help_panel=_SETTINGS, metavar="N", help="Support images per class.")
+    ] = None,
+    query: Annotated[
+        int | None, typer.Option(rich_help_panel=_SETTINGS, metavar="N", help="Query images per class.")
+    ] = None,
+    protocol: Annotated[
+        Protocol | None, typer.Option(rich_help_panel=_SETTINGS, help="Protocol that the learner will be evaluated by.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(rich_help_panel=_SETTINGS, metavar="N", help="Number of meta-iterations.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(rich_help_panel=_SETTINGS, metavar="N", help="Seed of all random numbers.")
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Turn a zoo into a few-shot learner, without any image.
+    """Train a few-shot learner from a zoo of classifiers, without any of their training images.
 
-    `dfml train --show-config --method NAME` lists all settings. Layers, each over the one before: defaults, --preset,
-    --config, --set, options.
+    Settings come in layers; a later one overrides those before it: defaults of the method, --preset, --config, --set,
+    and the options listed as settings below. `dfml train --method NAME --show-config` prints all settings.
     """
     output = Output(json_file)
-    from dfml.cli import run_config as settings
+    from dfml.cli import run_config
 
-    file = settings.read_run_file(config_file, method) if config_file else settings.RunFile()
-    kind = settings.choose_method(method, file)
+    file = run_config.read_run_file(config_file, method) if config_file else run_config.RunFile()
+    kind = run_config.choose_method(method, file)
     options = {"way": way, "shot": shot, "query": query, "protocol": protocol, "iterations": iterations, "seed": seed}
-    config = settings.resolve(kind, preset, file, assignments or [], options)
-    place = zoo or (Path(file.zoo) if file.zoo else None)
+    config = run_config.resolve(kind, preset, file, assignments or [], options)
+    zoo = zoo or (Path(file.zoo) if file.zoo else None)
     if show_config:
-        typer.echo(settings.explain(config, kind.name, str(place) if place else None), nl=False)
+        typer.echo(run_config.explain(config, kind.name, str(zoo) if zoo else None), nl=False)
         return
-    if place is None:
+    if zoo is None:
         raise UsageError("expected the folder of a zoo: dfml train ZOO --out LEARNER")
     if out is None:
         raise UsageError("expected a folder for the learner: --out LEARNER")
@@ -100,40 +128,41 @@ def train(
     from dfml.zoo.zoo import Zoo
 
     prepare_torch(threads)
-    # An absolute path, so that the run's config.yaml means the same zoo from wherever it is used.
     identity = read_identity(class_identity) if class_identity else file.class_identity
-    members = Zoo.open(place.resolve(), class_identity=identity)
+    # An absolute path, so that the run's config.yaml names the same zoo in every working directory.
+    members = Zoo.open(zoo.resolve(), class_identity=identity)
     output.say(f"{kind.name} on {len(members)} classifiers of {len(members.classes)} classes")
-    began = time.perf_counter()
+    start = time.perf_counter()
     done = _iterations_before(RunFolder(out) if resume else None, start_from)
     progress = show_progress(kind.name, config.iterations, done) if config.iterations else None
-    learner = kind(config).fit(members, out=out, resume=resume, start_from=start_from, device=device, progress=progress)
+    trained = kind(config)
+    trained.fit(members, out=out, resume=resume, start_from=start_from, device=device, progress=progress)
 
     run = RunFolder(out)
     rows = run.read_metrics()
-    seconds = sum(row["seconds"] for row in rows) if rows else time.perf_counter() - began
-    about: dict[str, Any] = {"seconds": round(seconds, 3), "iterations": config.iterations}
+    seconds = sum(row["seconds"] for row in rows) if rows else time.perf_counter() - start
+    summary: dict[str, Any] = {"seconds": round(seconds, 3), "iterations": config.iterations}
     results = {
-        "methods": {kind.name: about},
+        "methods": {kind.name: summary},
         **config.model_dump(include={"way", "shot", "protocol", "seed"}),
         "zoo": str(members.path),
         "members": len(members),
         "versions": versions(),
     }
-    (out / "results.json").write_text(to_json(results), encoding="utf-8")
+    atomic_write(out / "results.json", to_json(results))
     output.results(results)
     output.say(f"learner: {out} ({seconds:.1f} s)")
     output.say(f"next: dfml evaluate {out} DATA --way {config.way} --shot {config.shot} --protocol {config.protocol}")
     command = shlex.join(["dfml", *sys.argv[1:]])
-    write_training(run, kind.name, config, members, learner, seconds=seconds, command=command)
+    write_training(run, trained.run_, kind.name, config, members, seconds=seconds, command=command)
     output.say(f"report: {out / PAGE}")
 
 
 def _iterations_before(resumed: RunFolder | None, start_from: Path | None) -> int:
-    """Meta-iterations that the checkpoint to begin with has behind it, for the progress bar.
+    """Number of finished meta-iterations of the checkpoint that the run starts from, for the progress bar.
 
     Raises:
-        RunError: If there is no checkpoint where the user says; better now than when the run's folder is made.
+        RunError: If there is no checkpoint at `start_from`; raised here, before the run's folder is made.
     """
     from dfml.training.checkpoint import list_checkpoints
 

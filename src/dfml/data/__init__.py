@@ -1,13 +1,6 @@
-"""Labelled images: folders and zips, their decoding cache, official class splits, and the embedded glyphs.
+"""Labelled images: folders and zips, the cache of decoded images, class splits, and the embedded glyphs.
 
-Used by evaluation, pre-training and the command line only. Inversion, tasks, learners, methods and training never
-import this room: that is the data-free claim as an import rule.
+Only evaluation, pre-training, reports and the command line import this package. Zoo, inversion, learners, methods and
+training cannot: that is the data-free claim as an import rule. What users need of it is in `dfml` itself; nothing is
+imported here, so that `dfml.data.splits` can be read without torch.
 """
-
-from dfml.data.dataset import ImageDataset
-from dfml.data.glyphs import glyphs
-from dfml.data.image_folder import open_images
-from dfml.data.splits import BENCHMARKS, official_split
-from dfml.data.support import read_image, read_support
-
-__all__ = ["BENCHMARKS", "ImageDataset", "glyphs", "official_split", "open_images", "read_image", "read_support"]

@@ -1,7 +1,7 @@
-"""The decoding cache: decoded images in the user's cache folder, mapped instead of read when they are opened again.
+"""Cache of decoded images in the user's cache folder. Cached images are memory-mapped, not read.
 
-One safetensors file per (source, target): its header holds the class names and a fingerprint of the source. When the
-source has changed, the same file is written anew, so that the cache does not grow with every change.
+One safetensors file per source, split and image size; its header holds the class names and a fingerprint of the source.
+If the source has changed, the file is replaced, so the cache does not grow with every change.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError
 from dfml.files import atomic_file, save_tensors
 
-# Raise it when `decode` gives other pixels than before.
+# Increase it whenever `decode` returns other pixels than before.
 _VERSION = 1
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept: $DFML_CACHE, else $XDG_CACHE_HOME/dfml, else ~/.cache/dfml.
+    """Folder of decoded images: $DFML_CACHE, else $XDG_CACHE_HOME/dfml, else ~/.cache/dfml.
 
     Raises:
-        DataError: The user has no home folder.
+        DataError: If none of these is set and the user has no home folder.
     """
     if own := os.environ.get("DFML_CACHE"):
         return Path(own)
@@ -41,9 +41,9 @@ class CacheEntry:
     """One data set in the cache.
 
     Args:
-        folder: The cache folder; made when needed.
-        target: Everything that the images depend on, except for the state of the source.
-        fingerprint: The state of the source.
+        folder: The cache folder; created by `save` if it is missing.
+        target: What is cached: path of the source, split, image size. Entries of different targets coexist.
+        fingerprint: State of the source. An entry with another fingerprint is out of date.
     """
 
     def __init__(self, folder: Path, target: tuple[str | int | None, ...], fingerprint: str) -> None:
@@ -52,7 +52,7 @@ class CacheEntry:
         self._fingerprint = fingerprint
 
     def load(self) -> ImageDataset | None:
-        """The data set, its images mapped from the file; None when it is not there, out of date or damaged."""
+        """Load the data set, with images mapped from the file; None if it is missing, out of date or damaged."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 header = file.metadata()
@@ -64,10 +64,10 @@ class CacheEntry:
             return None
 
     def save(self, dataset: ImageDataset) -> None:
-        """Writes the data set, whole or not at all; whoever has the old file open keeps reading that one.
+        """Write the data set atomically; processes that have mapped the old file keep their images.
 
         Raises:
-            DataError: It cannot be written (no space, no permission). Nothing is left behind.
+            DataError: If it cannot be written (no space, no permission). Nothing is left behind.
         """
         header = {"fingerprint": self._fingerprint, "classes": json.dumps(dataset.classes), "name": dataset.name}
         try:

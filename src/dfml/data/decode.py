@@ -1,7 +1,7 @@
-"""Encoded image files to square uint8 arrays: the one place where pixels are decoded and resized.
+"""Decoding of image files to square RGB arrays of uint8.
 
-Everything that reads an image (data sets, support sets, a picture to predict) goes through here, so that a model sees
-the same picture the same way wherever it comes from.
+Data sets, support sets and single images to predict all go through `decode`, so an image has the same pixels wherever
+it comes from.
 """
 
 from __future__ import annotations
@@ -21,38 +21,43 @@ from torch import Tensor
 from dfml.errors import DataError, UsageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-# Only these decoders see the bytes: others run external programs (EPS) or are rarely fed hostile files.
+# Only these decoders are used: others run external programs (EPS), or are less tested with malicious files.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# Images per piece of work for a thread: enough to outweigh the hand-over, few enough to show progress.
+# Images per task of a thread: enough to outweigh its overhead, few enough to show progress.
 _CHUNK = 64
 
 Progress = Callable[[int, int], None]
+"""Called with (images done, images in total)."""
 
 
 class UndecodableError(DataError):
-    """The bytes are not an image that can be used. The message is the reason, without the file's name."""
+    """Bytes that are not a usable image. The message is the reason, without the file's name."""
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends like that of an image."""
+    """Whether a file name has the extension of an image."""
     return name.lower().endswith(EXTENSIONS)
 
 
 def check_size(size: int) -> None:
-    """Raises `UsageError` unless `size` is a side length in pixels."""
+    """Raise `UsageError` unless `size`, a side length in pixels, is at least 1."""
     if size < 1:
         raise UsageError(f"expected an image size of at least 1 pixel, found {size}")
 
 
 def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
-    """One image as RGB of shape (3, size, size).
+    """Decode one image to RGB of shape (3, size, size).
 
-    The short side is resized to `size` (antialiased bilinear; left alone when it fits already), then the centre is
-    cropped, as torchvision's `Resize` and `CenterCrop` do. EXIF orientation is applied, transparent pixels are laid on
-    white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken.
+    The short side is resized to `size` (antialiased bilinear; unchanged if it has that length), then the centre is
+    cropped, as by torchvision's `Resize` and `CenterCrop`. EXIF orientation is applied, transparent pixels are composed
+    with white, 16-bit grey is scaled to 8 bits, and the first frame of an animation is used.
+
+    Args:
+        data: Content of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
+        size: Side length in pixels.
 
     Raises:
-        UndecodableError: The bytes are damaged, of another format, or hold absurdly many pixels.
+        UndecodableError: If the bytes are damaged, of another format, or hold too many pixels to be safe.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -70,7 +75,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UndecodableError("floating-point pixels have no known range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        # Pillow would clip at 255 instead of scaling; "I" is how some of its readers hand over 16 bits.
+        # Pillow clips at 255 instead of scaling. Some of its readers return 16-bit images in the 32-bit mode "I".
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
@@ -88,30 +93,30 @@ def _centre_square(image: Image.Image, size: int) -> Image.Image:
     left, top = round((new_width - size) / 2), round((new_height - size) / 2)
     if short == size:
         return image.crop((left, top, left + size, top + size))
-    # Resampling only the box equals resizing everything and cropping, at the cost of the square alone.
-    across, down = width / new_width, height / new_height
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    # Resampling only this box equals resizing the whole image and cropping, and costs less.
+    x_scale, y_scale = width / new_width, height / new_height
+    box = (left * x_scale, top * y_scale, (left + size) * x_scale, (top + size) * y_scale)
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 def decode_all(
     read: Callable[[str], bytes], files: Sequence[str], size: int, progress: Progress | None = None
 ) -> UInt8[Tensor, "files 3 size size"]:
-    """Decodes many files in parallel (decoders release Python's lock).
+    """Decode many files by one thread per CPU; decoders release Python's global lock.
 
     Args:
-        read: Returns a file's bytes; called from several threads.
-        files: What to read, in the order of the result.
+        read: Returns the bytes of a file; called from several threads.
+        files: Names of the files, in the order of the result.
         size: Side length in pixels.
-        progress: Called with (images done, images in total) as the work goes on.
+        progress: Called with (images done, images in total) after every 64 images; None for no display.
 
     Raises:
-        DataError: Some files are undecodable; the message names the first one, in order, and says how many.
+        DataError: If files cannot be decoded; the message names the first and gives their number.
     """
     images = torch.empty((len(files), 3, size, size), dtype=torch.uint8)
     pixels = images.numpy()
 
-    def work(start: int) -> dict[int, str]:
+    def decode_chunk(start: int) -> dict[int, str]:
         failures = {}
         for index in range(start, min(start + _CHUNK, len(files))):
             try:
@@ -123,7 +128,7 @@ def decode_all(
     failures: dict[int, str] = {}
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        chunks = [pool.submit(work, start) for start in range(0, len(files), _CHUNK)]
+        chunks = [pool.submit(decode_chunk, start) for start in range(0, len(files), _CHUNK)]
         for done, chunk in enumerate(as_completed(chunks), start=1):
             failures |= chunk.result()
             if progress is not None:
@@ -133,7 +138,7 @@ def decode_all(
     if failures:
         first = min(failures)
         raise DataError(
-            f"cannot decode {files[first]}: {failures[first]}; {len(failures)} of {len(files)} files are like that, "
-            "repair or remove them"
+            f"cannot decode {files[first]}: {failures[first]}; {len(failures)} of {len(files)} files cannot be "
+            "decoded, repair or remove them"
         )
     return images

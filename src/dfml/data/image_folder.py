@@ -1,4 +1,4 @@
-"""Opens an image folder, or a zip of one, as a data set: decoded once per target size, then mapped from the cache."""
+"""`open_images`: an image folder, or a zip of one, as a data set that is decoded once per image size and cached."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from dfml.data.cache import CacheEntry, cache_folder
 from dfml.data.dataset import ImageDataset
 from dfml.data.decode import Progress, check_size, decode_all
-from dfml.data.sources import SPLITS, Source, Tree, arrange, open_source
-from dfml.data.splits import BENCHMARKS, official_split
+from dfml.data.sources import Source, Tree, arrange, open_source
+from dfml.data.splits import SPLITS, official_split, split_names
 from dfml.errors import DataError, UsageError
 
 
@@ -25,32 +25,35 @@ def open_images(
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> ImageDataset:
-    """Opens labelled images of any size and kind as square RGB images of one size.
+    """Open labelled images as square RGB images of one size.
 
-    The images lie at class/image or split/class/image, in a folder or in a zip (possibly with one folder around
-    everything). JPEG, PNG, WebP, BMP, GIF, TIFF and PPM are read; other files, hidden files and `__MACOSX` are not
-    looked at. A class folder without images is left out, with a warning. Only the split that was asked for is decoded.
+    The images are at class/image or split/class/image in a folder or a zip, possibly with one folder around
+    everything. JPEG, PNG, WebP, BMP, GIF, TIFF and PPM files of any size are read; other files, hidden files and
+    `__MACOSX` are ignored. Class folders without images are left out, with a warning. Only one split is decoded.
 
-    The first opening decodes in memory and writes the result to the cache; when that fails (a full disk), it warns and
-    returns what is in memory. Later openings map the cached file, until the zip, or any file in the folder, changes.
+    The first call decodes the images and writes them to the cache; if that fails (a full disk), it warns and returns
+    the images in memory. Later calls map the cached file, until the zip or any file in the folder changes.
 
     Args:
         path: An image folder, or a zip of one.
-        split: "train", "val" or "test"; needed where there is a split level, or with `official`.
-        official: Divides a source without split level by the official class split of this benchmark, one of
-            `BENCHMARKS`: `open_images("cifar100/", split="test", official="cifar-fs")`.
-        size: Side length in pixels. The short side is resized to it, then the centre is cropped.
-        cache: Where decoded images are kept; the user's cache folder when not given (see `cache_folder`).
-        progress: Called with (images decoded, images in total) during a first opening.
+        split: "train", "val" or "test"; required for split/class/image and with `official`, else None.
+        official: Name of a class split that divides a class/image folder, as in
+            `open_images("cifar100/", split="test", official="cifar-fs")`; one of `dfml.data.splits.split_names()`.
+        size: Side length in pixels; the short side is resized to it, then the centre is cropped.
+        cache: Folder of decoded images; None for the user's cache folder (`dfml.data.cache.cache_folder`).
+        progress: Called with (images decoded, images in total) while images are decoded.
 
     Raises:
-        UsageError: `size`, `split` or `official` is not a possible value.
-        DataError: There are no images there, they are not laid out like that, or some cannot be decoded.
+        UsageError: If `size`, `split` or `official` has no possible value.
+        DataError: If there are no images, their folders have another layout, or images cannot be decoded.
     """
     check_size(size)
     source = open_source(path)
     folder = cache_folder() if cache is None else Path(cache)
-    entry = CacheEntry(folder, (os.fsencode(source.path).hex(), split, official, size), source.fingerprint())
+    fingerprint = source.fingerprint()
+    if official is not None:  # the split may choose other classes although the source has not changed
+        fingerprint += f" {list(_choose(arrange(source), source.path, split, official))}"
+    entry = CacheEntry(folder, (os.fsencode(source.path).hex(), split, official, size), fingerprint)
     dataset = entry.load()
     return _decode(source, split, official, size, entry, progress) if dataset is None else dataset
 
@@ -79,7 +82,7 @@ def _decode(
 
 
 def _choose(tree: Tree, path: Path, split: str | None, official: str | None) -> dict[str, list[str]]:
-    """Class -> files, of the split that was asked for."""
+    """The files of each class of a split; see `open_images` for the arguments."""
     has_splits = "" not in tree
     if official is not None:
         if split is None:
@@ -93,7 +96,7 @@ def _choose(tree: Tree, path: Path, split: str | None, official: str | None) -> 
     if split is not None and not has_splits:
         raise DataError(
             f"expected split/class/image for split {split!r}, found {path} without split level; leave the split out, "
-            f"or name the official class split to divide it by ({', '.join(BENCHMARKS)})"
+            f"or name the official class split to divide it by ({', '.join(split_names())})"
         )
     chosen = tree.get(split or "", {})
     if not any(chosen.values()):

@@ -1,6 +1,6 @@
-"""Where images lie: a folder, or a zip that is read in place. Lists them and tells classes and splits apart.
+"""Sources of image files: a folder, or a zip that is read without unpacking. Lists files and finds classes and splits.
 
-Paths inside a source are strings with forward slashes, relative to it: a source may hold a million of them.
+Paths within a source are relative strings with forward slashes, not `Path`s: there may be a million of them.
 """
 
 from __future__ import annotations
@@ -16,74 +16,79 @@ from functools import cached_property
 from pathlib import Path
 
 from dfml.data.decode import is_image
+from dfml.data.splits import SPLITS
 from dfml.errors import DataError
 
-SPLITS = ("train", "val", "test")
-# A source is at most wrapper/split/class/image; one level more is listed so that the complaint can name what is there.
+# The deepest valid path is wrapper/split/class/image; one level more is listed so that the error can name a file.
 _DEEPEST = 5
-# Larger than any photograph; a zip member that claims more is damaged or hostile.
+# Bytes, more than any photograph has; a zip member that claims more is damaged or malicious.
 _LARGEST_FILE = 1 << 29
 
 Tree = dict[str, dict[str, list[str]]]
+"""Split -> class -> paths of its images; the only split is "" where there is no split level."""
 
 
 class Source(ABC):
-    """A place that holds image files."""
+    """A folder or zip of image files.
+
+    Args:
+        path: Absolute path of the folder or zip.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes when any image in the source does."""
+        """A string that changes when any image is added, removed, renamed or rewritten."""
 
     @abstractmethod
     def images(self) -> list[str]:
-        """All image files, hidden ones left out."""
+        """Paths of all image files that are not hidden."""
 
     @abstractmethod
     def folders(self) -> list[str]:
-        """All folders, hidden ones left out."""
+        """Paths of all folders that are not hidden."""
 
     @abstractmethod
     def read(self, file: str) -> bytes:
-        """The bytes of one image file; safe to call from several threads.
+        """Read the bytes of one image file; several threads may call this.
 
         Raises:
-            DataError: They cannot be read. The message is the reason, without the file's name.
+            DataError: If they cannot be read. The message is the reason, without the file's name.
         """
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
-    """The folder or the zip at `path`.
+    """Open the folder or zip at `path`.
 
     Raises:
-        DataError: There is nothing at `path`, or something else.
+        DataError: If there is neither.
     """
-    place = Path(path).absolute()
-    if os.path.isdir(place):
-        return _Folder(place)
-    if zipfile.is_zipfile(place):
-        return _Zip(place)
-    found = "a file that is neither, or may not be read" if os.path.exists(place) else "nothing there"
+    absolute = Path(path).absolute()
+    if os.path.isdir(absolute):
+        return _Folder(absolute)
+    if zipfile.is_zipfile(absolute):
+        return _Zip(absolute)
+    found = "a file that is neither, or may not be read" if os.path.exists(absolute) else "nothing there"
     raise DataError(f"expected an image folder or a zip of one at {path}, found {found}; check the path")
 
 
 def arrange(source: Source) -> Tree:
-    """Sorts a source's images into split -> class -> files, each level sorted by name.
+    """Group a source's images by split and class, each level sorted by name.
 
-    A source without split level has the one split "". Class folders without images are there, with no files. One folder
-    around everything is looked through. `train`, `val` and `test` name splits only where classes lie below them.
+    Class folders without images are included, with no files. One folder around everything is skipped. Folders named
+    `train`, `val` and `test` are splits only if class folders are in them.
 
     Raises:
-        DataError: There are no images, or they lie neither at class/image nor at split/class/image.
+        DataError: If there are no images, or they are neither at class/image nor at split/class/image.
     """
     images = sorted(source.images())
     if not images:
         raise DataError(f"expected images at class/image or split/class/image in {source.path}, found none")
     wrapper, has_splits = _layout(source.path, images)
 
-    def place(path: str) -> tuple[str, str]:
+    def split_and_class(path: str) -> tuple[str, str]:
         split, name = path.removeprefix(wrapper).split("/")[:2] if has_splits else ("", path.removeprefix(wrapper))
         return split, name.split("/")[0]
 
@@ -91,17 +96,17 @@ def arrange(source: Source) -> Tree:
     class_depth = wrapper.count("/") + has_splits
     for folder in sorted(source.folders()):
         if folder.startswith(wrapper) and folder.count("/") == class_depth:
-            split, name = place(folder)
+            split, name = split_and_class(folder)
             if split in ("", *SPLITS):
                 tree.setdefault(split, {})[name] = []
     for image in images:
-        split, name = place(image)
+        split, name = split_and_class(image)
         tree[split][name].append(image)
     return tree
 
 
 def _layout(path: Path, images: list[str]) -> tuple[str, bool]:
-    """The folder around all classes or splits ("" or "name/"), and whether there is a split level."""
+    """The folder around everything ("" or "name/"), and whether there is a split level."""
     shallow, deep = (choose(images, key=lambda image: image.count("/")) for choose in (min, max))
     depth = deep.count("/")
     if shallow.count("/") != depth:
@@ -129,11 +134,11 @@ def _is_hidden(name: str) -> bool:
 class _Folder(Source):
     @cached_property
     def _entries(self) -> list[tuple[str, int, int]]:
-        """Relative path, size in bytes and modification time of each image; a folder's path ends with a slash."""
+        """Relative path, size in bytes and modification time of images and folders; folder paths end with a slash."""
         try:
             return sorted(_walk(self.path, ""))
         except OSError as error:
-            raise DataError(f"cannot list {error.filename}: {error.strerror}; mend or remove it") from error
+            raise DataError(f"cannot list {error.filename}: {error.strerror}; repair or remove it") from error
 
     def fingerprint(self) -> str:
         return hashlib.sha256(os.fsencode(repr(self._entries))).hexdigest()
@@ -190,9 +195,9 @@ class _Zip(Source):
         return [name for name in self._members if is_image(name)]
 
     def folders(self) -> list[str]:
-        # Not every zip has members for its folders.
-        found = {name.rpartition("/")[0] for name in self._members} - {""}
-        return list(found | {parent for folder in found for parent in _parents(folder)})
+        # Zips need not have entries for folders.
+        parents = {name.rpartition("/")[0] for name in self._members} - {""}
+        return list(parents | {outer for folder in parents for outer in _parents(folder)})
 
     def read(self, file: str) -> bytes:
         info = self._members[file]

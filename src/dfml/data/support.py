@@ -1,4 +1,4 @@
-"""Images that a user hands over one by one: the support set of `dfml adapt`, the pictures of `dfml predict`."""
+"""Reading of support sets (`dfml adapt`) and of single images (`dfml predict`)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from dfml.images import to_float
 def read_support(
     folder: str | os.PathLike[str], size: int
 ) -> tuple[Float[Tensor, "n 3 size size"], Int64[Tensor, " n"], tuple[str, ...]]:
-    """Reads a support set: class/image, with any number of images per class.
+    """Read a support set: a folder class/image with any number of images per class.
 
-    Nothing is cached: these are a few images that the user may be about to change.
+    Nothing is cached: there are few images, and the user may change them at any time.
 
     Args:
         folder: An image folder, or a zip of one.
-        size: Side length in pixels. The short side is resized to it, then the centre is cropped.
+        size: Side length in pixels; the short side is resized to it, then the centre is cropped.
 
     Returns:
-        Images in [0, 1] sorted by (class, file name), the index of each one's class, and the class names.
+        Images in [0, 1], sorted by class and file name; the label of each, an index into the class names; and the class
+        names.
 
     Raises:
-        UsageError: `size` is not a side length.
-        DataError: The folder is not laid out like that, has fewer than two classes or a class without images, or an
-            image cannot be decoded.
+        UsageError: If `size` is less than 1.
+        DataError: If the folder has another layout, fewer than two classes or a class without images, or an image
+            cannot be decoded.
     """
     check_size(size)
     source = open_source(folder)
@@ -51,11 +52,15 @@ def read_support(
 
 
 def read_image(path: str | os.PathLike[str], size: int) -> Float[Tensor, "3 size size"]:
-    """Reads one image, in [0, 1], resized and cropped as everywhere.
+    """Read one image, in [0, 1].
+
+    Args:
+        path: Path of the image file.
+        size: Side length in pixels; the short side is resized to it, then the centre is cropped.
 
     Raises:
-        UsageError: `size` is not a side length.
-        DataError: There is no such file, or it cannot be decoded.
+        UsageError: If `size` is less than 1.
+        DataError: If there is no such file, or it cannot be decoded.
     """
     check_size(size)
     try:

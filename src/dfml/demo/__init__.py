@@ -1,1 +1,1 @@
-"""The quickstart: a zoo, learners, their evaluation and a report page from data that is drawn, not downloaded."""
+"""The quickstart: a zoo, learners, their evaluation and a report page, from embedded data."""

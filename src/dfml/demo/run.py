@@ -1,6 +1,6 @@
-"""The whole story on embedded data: classifiers of Latin letters -> learners of Greek and Cyrillic ones, judged.
+"""Run the quickstart: classifiers of Latin letters -> few-shot learners of Greek and Cyrillic letters -> evaluation.
 
-Everything is drawn, trained and measured here; how it is shown is somebody else's business.
+This module computes everything; `dfml.demo.page` shows it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 
 from dfml.data.dataset import ImageDataset
 from dfml.data.glyphs import glyphs
-from dfml.demo.result import NewTask, QuickstartResult, QuickstartSettings, RecoveredClass, Training
+from dfml.demo.result import NewTask, QuickstartResult, RecoveredClass, Training
+from dfml.demo.settings import QuickstartSettings
 from dfml.evaluation.protocol import Evaluation, evaluate, sample_evaluation_episode
-from dfml.evaluation.recalled import recalled_images
 from dfml.evaluation.snapshots import evaluate_snapshots
 from dfml.images import to_float
 from dfml.learners import FewShotClassifier, MetaLearner
@@ -30,21 +30,23 @@ from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
 from dfml.methods.zoo_student import ZooStudent
 from dfml.pretraining import BuiltMember, build_zoo
+from dfml.settings import override
+from dfml.training.loop import TrainingRun
 from dfml.training.progress import Progress, SilentProgress
 from dfml.training.run_folder import RunFolder
-from dfml.zoo.readers import WEIGHTS
+from dfml.zoo.formats import WEIGHTS
 from dfml.zoo.zoo import Zoo
 
 ZOO, LEARNER, CLASSIFIER = "zoo", "learner", "classifier"
 FOLDERS = {ZooStudent.name: LEARNER, PURER.name: "purer", FREE.name: "free"}
-"""Of the methods that are trained."""
+"""Method that is trained -> name of its folder."""
 BASELINES = (RandomInit, RandomEmbedding, Average, BestMember, ZooEmbedding)
 
 Report = Callable[[str, float, str], None]
-"""Called with (stage, its seconds, what came out)."""
+"""Called with (stage, its duration in seconds, one line about its outcome)."""
 
 Watch = Callable[[str, int], Progress]
-"""(what is going on, steps in all) -> who is told about every step."""
+"""(title, number of steps) -> progress display."""
 
 
 def run_quickstart(
@@ -55,15 +57,15 @@ def run_quickstart(
     report: Report | None = None,
     watch: Watch | None = None,
 ) -> QuickstartResult:
-    """Build a zoo, learn from it without data in three ways, judge the learners beside their baselines, use one once.
+    """Build a zoo, train three methods on it without data, evaluate them and their baselines, and adapt to one task.
 
     Args:
-        out: A new or empty folder, in which `zoo/`, `learner/` (the student's), `purer/`, `free/` and `classifier/`
-            appear.
-        seed: Of all draws.
-        settings: None: those that the quickstart is known by.
-        report: Told about every stage that is done.
-        watch: Makes the progress display of a stage.
+        out: A new or empty folder, in which `zoo/`, `learner/` (of `zoo_student`), `purer/`, `free/` and `classifier/`
+            are created.
+        seed: Seed of all random draws; default 0.
+        settings: Settings; None: the defaults.
+        report: Called after every stage.
+        watch: Creates the progress display of a stage; None: no display.
 
     Raises:
         RunError: If the folder cannot be written.
@@ -75,45 +77,57 @@ def run_quickstart(
     with stages("draw the letters") as outcome:
         train = glyphs("train", per_class=settings.train_images, size=settings.image_size, seed=seed)
         test = glyphs("test", per_class=settings.test_images, size=settings.image_size, seed=seed)
-        outcome.append(f"{len(train.classes)} Latin letters and digits, {len(test.classes)} Greek and Cyrillic ones")
+        outcome.append(f"{len(train.classes)} Latin letters and digits, {len(test.classes)} Greek and Cyrillic letters")
     with stages("build a zoo") as outcome:
         members = _build(train, out / ZOO, settings, seed, watch)
-        right = sum(member.held_out_accuracy for member in members) / len(members)
-        outcome.append(f"{len(members)} classifiers of {settings.purer.way} classes, {right:.0%} right on new images")
+        held_out = sum(member.held_out_accuracy for member in members) / len(members)
+        way = settings.purer.way
+        outcome.append(f"{len(members)} classifiers with {way} classes each, {held_out:.0%} correct on held-out images")
     zoo = Zoo.open(out / ZOO)
-    learners = [_train(name, zoo, out, settings, seed, stages, watch) for name in settings.trained]
+    trained = {name: _train(name, zoo, out, settings, seed, stages, watch) for name in settings.trained}
+    learners = [learner for learner, _ in trained.values()]
     with stages("evaluate") as outcome:
-        evaluations, seconds = _judge(learners, zoo, test, settings, seed, watch)
-        outcome.append(f"{len(evaluations)} methods on the same {settings.episodes} tasks of unseen classes")
+        evaluations, seconds = _evaluate_all(learners, zoo, test, settings, seed, watch)
+        outcome.append(f"{len(evaluations)} methods on the same {settings.episodes} episodes of unseen classes")
     with stages("draw the learning curves") as outcome:
         curves = {name: _curve(name, out, test, evaluations, settings, seed) for name in settings.trained}
         outcome.append(f"{sum(map(len, curves.values()))} points")
     with stages("adapt and predict") as outcome:
         task, classifier = _new_task(learners[0], test, settings, seed)
         classifier.save_pretrained(out / CLASSIFIER)
-        outcome.append(f"{task.right} of {len(task.query_labels)} images of a new task right")
+        outcome.append(f"{task.correct} of {len(task.query_labels)} query images of a new task correct")
     return QuickstartResult(
         seed=seed,
         settings=settings,
         members=tuple(members),
         trainings={
-            learner.name: Training(
-                curve=curves[learner.name],
-                metrics=tuple(RunFolder(out / FOLDERS[learner.name]).read_metrics()),
-                recovered=_recovered(out, zoo, train, learner, settings),
+            name: Training(
+                curve=curves[name],
+                metrics=tuple(RunFolder(out / FOLDERS[name]).read_metrics()),
+                descriptions=run.describe_metrics(),
+                recovered=_recovered(run, zoo, train, settings),
             )
-            for learner in learners
+            for name, (_, run) in trained.items()
         },
         evaluations=evaluations,
         task=task,
-        training_seconds={**{name: stages.seconds[_stage(name)] for name in settings.trained}, **seconds},
+        training_seconds={**{name: stages.seconds[training_stage(name)] for name in settings.trained}, **seconds},
         stored_bytes=_stored_bytes(out, evaluations),
         stages=stages.seconds,
     )
 
 
+def training_stage(method: str) -> str:
+    """Name of the stage that trains a method."""
+    return f"train {method} without data"
+
+
 class _Stages:
-    """Times the stages of a story, and tells of each when it is done."""
+    """Measures the duration of each stage and reports it.
+
+    Attributes:
+        seconds: Stage -> duration.
+    """
 
     def __init__(self, report: Report | None) -> None:
         self.seconds: dict[str, float] = {}
@@ -121,10 +135,10 @@ class _Stages:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[list[str]]:
-        began = time.perf_counter()
+        start = time.perf_counter()
         outcome: list[str] = []
         yield outcome
-        self.seconds[name] = time.perf_counter() - began
+        self.seconds[name] = time.perf_counter() - start
         if self._report:
             self._report(name, self.seconds[name], " ".join(outcome))
 
@@ -143,60 +157,57 @@ def _build(train: ImageDataset, out: Path, settings: QuickstartSettings, seed: i
         )
 
 
-def _stage(method: str) -> str:
-    return f"train {method} without data"
-
-
 def _train(
-    method: str, zoo: Zoo, out: Path, settings: QuickstartSettings, seed: int, stages: _Stages, watch: Watch
-) -> MetaLearner:
-    config = settings.trained[method].model_copy(update={"seed": seed})
-    with stages(_stage(method)) as outcome:
-        with watch(method, config.iterations) as progress:
-            learner = find_method(method)(config).fit(zoo, out=out / FOLDERS[method], device="cpu", progress=progress)
+    name: str, zoo: Zoo, out: Path, settings: QuickstartSettings, seed: int, stages: _Stages, watch: Watch
+) -> tuple[MetaLearner, TrainingRun]:
+    config = override(settings.trained[name], {"seed": seed})
+    method = find_method(name)(config)
+    with stages(training_stage(name)) as outcome:
+        with watch(name, config.iterations) as progress:
+            learner = method.fit(zoo, out=out / FOLDERS[name], device="cpu", progress=progress)
         outcome.append(f"{config.iterations} meta-iterations")
-    return learner
+    return learner, method.run_
 
 
-def _judge(
+def _evaluate_all(
     trained: list[MetaLearner], zoo: Zoo, test: ImageDataset, settings: QuickstartSettings, seed: int, watch: Watch
 ) -> tuple[tuple[Evaluation, ...], dict[str, float]]:
-    """Evaluations of the trained learners and their baselines, and the seconds it took to make the baselines."""
+    """Evaluate the trained learners and the baselines; also return the seconds that it took to make each baseline."""
     config = settings.purer
     common: dict[str, Any] = {"way": config.way, "shot": config.shot, "protocol": config.protocol, "seed": seed}
     learners, seconds = [*trained], {}
     for baseline in BASELINES:
-        began = time.perf_counter()
-        chosen = settings.best_member if baseline is BestMember else None
-        learners.append(baseline(chosen, **common).fit(zoo, device="cpu"))
-        seconds[baseline.name] = time.perf_counter() - began
-    found: list[Evaluation] = []
+        start = time.perf_counter()
+        own_config = settings.best_member if baseline is BestMember else None
+        learners.append(baseline(own_config, **common).fit(zoo, device="cpu"))
+        seconds[baseline.name] = time.perf_counter() - start
+    evaluations: list[Evaluation] = []
     with watch("evaluate", len(learners) * settings.episodes) as progress:
-        for each in learners:
-            count = _counting(progress, len(found) * settings.episodes)
-            found.append(
-                evaluate(each, test, **common, query=settings.query, episodes=settings.episodes, on_episode=count)
+        for learner in learners:
+            count = _count_from(progress, len(evaluations) * settings.episodes)
+            evaluations.append(
+                evaluate(learner, test, **common, query=settings.query, episodes=settings.episodes, on_episode=count)
             )
-    return tuple(found), seconds
+    return tuple(evaluations), seconds
 
 
-def _counting(progress: Progress, before: int) -> Callable[[int], None]:
+def _count_from(progress: Progress, before: int) -> Callable[[int], None]:
     return lambda done: progress.update(before + done, {})
 
 
 def _curve(
-    method: str,
+    name: str,
     out: Path,
     test: ImageDataset,
     evaluations: tuple[Evaluation, ...],
     settings: QuickstartSettings,
     seed: int,
 ) -> dict[int, Evaluation]:
-    """The snapshots' evaluations; the last one, and the start, are in the table already."""
-    named = {each.name: each for each in evaluations}
-    config = settings.trained[method]
-    found = evaluate_snapshots(
-        out / FOLDERS[method],
+    """The learning curve of a method; its first and last point are evaluated already."""
+    by_name = {evaluation.name: evaluation for evaluation in evaluations}
+    config = settings.trained[name]
+    snapshots = evaluate_snapshots(
+        out / FOLDERS[name],
         test,
         way=config.way,
         shot=config.shot,
@@ -205,41 +216,44 @@ def _curve(
         seed=seed,
         protocol=config.protocol,
     )
-    return {0: named[RandomEmbedding.name], **found, config.iterations: named[method]}
+    return {0: by_name[RandomEmbedding.name], **snapshots, config.iterations: by_name[name]}
 
 
 def _new_task(
     learner: MetaLearner, test: ImageDataset, settings: QuickstartSettings, seed: int
 ) -> tuple[NewTask, FewShotClassifier]:
-    """A task that no evaluation has drawn."""
+    """Adapt to a task that is none of the evaluation's episodes, and classify its query images."""
     way, shot = settings.purer.way, settings.purer.shot
-    support, of_query = sample_evaluation_episode(test, way, shot, settings.shown, seed, settings.episodes)
+    support, query = sample_evaluation_episode(test, way, shot, settings.shown, seed, settings.episodes)
     classes = tuple(test.classes[label] for label in test.labels[support[::shot]])
-    labels = torch.arange(way).repeat_interleave(shot)
-    images, queries = to_float(test.images[support]), to_float(test.images[of_query])
-    classifier = learner.adapt(images, labels, classes)
-    truth = torch.arange(way).repeat_interleave(settings.shown)
-    return NewTask(classes, images, labels, queries, truth, classifier.predict_proba(queries)), classifier
+    support_labels = torch.arange(way).repeat_interleave(shot)
+    query_labels = torch.arange(way).repeat_interleave(settings.shown)
+    support_images, query_images = to_float(test.images[support]), to_float(test.images[query])
+    classifier = learner.adapt(support_images, support_labels, classes)
+    probabilities = classifier.predict_proba(query_images)
+    return NewTask(classes, support_images, support_labels, query_images, query_labels, probabilities), classifier
 
 
 def _recovered(
-    out: Path, zoo: Zoo, train: ImageDataset, learner: MetaLearner, settings: QuickstartSettings
+    run: TrainingRun, zoo: Zoo, train: ImageDataset, settings: QuickstartSettings
 ) -> tuple[tuple[RecoveredClass, ...], ...]:
-    """The images that a method had recovered at the end, beside real ones."""
-    numbers = {name: number for number, name in enumerate(train.classes)}
-    recovered = recalled_images(RunFolder(out / FOLDERS[learner.name]), learner.name, learner)
-    assert recovered is not None  # the run has ended, which writes a checkpoint
+    """The images that a run had recovered at the end, with real images of the same classes."""
+    train_index = {name: index for index, name in enumerate(train.classes)}
 
-    def of(index: int) -> RecoveredClass:
+    def recovered_class(index: int) -> RecoveredClass:
         name = zoo.classes.names[index]
-        real = train.images[train.of_class(numbers[name])[: settings.shown]]
-        return RecoveredClass(name, recovered(index, settings.shown), to_float(real))
+        real = to_float(train.images[train.of_class(train_index[name])[: settings.shown]])
+        images = run.images(index, settings.shown)
+        return RecoveredClass(name, images if len(images) else real[:0], real)
 
-    return tuple(tuple(of(index) for index in classes) for classes in zoo.classes.of_member)
+    return tuple(tuple(recovered_class(index) for index in classes) for classes in zoo.classes.of_member)
 
 
 def _stored_bytes(out: Path, evaluations: tuple[Evaluation, ...]) -> dict[str, int]:
-    """Of the learner; baselines have a network like PURER's, but for those that keep one member or the whole zoo."""
+    """Size of the weights that each method needs at test time.
+
+    Baselines have a network of the same size as PURER's, except for those that keep one member or the whole zoo.
+    """
     members = [path.stat().st_size for path in (out / ZOO).glob(f"*/{WEIGHTS}")]
     folders = {each.name: FOLDERS.get(each.name, FOLDERS[PURER.name]) for each in evaluations}
     stored = {name: (out / folder / WEIGHTS).stat().st_size for name, folder in folders.items()}

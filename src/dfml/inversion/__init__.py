@@ -1,1 +1,1 @@
-"""Classifiers -> images."""
+"""Inversion: recovering images from classifiers, by exchangeable engines and a loss of exchangeable terms."""

@@ -1,4 +1,4 @@
-"""`CrossMemberAgreement`: do members recognise what others recall of the classes that they share?"""
+"""`CrossMemberAgreement`: whether members recognise the images that were recovered from other members."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from torch import Tensor
 
 from dfml.zoo.zoo import Zoo
 
-# Of images that another member recalls, half to two thirds are recognised in a sound zoo (docs/results/zoo-student.md).
-_ENOUGH = 40  # images, before a judgement
-_GUESSING = 1.25  # times the rate of guessing: a member that is no better knows nothing
-_ANOTHER = 0.25  # times the rate of guessing: a class that is hardly ever recognised is another one
+# In a sound zoo, members recognise half to two thirds of the images recovered from others (docs/results).
+_LEAST_IMAGES = 40  # before a warning
+_CHANCE_FACTOR = 1.25  # times the chance level: a member that is no better has not learned its classes
+_OTHER_CLASS_FACTOR = 0.25  # times the chance level: a class that is hardly ever recognised is another class
 
 
 class CrossMemberAgreement:
-    """Counts, for every output of every member, images that others recalled of its class, and those it recognised.
+    """Counts, for every output of every member, the images of its class from other members and how many it recognises.
 
-    Nobody has labels, but a class that several members know is recalled by one and put to the others. A member at
-    chance level, and a name that means different things to different members, give themselves away.
+    There are no labelled images, but a class that several members have in common is recovered from one and classified
+    by the others. A member at chance level, and a class name with different meanings, show in the counts.
 
     Args:
-        zoo: With its classes.
+        zoo: The members and their label space.
+
+    Attributes:
+        queried: Images of an output's class that the member was queried with, one count per output, members side by
+            side.
+        recognised: How many of these it classified as that output.
     """
 
     def __init__(self, zoo: Zoo) -> None:
@@ -31,64 +36,65 @@ class CrossMemberAgreement:
         self._classes = [torch.tensor(classes) for classes in zoo.classes.of_member]
         outputs = [len(classes) for classes in self._classes]
         self._columns = torch.split(torch.arange(sum(outputs)), outputs)
-        self.asked = torch.zeros(sum(outputs), dtype=torch.int64)
+        self.queried = torch.zeros(sum(outputs), dtype=torch.int64)
         self.recognised = torch.zeros(sum(outputs), dtype=torch.int64)
 
     def add(
         self,
         inverted_from: int,
         labels: Int64[Tensor, "images"],
-        answers: Mapping[int, Float[Tensor, "images _outputs"]],
+        scores: Mapping[int, Float[Tensor, "images _outputs"]],
     ) -> None:
-        """Count what was answered about images that one member recalled.
+        """Count the predictions for images that were recovered from one member.
 
         Args:
-            inverted_from: The member.
-            labels: Which of its outputs each image is of.
-            answers: Scores of members' outputs, by member. Those of members that answer nothing are not counted. Where
-                its own are among them, only images that it recognises itself count: others are no image of anything,
-                and say nothing of those that do not recognise them either.
+            inverted_from: Index of the member that the images were recovered from.
+            labels: For every image the output of that member that it was recovered as.
+            scores: Member index -> logits or log-probabilities of the images; members with NaN are not counted. If the
+                inverted member itself is among them, only images that it classifies as their label count: the others
+                show no class, and say nothing about the members that do not recognise them either.
         """
-        own = answers.get(inverted_from)
-        meant = slice(None) if own is None else own.argmax(dim=1) == labels
-        classes = self._classes[inverted_from][labels[meant].cpu()]
-        for member, every in answers.items():
-            scores = every[meant]
-            if member == inverted_from or bool(scores.isnan().any()):
+        own = scores.get(inverted_from)
+        confirmed = slice(None) if own is None else own.argmax(dim=1) == labels
+        classes = self._classes[inverted_from][labels[confirmed].cpu()]
+        for member, member_scores in scores.items():
+            predictions = member_scores[confirmed]
+            if member == inverted_from or bool(predictions.isnan().any()):
                 continue
-            known = classes[:, None] == self._classes[member]
-            shared, output = known.any(dim=1), known.int().argmax(dim=1)
-            right = scores.argmax(dim=1).cpu() == output
+            same_class = classes[:, None] == self._classes[member]
+            shared, output = same_class.any(dim=1), same_class.int().argmax(dim=1)
+            correct = predictions.argmax(dim=1).cpu() == output
             columns = self._columns[member]
-            self.asked[columns] += torch.bincount(output[shared], minlength=len(columns))
-            self.recognised[columns] += torch.bincount(output[shared & right], minlength=len(columns))
+            self.queried[columns] += torch.bincount(output[shared], minlength=len(columns))
+            self.recognised[columns] += torch.bincount(output[shared & correct], minlength=len(columns))
 
     def warnings(self) -> list[str]:
-        """One line for every member, or class of a member, that the others do not confirm."""
-        found = []
+        """One line for every member, or class of a member, whose predictions the other members contradict."""
+        lines = []
         for member, columns in enumerate(self._columns):
             name, labels = self._zoo.name(member), self._zoo[member].labels
-            asked, recognised = self.asked[columns], self.recognised[columns]
-            total, right = int(asked.sum()), int(recognised.sum())
-            guessing = 1.0 / len(columns)
-            if total >= _ENOUGH and right <= _GUESSING * guessing * total:
-                found.append(
-                    f"{name} recognises {right} of {total} images that other members recall of its classes, which is "
-                    "guessing: it may be at chance level, or its labels in another order"
+            queried, recognised = self.queried[columns], self.recognised[columns]
+            total, correct = int(queried.sum()), int(recognised.sum())
+            chance = 1.0 / len(columns)
+            if total >= _LEAST_IMAGES and correct <= _CHANCE_FACTOR * chance * total:
+                lines.append(
+                    f"{name} recognises {correct} of {total} images of its classes that were recovered from other "
+                    "members, which is chance level: it may be untrained, or its labels in another order"
                 )
                 continue
-            found += [
-                f"{name} recognises {int(recognised[output])} of {int(asked[output])} images that other members recall "
-                f"of {labels[output]!r}: the name may mean something else there (see --class-identity)"
+            lines += [
+                f"{name} recognises {int(recognised[output])} of {int(queried[output])} images of {labels[output]!r} "
+                "that were recovered from other members: the name may mean another class there (see --class-identity)"
                 for output in range(len(columns))
-                if int(asked[output]) >= _ENOUGH and int(recognised[output]) <= _ANOTHER * guessing * int(asked[output])
+                if int(queried[output]) >= _LEAST_IMAGES
+                and int(recognised[output]) <= _OTHER_CLASS_FACTOR * chance * int(queried[output])
             ]
-        return found
+        return lines
 
     def state_dict(self) -> dict[str, Tensor]:
         """The counts, for a checkpoint."""
-        return {"asked": self.asked, "recognised": self.recognised}
+        return {"queried": self.queried, "recognised": self.recognised}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
-        self.asked, self.recognised = tensors["asked"].cpu(), tensors["recognised"].cpu()
+        """Restore what `state_dict` returned."""
+        self.queried, self.recognised = tensors["queried"].cpu(), tensors["recognised"].cpu()

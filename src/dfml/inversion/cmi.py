@@ -1,7 +1,7 @@
-"""CMI (Fang et al., IJCAI 2021): a generator from scratch for every visit, kept from drawing the same image twice.
+"""CMI (Fang et al., IJCAI 2021, arXiv 2105.08584): a new generator per member and round, with a contrastive term.
 
-Without its contrastive term (`contrast` 0) this is the plain generator from scratch that earlier data-free
-meta-learning spends 200 steps on (papers 3).
+The contrastive term keeps the generator from producing the same image twice. Without it (`contrast` 0) this is the
+plain generator from scratch that earlier data-free meta-learning trains for 200 steps.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ _PROJECTION = 128  # width of the projection head, hidden and out
 
 
 class ContrastiveConfig(GeneratorConfig):
-    """CMI; defaults are those of its CIFAR-10 scripts (papers 3)."""
+    """Settings of CMI; the defaults are those of its CIFAR-10 scripts."""
 
     steps: PositiveInt = 200
     weights: InversionWeights = InversionWeights(
         batch_norm=1.0, disagreement=0.5, total_variation=0.0, l2=0.0, jitter=4, wrap=False, flip=True
     )
     contrast: NonNegativeFloat = 0.8
-    """Of the contrastive term: every image should be told from all others, of this visit and of earlier ones."""
+    """Weight of the contrastive loss, by which every image is told apart from all others of this round and of earlier
+    ones; 0 disables it."""
     temperature: PositiveFloat = 0.2
-    """Of the contrastive term."""
+    """Temperature of the contrastive loss."""
     bank: PositiveInt = 4096
-    """Images of earlier visits to a member that are remembered as negatives, as features (two of each image)."""
+    """Largest number of a member's earlier images that serve as negatives, kept as features (two per image)."""
 
 
 @dataclass
 class _Memory:
-    """Of one member: the projection head, and features of earlier images in both views."""
+    """One member's projection head, and the features of its earlier images in both views."""
 
     head: list[Tensor]
     local: Float[Tensor, "remembered features"]
@@ -50,43 +51,43 @@ class _Memory:
 
 
 class ContrastiveInversion(Engine):
-    """A new generator for every member and visit; a memory of images for every member.
+    """A new generator for every member and round, and a memory of image features for every member.
 
     Args:
-        config: Its settings.
-        preprocessing: Of the images that are drawn.
-        seed: Of all draws.
-        device: Where it lives.
-        stacked: Evaluate members of one architecture in one call; only without the contrastive term.
+        settings: Settings of CMI.
+        preprocessing: Size, mean and standard deviation of the generated images.
+        seed: Seed of all draws.
+        device: Device of the generators.
+        stacked: Whether members of one architecture are evaluated in one call; only without the contrastive term.
     """
 
     def __init__(
         self,
-        config: ContrastiveConfig,
+        settings: ContrastiveConfig,
         preprocessing: Preprocessing,
         *,
         seed: int = 0,
         device: torch.device | None = None,
         stacked: bool = False,
     ) -> None:
-        self.config, self.steps = config, config.steps
+        self.config, self.steps = settings, settings.steps
         self._preprocessing, self._seed, self._device = preprocessing, seed, device
-        self._stacked = stacked and not config.contrast
+        self._stacked = stacked and not settings.contrast
         self._memories: dict[str, _Memory] = {}
         self._statistics = StatisticsMemory()
 
     def start(
-        self, targets: Sequence[Target], visit: int = 0, *, student: StudentRowLogits | None = None
+        self, targets: Sequence[Target], round_index: int = 0, *, student: StudentRowLogits | None = None
     ) -> InversionRun:
         """See `Engine.start`."""
         networks = []
         for target in targets:
-            generator = seeds.generator(self._seed, "generator", visit, target.name)
-            drawn = int(torch.randint(2**31, (1,), generator=generator))
+            generator = seeds.generator(self._seed, "generator", round_index, target.name)
+            seed = int(torch.randint(2**31, (1,), generator=generator))
             size, latent, width = self._preprocessing.size, self.config.latent, self.config.width
-            networks.append(create_generator(size, latent=latent, width=width, seed=drawn).to(self._device))
+            networks.append(create_generator(size, latent=latent, width=width, seed=seed).to(self._device))
             if self.config.contrast and target.name not in self._memories:
-                self._memories[target.name] = self._empty(target)
+                self._memories[target.name] = self._new_memory(target)
         return _ContrastiveInversionRun(
             self.config,
             networks[0],
@@ -95,35 +96,35 @@ class ContrastiveInversion(Engine):
             targets,
             [self._memories.get(target.name) for target in targets],
             seed=self._seed,
-            visit=visit,
+            round_index=round_index,
             student=student,
-            earlier=self._statistics.of(targets),
+            previous_statistics=self._statistics.get(targets),
             stacked=self._stacked,
         )
 
-    def _empty(self, target: Target) -> _Memory:
+    def _new_memory(self, target: Target) -> _Memory:
         size, device = self._preprocessing.size, target.labels.device
-        width = target.classifier.layer_means(torch.zeros(2, 3, size, size, device=device)).shape[1]
+        width = target.network.layer_means(torch.zeros(2, 3, size, size, device=device)).shape[1]
         generator = seeds.generator(self._seed, "head", target.name)
         head = [
             (torch.randn(rows, columns, generator=generator) * columns**-0.5).to(device)
             for rows, columns in ((_PROJECTION, width), (_PROJECTION, _PROJECTION))
         ]
-        nothing = torch.zeros(0, width, device=device)
-        return _Memory(head, nothing, nothing)
+        empty = torch.zeros(0, width, device=device)
+        return _Memory(head, empty, empty)
 
     @torch.no_grad()
-    def learn(self, recovery: InversionRun, kept: Sequence[int] | None = None) -> None:
-        """Remember the images of a visit as negatives for the next ones, and the projection heads."""
-        assert isinstance(recovery, _ContrastiveInversionRun)
-        self._statistics.keep(recovery, kept)
+    def learn(self, run: InversionRun, kept: Sequence[int] | None = None) -> None:
+        """Store the features of a run's images as negatives for later rounds, and the projection heads."""
+        assert isinstance(run, _ContrastiveInversionRun)
+        self._statistics.update(run, kept)
         if not self.config.contrast:
             return
-        for index, images in enumerate(recovery.images()):
+        for index, images in enumerate(run.images()):
             if kept is None or index in kept:
-                target, memory = recovery.targets[index], self._memories[recovery.targets[index].name]
-                local, whole = recovery.features(target.classifier, images, recovery.done)
-                memory.head = [value.detach().clone() for value in recovery.extra_weights(index)]
+                target, memory = run.targets[index], self._memories[run.targets[index].name]
+                local, whole = run.features(target.network, images, run.done)
+                memory.head = [value.detach().clone() for value in run.extra_weights(index)]
                 memory.local = torch.cat([memory.local, local])[-self.config.bank :]
                 memory.whole = torch.cat([memory.whole, whole])[-self.config.bank :]
 
@@ -155,9 +156,9 @@ class _ContrastiveInversionRun(GeneratorInversionRun):
         memories: Sequence[_Memory | None],
         *,
         seed: int,
-        visit: int,
+        round_index: int,
         student: StudentRowLogits | None,
-        earlier: Sequence[EmaStatistics],
+        previous_statistics: Sequence[EmaStatistics],
         stacked: bool,
     ) -> None:
         self._contrast, self._memories = config, memories
@@ -171,9 +172,9 @@ class _ContrastiveInversionRun(GeneratorInversionRun):
             preprocessing,
             targets,
             seed=seed,
-            visit=visit,
+            round_index=round_index,
             student=student,
-            earlier=earlier,
+            previous_statistics=previous_statistics,
             stacked=stacked,
         )
 
@@ -181,22 +182,22 @@ class _ContrastiveInversionRun(GeneratorInversionRun):
         return self._heads[index]
 
     def extra_loss(self, index: int, images: Tensor) -> Tensor | None:
-        """Instance discrimination: a part of an image is matched with the whole image, among all images."""
+        """Instance discrimination: match a part of an image with the whole image, among all images (InfoNCE)."""
         memory = self._memories[index]
         if memory is None:
             return None
-        local, whole = self.features(self.targets[index].classifier, images, self.done)
+        local, whole = self.features(self.targets[index].network, images, self.done)
         queries = self._project(index, torch.cat([local, memory.local]))
         keys = self._project(index, torch.cat([whole, memory.whole])).detach()
         own = torch.arange(len(queries), device=queries.device)
         losses = functional.cross_entropy(queries @ keys.T / self._contrast.temperature, own, reduction="none")
-        fresh, remembered = losses[: len(images)], losses[len(images) :]
-        # Averaged separately, so that a long memory does not drown the images at hand.
-        return self._contrast.contrast * (fresh.mean() + (remembered.mean() if len(remembered) else 0.0))
+        current, earlier = losses[: len(images)], losses[len(images) :]
+        # Averaged separately: otherwise a long memory outweighs the current images.
+        return self._contrast.contrast * (current.mean() + (earlier.mean() if len(earlier) else 0.0))
 
     def features(self, classifier: PretrainedClassifier, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """What a member makes of a part of every image (a random resized crop), and of the whole of it."""
-        generator = seeds.generator(self._seed, "crops", self._visit, step)
+        """Features of a part of every image (a random resized crop) and of the whole image, from a member."""
+        generator = seeds.generator(self._seed, "crops", self._round_index, step)
         parts = random_crops(images, (0.25, 1.0), generator)
         whole = random_crops(images, (1.0, 1.0), generator)
         return classifier.layer_means(parts), classifier.layer_means(whole)
@@ -209,14 +210,19 @@ class _ContrastiveInversionRun(GeneratorInversionRun):
 def random_crops(
     images: Float[Tensor, "images 3 size size"], area: tuple[float, float], generator: torch.Generator
 ) -> Float[Tensor, "images 3 size size"]:
-    """A random square of every image, resized to the whole, mirrored at random; differentiable.
+    """Crop a random square of every image, resize it to the image's size and mirror it at random; differentiable.
 
-    A square as large as the image is shifted by up to an eighth of it; what comes in is black.
+    A square as large as the image is shifted by up to an eighth of its side; black comes in.
+
+    Args:
+        images: Images in [0, 1].
+        area: Smallest and largest area of the square, as fractions of the image.
+        generator: Generator of the draws, on the CPU.
     """
     low, high = area
     draw = torch.rand(4, len(images), generator=generator).to(images.device, images.dtype)
     side = (low + (high - low) * draw[0]).sqrt()
-    # Within the centres of the outermost pixels: beyond them, black would be mixed into a part of the image.
+    # Between the centres of the outermost pixels: beyond them, interpolation mixes black into the crop.
     inside = (1.0 - side) * (1.0 - 1.0 / images.shape[-1])
     slack = torch.where(side == 1.0, torch.full_like(side, 0.25), inside)
     place = torch.zeros(len(images), 2, 3, device=images.device, dtype=images.dtype)

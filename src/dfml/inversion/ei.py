@@ -1,13 +1,12 @@
-"""Episode inversion (EI): pixels are optimised directly until a classifier takes them for its own (papers 1.2, 3).
+"""Episode inversion (EI): optimise pixels directly until a classifier recognises them as its own training classes.
 
-With a student and `weights.divergence` js this is what DeepInversion does, up to the form of its image priors.
+PURER (Hu et al., CVPR 2023, arXiv 2303.11183). With a student and `weights.divergence` js this is DeepInversion (Yin et
+al., CVPR 2020, arXiv 1912.08795) up to the form of its image priors.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -25,47 +24,36 @@ from dfml.inversion.engine import (
     Target,
     recover,
 )
-from dfml.inversion.initialisation import dark_strokes, dead_leaves, pen_strokes
-from dfml.inversion.loss import (
-    InversionLoss,
-    InversionWeights,
-    batch_norm_distance,
-    inversion_loss,
-    sample_view,
-)
+from dfml.inversion.initialisation import InitialPixels, dead_leaves, matched_initialisations
+from dfml.inversion.loss import InversionLoss, InversionWeights, inversion_loss, sample_view
+from dfml.schedules import half_cosine
 from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import PretrainedClassifier
 
-InitialPixels = Callable[[int, int, torch.Generator], Float[Tensor, "count 3 size size"]]
-"""(count, size, generator) -> images of nothing, in normalised space."""
-
-_COMPARED = 64  # images of each kind, to find the kind that a member knows best
-
 
 class PixelInversionConfig(FrozenSettings):
-    """Settings of pixel inversion.
+    """Settings of episode inversion.
 
-    Unlike PURER, which never shows its images, the defaults here weigh statistics and smoothness so that the images are
-    fit to look at.
+    The default weights give more weight to statistics and smoothness than PURER's, so that the images can be looked at.
     """
 
     start: Literal["noise", "dead_leaves", "auto"] = "noise"
-    """The first pixels. `noise`: N(0, 1). `leaves`: dead leaves (`dfml.inversion.initialisation`), which look more like
-    photographs before the first step than noise does after hundreds. `familiar`: dead leaves, and for every other image
-    light or dark strokes of a pen where these are nearer to a member's batch-norm statistics."""
+    """Initial pixels. `noise`: N(0, 1). `dead_leaves`: random overlapping shapes, whose image statistics are closer to
+    those of photographs than pixels inverted from noise. `auto`: dead leaves, and for every other image light or dark
+    pen strokes if these are closer to the member's batch-norm statistics."""
     steps: NonNegativeInt = 400
-    """0: the first pixels as they are."""
+    """Number of optimiser steps; 0 returns the initial pixels."""
     lr: PositiveFloat = 0.1
-    """Of Adam, for pixels in normalised space; falls to zero along a half cosine."""
+    """Learning rate of Adam for pixels in normalised space; falls to zero along a half cosine."""
     weights: InversionWeights = InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001)
 
 
 class PixelInversion(Engine):
-    """Every image is its own parameter. Nothing is learned from one member for another.
+    """Every pixel is a parameter. Nothing is learned from one member for another.
 
     Args:
-        config: Steps, learning rate, weights of the loss.
-        seed: Of the first pixels, in the member's normalised space, and of the views.
+        config: Steps, learning rate and weights of the loss.
+        seed: Seed of the initial pixels and of the views.
     """
 
     def __init__(self, config: PixelInversionConfig, seed: int = 0) -> None:
@@ -73,48 +61,50 @@ class PixelInversion(Engine):
         self.seed = seed
         self.steps = config.steps
         self._statistics = StatisticsMemory()
-        self._matched: dict[str, tuple[InitialPixels, ...]] = {}
+        self._initialisations: dict[str, tuple[InitialPixels, ...]] = {}
 
     def start(
-        self, targets: Sequence[Target], visit: int = 0, *, student: StudentRowLogits | None = None
+        self, targets: Sequence[Target], round_index: int = 0, *, student: StudentRowLogits | None = None
     ) -> InversionRun:
         """See `Engine.start`."""
-        first = [self._initial_pixels(target, visit).requires_grad_() for target in targets]
-        return _PixelInversionRun(self.config, self.seed, targets, visit, first, student, self._statistics.of(targets))
+        pixels = [self._initial_pixels(target, round_index).requires_grad_() for target in targets]
+        previous = self._statistics.get(targets)
+        return _PixelInversionRun(self.config, self.seed, targets, round_index, pixels, student, previous)
 
-    def _initial_pixels(self, target: Target, visit: int) -> Tensor:
-        size = target.classifier.preprocessing.size
+    def _initial_pixels(self, target: Target, round_index: int) -> Tensor:
+        size = target.network.preprocessing.size
         if self.config.start == "noise":
-            # One draw an image: asking for more images does not change the first ones' start.
+            # One draw per image: the first images do not depend on how many are asked for.
             draws = [
-                torch.randn(3, size, size, generator=seeds.generator(self.seed, "pixels", visit, target.name, i))
+                torch.randn(3, size, size, generator=seeds.generator(self.seed, "pixels", round_index, target.name, i))
                 for i in range(len(target.labels))
             ]
             return torch.stack(draws).to(target.labels.device)
         kinds: tuple[InitialPixels, ...] = (dead_leaves,)
         if self.config.start == "auto":
-            if target.name not in self._matched:
-                self._matched[target.name] = matched_initialisations(target.classifier, self.seed)
-            kinds = self._matched[target.name]
-        drawn = torch.empty(len(target.labels), 3, size, size)
-        for place, (make, purpose) in enumerate(zip(kinds, ("dead_leaves", "strokes"), strict=False)):
-            # Images take turns; the next visit begins with another kind: classes of one image a visit get both.
-            turn = slice((place + visit) % len(kinds), None, len(kinds))
-            draw = seeds.generator(self.seed, purpose, visit, target.name)
-            if len(drawn[turn]):
-                drawn[turn] = make(len(drawn[turn]), size, draw)
-        return drawn.to(target.labels.device)
+            if target.name not in self._initialisations:
+                self._initialisations[target.name] = matched_initialisations(target.network, self.seed)
+            kinds = self._initialisations[target.name]
+        pixels = torch.empty(len(target.labels), 3, size, size)
+        for position, (draw, purpose) in enumerate(zip(kinds, ("leaves", "strokes"), strict=False)):
+            # Images alternate between the kinds, and the next round begins with the other one: over the rounds, classes
+            # of one image per round get both.
+            own = slice((position + round_index) % len(kinds), None, len(kinds))
+            generator = seeds.generator(self.seed, purpose, round_index, target.name)
+            if len(pixels[own]):
+                pixels[own] = draw(len(pixels[own]), size, generator)
+        return pixels.to(target.labels.device)
 
-    def learn(self, recovery: InversionRun, kept: Sequence[int] | None = None) -> None:
-        """Keep the statistics of the images, for the momentum; see `Engine.learn`."""
-        self._statistics.keep(recovery, kept)
+    def learn(self, run: InversionRun, kept: Sequence[int] | None = None) -> None:
+        """Keep the statistics of the images for the momentum; see `Engine.learn`."""
+        self._statistics.update(run, kept)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See `Engine.state`."""
+        """See `Engine.state_dict`."""
         return self._statistics.state_dict()
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Engine.restore`."""
+        """See `Engine.load_state_dict`."""
         self._statistics.load_state_dict(tensors)
 
 
@@ -124,98 +114,61 @@ class _PixelInversionRun(InversionRun):
         config: PixelInversionConfig,
         seed: int,
         targets: Sequence[Target],
-        visit: int,
+        round_index: int,
         initial_pixels: Sequence[Tensor],
         student: StudentRowLogits | None,
-        earlier: Sequence[EmaStatistics],
+        previous_statistics: Sequence[EmaStatistics],
     ) -> None:
-        super().__init__(targets, student, earlier)
-        self._config, self._seed, self._visit = config, seed, visit
+        super().__init__(targets, student, previous_statistics)
+        self._config, self._seed, self._round_index = config, seed, round_index
         self._pixels = list(initial_pixels)
         self._optimiser = torch.optim.Adam(self._pixels, lr=config.lr)
 
     def step(self) -> list[InversionLoss]:
         weights, losses = self._config.weights, []
         for index, target in enumerate(self.targets):
-            generator = seeds.generator(self._seed, "view", self._visit, target.name, self.done)
+            generator = seeds.generator(self._seed, "view", self._round_index, target.name, self.done)
             loss = inversion_loss(
-                target.classifier,
+                target.network,
                 self._pixels[index],
                 target.labels,
-                target.classifier.preprocessing,
+                target.network.preprocessing,
                 weights,
                 sample_view(weights, generator),
                 student=self.student_for(target.rows),
-                earlier=self.earlier[index],
+                previous_statistics=self.previous_statistics[index],
             )
             (self._pixels[index].grad,) = torch.autograd.grad(loss.total, self._pixels[index])
             self.ema_statistics[index] = loss.ema_statistics
             losses.append(loss.detach())
         for group in self._optimiser.param_groups:
-            group["lr"] = self._config.lr * 0.5 * (1.0 + math.cos(math.pi * min(self.done / self._config.steps, 1.0)))
+            group["lr"] = self._config.lr * half_cosine(min(self.done / self._config.steps, 1.0))
         self._optimiser.step()
         self.done += 1
         return losses
 
     def images(self) -> list[Tensor]:
-        """As large as each member's input; clipped."""
+        """Images in the size of each member's input, clipped to [0, 1]."""
         return [
-            target.classifier.preprocessing.denormalise(pixels.detach()).clamp(0.0, 1.0)
+            target.network.preprocessing.denormalise(pixels.detach()).clamp(0.0, 1.0)
             for target, pixels in zip(self.targets, self._pixels, strict=True)
         ]
 
 
-@torch.no_grad()
-def matched_initialisations(classifier: PretrainedClassifier, seed: int = 0) -> tuple[InitialPixels, ...]:
-    """Which images of nothing recovery from a classifier should begin with, by its batch-norm statistics.
-
-    Strokes never stand alone: writing whose statistics they share may still be unlike them, and is then recalled worse
-    than from leaves; the two together did well on all letters that were tried (docs/results/datasets.md).
-
-    Args:
-        classifier: The member.
-        seed: Of the images that it is shown.
-
-    Returns:
-        `dead_leaves`; after it `pen_strokes` or `dark_strokes`, whichever is nearer, if nearer than leaves.
-    """
-    if not classifier.num_batch_norms:
-        return (dead_leaves,)
-    space = classifier.preprocessing
-    device = next(classifier.parameters()).device
-
-    def distance(drawn: Tensor) -> float:
-        _, statistics = classifier.logits_and_statistics(space.denormalise(drawn.to(device)).clamp(0.0, 1.0))
-        return batch_norm_distance(statistics).item()
-
-    leaves, strokes = _to_compare(space.size, seed)
-    light, dark = distance(strokes), distance(-strokes)
-    if min(light, dark) < distance(leaves):
-        return dead_leaves, pen_strokes if light <= dark else dark_strokes
-    return (dead_leaves,)
-
-
-@lru_cache(maxsize=1)
-def _to_compare(size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Leaves and light strokes that all members of one size are shown: to draw large ones takes seconds."""
-    leaves, strokes = (make(_COMPARED, size, seeds.generator(seed, "familiar")) for make in (dead_leaves, pen_strokes))
-    return leaves, strokes
-
-
-def invert_member(
+def invert_classifier(
     classifier: PretrainedClassifier,
     labels: Int64[Tensor, " images"],
     config: PixelInversionConfig | None = None,
     *,
     seed: int = 0,
 ) -> Float[Tensor, "images 3 size size"]:
-    """Recover images from one classifier.
+    """Recover images from one classifier in memory by episode inversion.
 
     Args:
-        classifier: The member.
-        labels: The output that each image is to be of.
-        config: None: the defaults.
-        seed: Of start and views.
+        classifier: The classifier.
+        labels: For every image the output that it is assigned to.
+        config: Settings; None: the defaults.
+        seed: Seed of the initial pixels and of the views.
 
     Returns:
         Images in [0, 1].

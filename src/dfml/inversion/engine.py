@@ -1,7 +1,7 @@
-"""What every inversion engine is: it starts on members, steps, and gives images.
+"""The interface of inversion engines: an engine starts a run on some members, the run steps and gives images.
 
-An `Engine` lasts as long as a run and keeps what it learns from one member for the next (FIVE's generator, the memory
-of CMI). A `InversionRun` is one visit to one or several members.
+An `Engine` lasts as long as a training and carries what it learns from one round to the next (the generator of FIVE,
+the memory of CMI). An `InversionRun` is the inversion of one or several members within one round.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dfml.inversion.loss import InversionLoss, Student
+from dfml.inversion.loss import InversionLoss, StudentLogits
+from dfml.zoo.members import Predicts
 from dfml.zoo.pretrained import PretrainedClassifier
 
 StudentRowLogits = Callable[[Tensor, Tensor | None], Tensor]
-"""(images, a target's `rows`) -> the student's logits for the outputs of that target's member."""
+"""(images, `Target.rows`) -> the student's logits for the outputs of the target's member."""
+
+EmaStatistics = tuple[Tensor, ...]
+"""Moving averages of the mean and variance of every batch-norm layer of a member, alternating."""
 
 
 @dataclass(frozen=True)
@@ -27,137 +31,152 @@ class Target:
     """What is to be recovered from one member.
 
     Attributes:
-        name: The member's; what an engine remembers of a member, it remembers under this name.
+        name: Name of the member; an engine stores what belongs to a member under it.
         classifier: The member.
-        labels: For every image, the output that it is to be of.
-        rows: For the student: which rows of its head stand for the member's outputs; None where no student is asked.
+        labels: For every image the output of the member that it is assigned to.
+        rows: Rows of the student's head that stand for the member's outputs; None without a student.
+        images: Only for engines that share pixels (`EngineEntry.shares_pixels`): for every entry of `labels`, the index
+            of the image within one set that all targets of a run have in common. None: the target has images of its
+            own.
     """
 
     name: str
-    classifier: PretrainedClassifier
+    classifier: Predicts
     labels: Int64[Tensor, " images"]
     rows: Int64[Tensor, " outputs"] | None = None
+    images: Int64[Tensor, " images"] | None = None
 
+    @property
+    def network(self) -> PretrainedClassifier:
+        """The member as a classifier with gradients.
 
-EmaStatistics = tuple[Tensor, ...]
-"""Mean and variance of every batch-norm layer of a member, over some of its images."""
+        Raises:
+            TypeError: If it only predicts; `EngineEntry.needs` keeps such members away from an engine.
+        """
+        if not isinstance(self.classifier, PretrainedClassifier):
+            raise TypeError(f"expected a member with gradients, found {self.name}, which only predicts")
+        return self.classifier
 
 
 class InversionRun(ABC):
-    """One visit to some members.
+    """The inversion of some members in one round.
 
     Attributes:
         targets: What is being recovered.
-        done: Steps taken.
-        earlier: For every target the statistics of earlier visits' images, which this visit's are drawn towards; empty
-            without momentum, or at a first visit.
-        ema_statistics: The same with this visit's images among them.
+        done: Number of steps taken.
+        previous_statistics: For every target the EMA statistics of earlier rounds' images; empty without momentum, or
+            in a member's first round.
+        ema_statistics: The same with this round's images included.
     """
 
     def __init__(
         self,
         targets: Sequence[Target],
         student: StudentRowLogits | None = None,
-        earlier: Sequence[EmaStatistics] | None = None,
+        previous_statistics: Sequence[EmaStatistics] | None = None,
     ) -> None:
         self.targets = tuple(targets)
         self.done = 0
-        self.earlier: tuple[EmaStatistics, ...] = tuple(earlier or [()] * len(self.targets))
-        self.ema_statistics: list[EmaStatistics] = list(self.earlier)
+        self.previous_statistics: tuple[EmaStatistics, ...] = tuple(previous_statistics or [()] * len(self.targets))
+        self.ema_statistics: list[EmaStatistics] = list(self.previous_statistics)
         self._student = student
 
     @abstractmethod
     def step(self) -> list[InversionLoss]:
-        """One step of the optimiser for every target; returns the losses before it."""
+        """Take one optimiser step for every target and return the losses before it, detached."""
 
     @abstractmethod
     def images(self) -> list[Float[Tensor, "_images 3 _size _size"]]:
-        """For every target its images as they stand, after all steps: in [0, 1], attached to no graph."""
+        """The current images of every target, in the order of its labels: in [0, 1], without a graph."""
 
-    def student_for(self, rows: Tensor | None) -> Student | None:
-        """The student as the loss of a target with these `rows` wants it."""
+    def student_for(self, rows: Tensor | None) -> StudentLogits | None:
+        """The student as a function of images alone, for a target with these `rows`; None without a student."""
         student = self._student
         return None if student is None else lambda images: student(images, rows)
 
 
 class Engine(ABC):
-    """A way to recover images.
+    """A method of recovering images from classifiers.
 
     Attributes:
-        steps: Of a visit, unless the caller knows better.
+        steps: Number of steps of a run, unless the caller chooses another.
     """
 
     steps: int
 
     @abstractmethod
     def start(
-        self, targets: Sequence[Target], visit: int = 0, *, student: StudentRowLogits | None = None
+        self, targets: Sequence[Target], round_index: int = 0, *, student: StudentRowLogits | None = None
     ) -> InversionRun:
-        """Begin a visit to some members.
+        """Start to recover images from some members.
 
         Args:
             targets: What is to be recovered.
-            visit: Its number: draws differ from visit to visit, and are the same when a visit is repeated.
-            student: Whom the images should be hard for.
+            round_index: Number of the round. Random draws differ between rounds and repeat when a round is repeated.
+            student: Student logits; images maximise the divergence between member and student. None disables the term.
         """
 
-    def learn(self, recovery: InversionRun, kept: Sequence[int] | None = None) -> None:  # noqa: B027
-        """Keep what a visit has taught for later ones.
+    def learn(self, run: InversionRun, kept: Sequence[int] | None = None) -> None:  # noqa: B027
+        """Update the engine with what a run has found.
 
         Args:
-            recovery: Of `start`, after its steps.
-            kept: The targets to learn from; None: all.
+            run: A run of `start`, after its steps.
+            kept: Indices of the targets to learn from; None: all.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the engine has learned so far, for a checkpoint."""
+        """Everything that the engine has learned, as named tensors for a checkpoint."""
         return {}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """The inverse of `state`."""
+        """Restore what `state_dict` returned."""
 
 
 class StatisticsMemory:
-    """Batch-norm statistics of the images that were recovered from each member so far, for the momentum."""
+    """EMA of the batch-norm statistics of each member's recovered images, for the momentum (FastDFKD)."""
+
+    PREFIX = "ema_statistics."
 
     def __init__(self) -> None:
-        self._of: dict[str, EmaStatistics] = {}
+        self._by_member: dict[str, EmaStatistics] = {}
 
-    def of(self, targets: Sequence[Target]) -> list[EmaStatistics]:
-        """For every target; empty for a member that was never visited."""
-        return [self._of.get(target.name, ()) for target in targets]
+    def get(self, targets: Sequence[Target]) -> list[EmaStatistics]:
+        """The statistics of every target's member; empty before its first round."""
+        return [self._by_member.get(target.name, ()) for target in targets]
 
-    def keep(self, recovery: InversionRun, kept: Sequence[int] | None) -> None:
-        """Remember a visit; see `Engine.learn`."""
-        for index in range(len(recovery.targets)) if kept is None else kept:
-            if recovery.ema_statistics[index]:
-                self._of[recovery.targets[index].name] = recovery.ema_statistics[index]
+    def update(self, run: InversionRun, kept: Sequence[int] | None) -> None:
+        """Store the statistics of a run; see `Engine.learn`."""
+        for index in range(len(run.targets)) if kept is None else kept:
+            if run.ema_statistics[index]:
+                self._by_member[run.targets[index].name] = run.ema_statistics[index]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
-        each = self._of.items()
-        return {f"ema_statistics.{name}.{i}": value for name, parts in each for i, value in enumerate(parts)}
+        """Named tensors for a checkpoint, `ema_statistics.MEMBER.N`."""
+        members = self._by_member.items()
+        return {f"{self.PREFIX}{name}.{i}": value for name, parts in members for i, value in enumerate(parts)}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`; ignores others."""
-        prefixes = Counter(key.rpartition(".")[0] for key in tensors if key.startswith("ema_statistics."))
-        self._of = {
-            prefix.removeprefix("ema_statistics."): tuple(tensors[f"{prefix}.{index}"] for index in range(count))
+        """Restore what `state_dict` returned; other tensors are ignored."""
+        prefixes = Counter(key.rpartition(".")[0] for key in tensors if key.startswith(self.PREFIX))
+        self._by_member = {
+            prefix.removeprefix(self.PREFIX): tuple(tensors[f"{prefix}.{index}"] for index in range(count))
             for prefix, count in prefixes.items()
         }
 
 
-def recover(engine: Engine, targets: Sequence[Target], visit: int = 0) -> list[Float[Tensor, "_images 3 _size _size"]]:
+def recover(
+    engine: Engine, targets: Sequence[Target], round_index: int = 0
+) -> list[Float[Tensor, "_images 3 _size _size"]]:
     """Recover images in the engine's own number of steps; the engine learns nothing from it.
 
-    For members that an engine was meta-trained on, and for newcomers alike.
+    Works for members that an engine was meta-trained on and for new ones alike.
     """
-    recovery = engine.start(targets, visit)
+    run = engine.start(targets, round_index)
     for _ in range(engine.steps):
-        recovery.step()
-    return recovery.images()
+        run.step()
+    return run.images()
 
 
 def balanced_labels(outputs: int, per_class: int, device: torch.device | str = "cpu") -> Int64[Tensor, " images"]:
-    """`per_class` images of every output, class by class."""
+    """Labels of `per_class` images of every output, output by output."""
     return torch.arange(outputs, device=device).repeat_interleave(per_class)

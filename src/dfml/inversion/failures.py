@@ -1,4 +1,4 @@
-"""Which recoveries went wrong, and which members are not worth another visit."""
+"""`FailureTracker`: which inversions failed, and which members are excluded from further rounds."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _CONSTANT = 1e-3  # mean standard deviation of values in [0, 1]: a quarter of a 
 
 
 class FailureTracker:
-    """Keeps the record of members whose recovery fails, so that a run can go on without them.
+    """Records members whose inversion fails, so that a run can continue without them.
 
-    A member is excluded at once when its loss or its images are not finite, its images are flat, or all of a class are
-    the same; and after `patience` visits in a row that left the cross-entropy no lower than they found it, and worse
-    than guessing.
+    A member is excluded at once when its loss or its images are not finite, its images are constant, or all images of a
+    class are the same; and after `patience` rounds in a row in which the cross-entropy did not fall and ended above
+    that of a uniform prediction.
 
     Args:
-        patience: Such visits in a row.
+        patience: Number of such rounds in a row.
 
     Attributes:
-        excluded: What is wrong with the members that are not visited any more, by name.
+        excluded: Name of every excluded member -> what is wrong with it.
     """
 
     def __init__(self, patience: int = 5) -> None:
@@ -35,32 +35,32 @@ class FailureTracker:
         self._patience = patience
         self._stalled: dict[str, int] = {}
 
-    def judge(
+    def check(
         self,
         target: Target,
         losses: Sequence[InversionLoss],
         images: Float[Tensor, "images 3 size size"],
     ) -> bool:
-        """Whether a visit's images of one member can be used.
+        """Return whether the images that a run recovered from one member can be used.
 
         Args:
             target: What was to be recovered.
-            losses: Of this target, before each step; without any, only the images are judged.
-            images: After the last step.
+            losses: Losses of this target before each step; without any, only the images are checked.
+            images: Images after the last step.
         """
         values = [loss.label.item() for loss in losses]
         if not all(map(math.isfinite, values)) or not bool(images.isfinite().all()):
             self.excluded[target.name] = "the generator diverged (its loss is not finite)"
             return False
-        if _variety(images, target.labels) < _CONSTANT:
-            self.excluded[target.name] = "the generator collapsed (images are flat, or all of a class the same)"
+        if _least_deviation(images, target.labels) < _CONSTANT:
+            self.excluded[target.name] = "the generator collapsed (images are constant, or all of a class the same)"
             return False
         stalled = len(values) > 1 and values[-1] >= values[0] and values[-1] > math.log(len(target.classifier.labels))
         self._stalled[target.name] = self._stalled.get(target.name, 0) + 1 if stalled else 0
         if self._stalled[target.name] >= self._patience:
             self.excluded[target.name] = (
-                f"its cross-entropy has stopped falling (at {values[-1]:.2f}, worse than guessing, "
-                f"after {self._patience} visits)"
+                f"its cross-entropy has stopped falling (at {values[-1]:.2f}, worse than chance, "
+                f"after {self._patience} rounds)"
             )
             return False
         return True
@@ -70,15 +70,15 @@ class FailureTracker:
         return {"excluded": dict(self.excluded), "stalled": dict(self._stalled)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Restore what `state_dict` returned."""
         self.excluded, self._stalled = dict(state["excluded"]), dict(state["stalled"])
 
 
-def _variety(images: Tensor, labels: Tensor) -> float:
+def _least_deviation(images: Tensor, labels: Tensor) -> float:
     """Mean standard deviation over the pixels of an image, or over the images of a class, whichever is smaller."""
-    within = [images.flatten(1).std(dim=1).mean()]
+    deviations = [images.flatten(1).std(dim=1).mean()]
     classes = [images[labels == label] for label in set(labels.tolist())]
-    of_classes = [of_class.std(dim=0).mean() for of_class in classes if len(of_class) > 1]
-    if of_classes:
-        within.append(torch.stack(of_classes).mean())
-    return min(value.item() for value in within)
+    within_classes = [members.std(dim=0).mean() for members in classes if len(members) > 1]
+    if within_classes:
+        deviations.append(torch.stack(within_classes).mean())
+    return min(value.item() for value in deviations)

@@ -1,6 +1,6 @@
-"""InversionRun through generators: each member gets a copy of one generator, which a few steps specialise on it.
+"""Inversion by generators: each member gets a copy of one generator, which some steps adapt to the member.
 
-What FIVE, FastDFKD and CMI share (papers 2.2, 3). They differ in where the copies start from, and in what is kept.
+Shared by FIVE, FastDFKD and CMI, which differ in the weights that the copies start from and in what is kept afterwards.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ GeneratorWeights = dict[str, Tensor]
 
 
 class GeneratorConfig(FrozenSettings):
-    """A generator and its steps on one member; defaults are FREE's (papers 2.2, 2.5)."""
+    """Settings of a generator and of its steps on one member; the defaults are those of FREE."""
 
     steps: PositiveInt = 5
-    """On a member: k."""
+    """Number of steps on a member (k in FREE)."""
     lr: PositiveFloat = 0.001
-    """Of Adam, for the copy of the generator."""
+    """Learning rate of Adam for the member's copy of the generator."""
     latent_lr: NonNegativeFloat = 0.001
-    """Of Adam, for the latent vectors."""
+    """Learning rate of Adam for the latent vectors."""
     beta1: float = Field(default=0.5, ge=0.0, lt=1.0)
-    """Of Adam; its beta2 is 0.999."""
+    """First momentum coefficient of Adam; the second is 0.999."""
     latent: PositiveInt = 256
     """Length of a latent vector."""
     width: PositiveInt = 128
-    """Channels of the generator's first maps. Its cost falls with the square of it."""
+    """Number of channels of the generator's first feature maps; its cost grows with the square."""
     label_input: NonNegativeFloat = 0.0
-    """Tell the generator the labels: how much of an output's own random code is added to the latent vectors of its
-    images. 0 (FREE): it hears of them through the loss alone."""
+    """Scale of a random code of the label that is added to the latent vector of an image; 0 (FREE): the generator gets
+    no label as input."""
     weights: InversionWeights = InversionWeights(
         batch_norm=0.0, disagreement=1.0, total_variation=0.0, l2=0.0, jitter=4, wrap=False, flip=True
     )
@@ -51,13 +51,13 @@ class GeneratorConfig(FrozenSettings):
 
 @dataclass
 class GeneratorCopy:
-    """One member's generator, and what its steps have found.
+    """A member's copy of the generator and the gradients of its steps.
 
     Attributes:
-        weights: phi_i, leaves.
-        latents: z_i, a leaf.
-        last: The gradient to the weights at the last step.
-        total: The same, summed over all steps, where that is asked for.
+        weights: Weights of the copy (phi_i in FREE), leaf tensors.
+        latents: Latent vectors (z_i), a leaf tensor, one row per image.
+        last: Gradient of the weights at the last step.
+        total: Sum of the gradients of all steps; empty unless they are accumulated.
     """
 
     weights: GeneratorWeights
@@ -67,20 +67,21 @@ class GeneratorCopy:
 
 
 class GeneratorInversionRun(InversionRun):
-    """Generators at work on some members.
+    """The inversion of some members by copies of a generator.
 
     Args:
-        config: Of the steps.
-        network: The generator; its own weights are not used.
+        config: Settings of the steps.
+        network: The generator as a function; its own weights are not used.
         starts: For every target the weights that its copy starts from.
-        preprocessing: Of the images that are drawn; members resize and normalise on their own.
+        preprocessing: Size, mean and standard deviation of the generated images; members resize and normalise on their
+            own.
         targets: See `Engine.start`.
-        seed: Of latent vectors and views.
-        visit: See `Engine.start`.
+        seed: Seed of latent vectors and views.
+        round_index: See `Engine.start`.
         student: See `Engine.start`.
-        earlier: See `InversionRun`.
-        accumulate: Sum the gradients of all steps.
-        stacked: Evaluate targets of one architecture and as many images in one call.
+        previous_statistics: See `InversionRun`.
+        accumulate: Whether to sum the gradients of all steps.
+        stacked: Whether targets of one architecture with equally many images are evaluated in one call.
     """
 
     def __init__(
@@ -92,19 +93,19 @@ class GeneratorInversionRun(InversionRun):
         targets: Sequence[Target],
         *,
         seed: int,
-        visit: int,
+        round_index: int,
         student: StudentRowLogits | None = None,
-        earlier: Sequence[EmaStatistics] | None = None,
+        previous_statistics: Sequence[EmaStatistics] | None = None,
         accumulate: bool = False,
         stacked: bool = False,
     ) -> None:
-        super().__init__(targets, student, earlier)
+        super().__init__(targets, student, previous_statistics)
         self.config, self.preprocessing = config, preprocessing
-        self._network, self._seed, self._visit = network, seed, visit
+        self._network, self._seed, self._round_index = network, seed, round_index
         self._accumulate = accumulate
         self.copies = [self._copy(start, target) for start, target in zip(starts, self.targets, strict=True)]
-        self._groups = _groups(self.targets, self.earlier) if stacked else {}
-        self._stacks = {key: MemberStack([self.targets[i].classifier for i in g]) for key, g in self._groups.items()}
+        self._groups = _groups(self.targets, self.previous_statistics) if stacked else {}
+        self._stacks = {key: MemberStack([self.targets[i].network for i in g]) for key, g in self._groups.items()}
         weights = [value for copy in self.copies for value in copy.weights.values()]
         weights += [value for index in range(len(self.copies)) for value in self.extra_weights(index)]
         latents = [copy.latents for copy in self.copies]
@@ -116,7 +117,7 @@ class GeneratorInversionRun(InversionRun):
 
     def _copy(self, start: GeneratorWeights, target: Target) -> GeneratorCopy:
         weights = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
-        generator = seeds.generator(self._seed, "latents", self._visit, target.name)
+        generator = seeds.generator(self._seed, "latents", self._round_index, target.name)
         latents = torch.randn(len(target.labels), self._network.latent, generator=generator)
         if self.config.label_input:
             latents = latents + self.config.label_input * self._codes(target)
@@ -126,15 +127,15 @@ class GeneratorInversionRun(InversionRun):
 
     def _codes(self, target: Target) -> Tensor:
         codes = [
-            # The same for every run: a generator that one run has trained may be used by another.
+            # The same codes in every run: a generator that one run has trained may be used by another.
             torch.randn(self._network.latent, generator=seeds.generator(0, "code", output))
-            for output in range(len(target.classifier.labels))
+            for output in range(len(target.network.labels))
         ]
         return torch.stack(codes)[target.labels.cpu()]
 
     def step(self) -> list[InversionLoss]:
         """See `InversionRun.step`."""
-        view = sample_view(self.config.weights, seeds.generator(self._seed, "view", self._visit, self.done))
+        view = sample_view(self.config.weights, seeds.generator(self._seed, "view", self._round_index, self.done))
         losses: dict[int, InversionLoss] = {}
         for key, group in self._groups.items():
             losses |= self._stacked(self._stacks[key], group, view)
@@ -154,9 +155,10 @@ class GeneratorInversionRun(InversionRun):
 
     def _one(self, index: int, view: View) -> InversionLoss:
         copy, target = self.copies[index], self.targets[index]
-        drawn = self._draw(copy.weights, copy.latents)
-        loss = self._loss(target.classifier, drawn, target.labels, target.rows, self.earlier[index], view)
-        extra, weights = self.extra_loss(index, drawn), self.extra_weights(index)
+        generated = self._generate(copy.weights, copy.latents)
+        previous = self.previous_statistics[index]
+        loss = self._loss(target.network, generated, target.labels, target.rows, previous, view)
+        extra, weights = self.extra_loss(index, generated), self.extra_weights(index)
         total = loss.total if extra is None else loss.total + extra
         leaves = [copy.latents, *weights, *copy.weights.values()]
         copy.latents.grad, *gradients = torch.autograd.grad(total, leaves)
@@ -166,11 +168,11 @@ class GeneratorInversionRun(InversionRun):
         return loss
 
     def extra_weights(self, index: int) -> Sequence[Tensor]:
-        """Weights of `extra_loss` that are trained with one target's generator."""
+        """Weights of `extra_loss` that are trained together with one target's generator."""
         return ()
 
     def extra_loss(self, index: int, images: Float[Tensor, "images 3 size size"]) -> Tensor | None:
-        """A term of one target's loss that its engine adds; None: there is none."""
+        """A further term of one target's loss; None: there is none."""
         return None
 
     def _stacked(self, stack: MemberStack, group: list[int], view: View) -> dict[int, InversionLoss]:
@@ -182,34 +184,37 @@ class GeneratorInversionRun(InversionRun):
             latents: Tensor,
             labels: Tensor,
             rows: Tensor | None,
-            earlier: tuple[Tensor, ...],
+            previous: tuple[Tensor, ...],
         ) -> Any:
-            def loss(weights: GeneratorWeights, latents: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-                found = self._loss(member, self._draw(weights, latents), labels, rows, earlier, view)
-                return found.total, (found.label, found.batch_norm, found.disagreement, *found.ema_statistics)
+            def loss(weights: GeneratorWeights, latents: Tensor) -> tuple[Tensor, Any]:
+                found = self._loss(member, self._generate(weights, latents), labels, rows, previous, view)
+                return found.total, (found.parts, found.ema_statistics)
 
             return torch.func.grad_and_value(loss, argnums=(0, 1), has_aux=True)(weights, latents)
 
         weights = {name: torch.stack([copy.weights[name].detach() for copy in copies]) for name in copies[0].weights}
         rows = None if targets[0].rows is None else torch.stack([t.rows for t in targets if t.rows is not None])
-        (of_weights, of_latents), (totals, parts) = stack.map(
+        (weight_gradients, latent_gradients), (totals, (parts, ema_statistics)) = stack.map(
             gradient,
             torch.arange(len(group), device=copies[0].latents.device),
             weights,
             torch.stack([copy.latents.detach() for copy in copies]),
             torch.stack([target.labels for target in targets]),
             rows,
-            tuple(torch.stack(each) for each in zip(*(self.earlier[i] for i in group), strict=True)),
+            tuple(torch.stack(each) for each in zip(*(self.previous_statistics[i] for i in group), strict=True)),
         )
         losses = {}
         for place, index in enumerate(group):
-            copies[place].last = {name: value[place] for name, value in of_weights.items()}
-            copies[place].latents.grad = of_latents[place]
-            label, batch_norm, adversarial, *ema_statistics = (part[place] for part in parts)
-            losses[index] = InversionLoss(totals[place], label, batch_norm, adversarial, tuple(ema_statistics))
+            copies[place].last = {name: value[place] for name, value in weight_gradients.items()}
+            copies[place].latents.grad = latent_gradients[place]
+            losses[index] = InversionLoss(
+                totals[place],
+                {name: value[place] for name, value in parts.items()},
+                tuple(value[place] for value in ema_statistics),
+            )
         return losses
 
-    def _draw(self, weights: GeneratorWeights, latents: Tensor) -> Tensor:
+    def _generate(self, weights: GeneratorWeights, latents: Tensor) -> Tensor:
         images: Tensor = functional_call(self._network, weights, (latents,))
         return images
 
@@ -219,7 +224,7 @@ class GeneratorInversionRun(InversionRun):
         images: Tensor,
         labels: Tensor,
         rows: Tensor | None,
-        earlier: Sequence[Tensor],
+        previous_statistics: Sequence[Tensor],
         view: View,
     ) -> InversionLoss:
         pixels = self.preprocessing.normalise(images)
@@ -231,19 +236,19 @@ class GeneratorInversionRun(InversionRun):
             self.config.weights,
             view,
             student=self.student_for(rows),
-            earlier=earlier,
+            previous_statistics=previous_statistics,
         )
 
     @torch.no_grad()
     def images(self) -> list[Tensor]:
-        """As large as the generator draws them."""
-        return [self._draw(copy.weights, copy.latents) for copy in self.copies]
+        """Images in the size that the generator produces."""
+        return [self._generate(copy.weights, copy.latents) for copy in self.copies]
 
 
-def _groups(targets: Sequence[Target], earlier: Sequence[EmaStatistics]) -> dict[object, list[int]]:
-    """Targets that can be evaluated in one call; a first visit has no earlier statistics to be stacked with others'."""
+def _groups(targets: Sequence[Target], previous: Sequence[EmaStatistics]) -> dict[object, list[int]]:
+    """Targets that can be evaluated in one call; a member's first round has no previous statistics to stack."""
     groups: dict[object, list[int]] = {}
-    for index, (target, seen) in enumerate(zip(targets, earlier, strict=True)):
-        key = (stack_key(target.classifier), len(target.labels), target.rows is None, len(seen))
+    for index, (target, seen) in enumerate(zip(targets, previous, strict=True)):
+        key = (stack_key(target.network), len(target.labels), target.rows is None, len(seen))
         groups.setdefault(key, []).append(index)
     return groups

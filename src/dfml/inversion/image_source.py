@@ -1,7 +1,8 @@
-"""`ImageSource`: images of a zoo, a few members a visit, from whichever engine; bad members are named and left out."""
+"""`ImageSource`: recovered images of a zoo, some members per round, by any engine; failing members are excluded."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,28 +16,29 @@ from dfml.images import resize_and_crop
 from dfml.inversion.engine import StudentRowLogits, Target, balanced_labels
 from dfml.inversion.failures import FailureTracker
 from dfml.inversion.loss import InversionLoss
-from dfml.inversion.registry import InversionConfig, LearnedEngine, create_engine
+from dfml.inversion.registry import ENGINES, InversionConfig, LearnedEngine, create_engine, without_member_state
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.zoo import Zoo
 
 
 class ImageSource:
-    """Recovers images from members, and knows which of them are not worth another visit.
+    """Recovers images from the members of a zoo and excludes members whose inversion fails.
 
     Args:
         config: The engine and its settings.
-        zoo: Whose members are visited.
-        preprocessing: Of the images; those of members with another input are resized.
-        patience: See `FailureTracker`.
+        zoo: The members.
+        preprocessing: Size of the returned images; images of members with another input are resized. Generators also
+            use its mean and standard deviation.
+        patience: Rounds without progress after which a member is excluded; see `FailureTracker`.
         rows: For every member, the rows of the student's head that stand for its outputs; None without a student.
-        seed: Of all draws.
-        device: Where everything is.
+        seed: Seed of all draws.
+        device: Device of engine and labels; None: the CPU.
 
     Attributes:
-        engine: What recovers; it learns from visit to visit.
-        classes_per_round: The most classes of a member that a visit recovers images of.
-        health: The record of the members.
-        last: Means of the last visit's losses over the members that it went well with.
+        engine: The engine; it learns from round to round.
+        classes_per_round: Largest number of classes of one member in a round.
+        failures: The record of excluded members.
+        last: Means over members of the last round's losses, as metrics.
     """
 
     def __init__(
@@ -54,48 +56,58 @@ class ImageSource:
         self.failures = FailureTracker(patience)
         self.last: dict[str, float] = {}
         self.classes_per_round = config.classes_per_round
-        self._config, self._preprocessing = config, preprocessing
-        self._name, self._zoo, self._size, self._rows = config.engine, zoo, preprocessing.size, rows
+        self._entry = ENGINES.find(config.engine)
+        self._config, self._zoo, self._preprocessing, self._rows = config, zoo, preprocessing, rows
         self._seed, self._device = seed, device or torch.device("cpu")
         self._messages: list[str] = []
+        self._exclude_unsuited()
 
-    def sample_members(self, visit: int, count: int) -> list[int]:
-        """Up to `count` different members at random, without those that are excluded."""
-        fit = [index for index in range(len(self._zoo)) if self._zoo.name(index) not in self.failures.excluded]
-        order = torch.randperm(len(fit), generator=seeds.generator(self._seed, "members", visit))
-        return [fit[index] for index in order[:count].tolist()]
+    def _exclude_unsuited(self) -> None:
+        """Exclude members that lack what the engine needs; all members that are read from files have gradients."""
+        for index in range(len(self._zoo)):
+            if self._zoo.member_configs[index] is None and not isinstance(self._zoo[index], self._entry.needs):
+                name = self._zoo.name(index)
+                self.failures.excluded[name] = f"it only predicts, and the engine {self._config.engine} needs gradients"
+                self._messages.append(f"{name} is not inverted: {self.failures.excluded[name]}")
+        self._require_members()
 
-    def next_members(self, visit: int, count: int) -> list[int]:
-        """Up to `count` different members, so that after many visits all have been visited equally often.
+    def sample_members(self, round_index: int, count: int) -> list[int]:
+        """Draw up to `count` different members at random, without the excluded ones."""
+        usable = [index for index in range(len(self._zoo)) if self._zoo.name(index) not in self.failures.excluded]
+        order = torch.randperm(len(usable), generator=seeds.generator(self._seed, "members", round_index))
+        return [usable[index] for index in order[:count].tolist()]
 
-        Every round has an order of its own. Members that are excluded are passed over.
+    def next_members(self, round_index: int, count: int) -> list[int]:
+        """Take up to `count` different members in turn, so that over many rounds all are taken equally often.
+
+        Every pass over the zoo has its own random order. Excluded members are skipped.
         """
-        everyone = len(self._zoo)
-        chosen: dict[int, None] = {}
-        for place in range((visit - 1) * count, visit * count):
-            order = torch.randperm(everyone, generator=seeds.generator(self._seed, "round", place // everyone))
-            chosen[int(order[place % everyone])] = None  # a set that keeps its order
-        fit = [index for index in chosen if self._zoo.name(index) not in self.failures.excluded]
-        return fit or self.sample_members(visit, count)
+        members = len(self._zoo)
+        chosen: dict[int, None] = {}  # a set that keeps its order
+        for position in range((round_index - 1) * count, round_index * count):
+            order = torch.randperm(members, generator=seeds.generator(self._seed, "round", position // members))
+            chosen[int(order[position % members])] = None
+        usable = [index for index in chosen if self._zoo.name(index) not in self.failures.excluded]
+        return usable or self.sample_members(round_index, count)
 
-    def labels(self, member: int, per_class: int, visit: int) -> Int64[Tensor, " images"]:
-        """`per_class` images of every output of a member, or of as many of its outputs as a visit has room for."""
+    def labels(self, member: int, per_class: int, round_index: int) -> Int64[Tensor, " images"]:
+        """Labels of `per_class` images of every output of a member, at most `classes_per_round` outputs at random."""
         outputs = len(self._zoo.classes.of_member[member])
         if outputs <= self.classes_per_round:
             return balanced_labels(outputs, per_class, self._device)
-        draw = seeds.generator(self._seed, "outputs", visit, self._zoo.name(member))
-        chosen = torch.randperm(outputs, generator=draw)[: self.classes_per_round].sort().values
+        generator = seeds.generator(self._seed, "outputs", round_index, self._zoo.name(member))
+        chosen = torch.randperm(outputs, generator=generator)[: self.classes_per_round].sort().values
         return chosen.repeat_interleave(per_class).to(self._device)
 
     def most_images(self, per_class: int) -> int:
-        """Of one member that a visit recovers."""
+        """The largest number of images of one member in a round."""
         return per_class * min(max(map(len, self._zoo.classes.of_member)), self.classes_per_round)
 
     def recover(
         self,
         members: Sequence[int],
         per_class: int,
-        visit: int,
+        round_index: int,
         *,
         student: StudentRowLogits | None = None,
         own: Iterable[Tensor] = (),
@@ -103,50 +115,60 @@ class ImageSource:
         """Recover images from some members.
 
         Args:
-            members: Their indices.
+            members: Indices of the members.
             per_class: Images of every output that `labels` names.
-            visit: Its number: draws differ from visit to visit, and are the same when one is repeated.
-            student: Whom the images should be hard for.
-            own: The student's weights: when they are not finite, a failure is no member's fault.
+            round_index: Number of the round: draws differ between rounds and repeat when a round is repeated.
+            student: Student logits; images maximise the divergence between member and student. None disables the term.
+            own: The student's weights: if they are not finite, a failure is not the members'.
 
         Returns:
-            Images in [0, 1], in the order of `labels`, of every member whose recovery went well.
+            Member index -> images in [0, 1] in the order of `labels`, for every member whose inversion succeeded.
 
         Raises:
-            RunError: If no member is left to visit, or what learns is not finite itself.
+            RunError: If no member is left, or the engine or the student is not finite itself.
         """
-        names, rows = [self._zoo.name(index) for index in members], self._rows
-        targets = [
-            Target(name, self._zoo[index], self.labels(index, per_class, visit), rows[index] if rows else None)
-            for name, index in zip(names, members, strict=True)
-        ]
-        recovery = self.engine.start(targets, visit, student=student)
-        history = [recovery.step() for _ in range(self.engine.steps)]
-        images = recovery.images()
+        targets = self._targets(members, per_class, round_index)
+        run = self.engine.start(targets, round_index, student=student)
+        history = [run.step() for _ in range(self.engine.steps)]
+        images = run.images()
         kept = [
-            place
-            for place, target in enumerate(targets)
-            if self.failures.judge(target, [losses[place] for losses in history], images[place])
+            position
+            for position, target in enumerate(targets)
+            if self.failures.check(target, [losses[position] for losses in history], images[position])
         ]
-        self._report({name for place, name in enumerate(names) if place not in kept}, own)
-        self.engine.learn(recovery, kept)
-        self.last = _means([history[-1][place] for place in kept]) if history else {}
-        return {members[place]: resize_and_crop(images[place], self._size) for place in kept}
+        self._report({target.name for position, target in enumerate(targets) if position not in kept}, own)
+        self.engine.learn(run, kept)
+        self.last = _means([history[-1][position] for position in kept]) if history else {}
+        size = self._preprocessing.size
+        return {members[position]: resize_and_crop(images[position], size) for position in kept}
 
-    def learned_engine(self) -> LearnedEngine | None:
-        """The engine, if it is meta-trained, without what it stores of single members; None otherwise."""
-        if self._config.engine not in ("five", "fast_dfkd"):
-            return None
-        tensors = {n: v for n, v in self.engine.state_dict().items() if not n.startswith("ema_statistics.")}
-        return LearnedEngine(self._config, self._preprocessing, tensors)
+    def _targets(self, members: Sequence[int], per_class: int, round_index: int) -> list[Target]:
+        labels = [self.labels(index, per_class, round_index) for index in members]
+        shared: list[Tensor] | list[None] = [None] * len(members)
+        if self._entry.shares_pixels:
+            classes = [
+                torch.tensor(self._zoo.classes.of_member[index], device=self._device)[chosen]
+                for index, chosen in zip(members, labels, strict=True)
+            ]
+            shared = shared_images(classes)
+        return [
+            Target(
+                self._zoo.name(index),
+                self._zoo.classifier(index),
+                chosen,
+                self._rows[index] if self._rows else None,
+                images,
+            )
+            for index, chosen, images in zip(members, labels, shared, strict=True)
+        ]
 
     def pop_messages(self) -> list[str]:
-        """Who was excluded since the last call, and why."""
-        notes, self._messages = self._messages, []
-        return notes
+        """Return and forget which members were excluded since the last call, and why."""
+        messages, self._messages = self._messages, []
+        return messages
 
     def _report(self, names: set[str], own: Iterable[Tensor]) -> None:
-        """Say which members are excluded, unless the fault is not theirs."""
+        """Note the excluded members, unless the engine or the student is what failed."""
         for name in sorted(names):
             self._messages.append(f"{name} is excluded: {self.failures.excluded[name]}")
         if names and not all(bool(value.isfinite().all()) for value in [*self.engine.state_dict().values(), *own]):
@@ -154,6 +176,9 @@ class ImageSource:
                 "the generator or the learner itself is not finite any more; lower the learning rates. "
                 "The last checkpoint is intact"
             )
+        self._require_members()
+
+    def _require_members(self) -> None:
         if len(self.failures.excluded) == len(self._zoo):
             first, reason = next(iter(self.failures.excluded.items()))
             raise RunError(
@@ -161,22 +186,50 @@ class ImageSource:
                 "lower the engine's learning rates, or look at the members with `dfml zoo inspect`"
             )
 
+    def learned_engine(self) -> LearnedEngine | None:
+        """The engine with what it has learned, for members outside of the zoo; None if it is not meta-trained."""
+        if not self._entry.meta_trained:
+            return None
+        return LearnedEngine(self._config, self._preprocessing, without_member_state(self.engine.state_dict()))
+
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values for a checkpoint."""
-        return self.engine.state_dict(), {"engine": self._name, "health": self.failures.state_dict()}
+        return self.engine.state_dict(), {"engine": self._config.engine, "failures": self.failures.state_dict()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """The inverse of `state`.
+        """Restore what `state_dict` returned.
 
         Raises:
-            RunError: If the state is of another engine.
+            RunError: If the state belongs to another engine.
         """
-        if values["engine"] != self._name:
+        if values["engine"] != self._config.engine:
             raise RunError(
-                f"the checkpoint is of a run with the engine {values['engine']}, not {self._name}; use the same one"
+                f"the checkpoint is of a run with the engine {values['engine']}, not {self._config.engine}; use the "
+                "same one"
             )
         self.engine.load_state_dict(tensors)
-        self.failures.load_state_dict(values["health"])
+        self.failures.load_state_dict(values["failures"])
+
+
+def shared_images(classes: Sequence[Int64[Tensor, " _images"]]) -> list[Int64[Tensor, " _images"]]:
+    """Indices into one common set of images for several members: members that have a class in common share its images.
+
+    Args:
+        classes: For every member the class, in the zoo, of each of its images.
+
+    Returns:
+        For every member the indices of its images: the n-th image of a class is the same for all members.
+    """
+    numbers: dict[tuple[int, int], int] = {}
+    found = []
+    for of_member in classes:
+        counts: dict[int, int] = defaultdict(int)
+        indices = []
+        for label in of_member.tolist():
+            indices.append(numbers.setdefault((label, counts[label]), len(numbers)))
+            counts[label] += 1
+        found.append(torch.tensor(indices, device=of_member.device))
+    return found
 
 
 def _means(losses: list[InversionLoss]) -> dict[str, float]:
@@ -187,4 +240,7 @@ def _means(losses: list[InversionLoss]) -> dict[str, float]:
         "batch_norm_distance": [loss.batch_norm for loss in losses],
         "disagreement": [loss.disagreement for loss in losses],
     }
+    own = {"label", "batch_norm", "total_variation", "l2", "disagreement"}
+    for name in losses[0].parts.keys() - own:
+        parts[f"inversion_{name}"] = [loss.parts[name] for loss in losses]
     return {name: torch.stack(values).mean().item() for name, values in parts.items()}

@@ -1,40 +1,50 @@
-"""Images of nothing: dead leaves, with the statistics of photographs but no content; strokes, with those of writing.
+"""Synthetic initial images: dead leaves, with the statistics of photographs, and pen strokes, with those of writing.
 
-Photographs are full of edges, occlusions, smooth patches and texture at every scale; white noise has none of it. Dead
-leaves (shapes that fall on each other; Lee, Mumford and Huang 2001) have all, and are known to train networks that see
-real images well (Baradad et al., "Learning to See by Looking at Noise", NeurIPS 2021). Writing and drawings are lines,
-in two tones. No image is involved.
+Photographs have edges, occlusions, smooth regions and texture at every scale; white noise has none of them. Dead leaves
+(overlapping shapes; Lee, Mumford and Huang, IJCV 2001) have all of them, and networks trained on such images transfer
+to photographs (Baradad et al., "Learning to See by Looking at Noise", NeurIPS 2021). Writing and drawings are lines in
+two tones. Nothing here is made from images.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_LEAVES = 30
-_SPREAD = 0.9  # of leaf colours, in standard deviations of a photograph's pixels
-_TEXTURE = 0.3
-# Columns: brightness, blue against yellow, green against magenta. Photographs vary along them in this order.
+from dfml import seeds
+from dfml.inversion.terms import batch_norm_distance
+from dfml.zoo.pretrained import PretrainedClassifier
+
+InitialPixels = Callable[[int, int, torch.Generator], Float[Tensor, "count 3 size size"]]
+"""(count, size, generator) -> synthetic images in normalised space."""
+
+_LEAVES = 30  # shapes per image
+_SPREAD = 0.9  # standard deviation of leaf colours, in standard deviations of a photograph's pixels
+_TEXTURE = 0.3  # mean amplitude of the texture, in the same unit
+# Columns: brightness, blue against yellow, green against magenta: the principal colour axes of photographs, in order.
 _COLOURS = ((0.88, 0.4, 0.1), (0.9, 0.0, -0.15), (0.88, -0.4, 0.1))
-_STROKES = 4  # at most
-_PIECES = 12  # straight ones, that a stroke is drawn of
-_INK = 0.113  # share of an image that strokes cover, on average
-_CONTRAST = 0.27  # standard deviation of an image of 0 where there is no ink and 1 where there is
+_STROKES = 4  # per image, at most
+_PIECES = 12  # straight pieces that approximate a curved stroke
+_INK = 0.113  # mean fraction of an image that strokes cover
+_CONTRAST = 0.27  # standard deviation of an image that is 1 on strokes and 0 elsewhere
+_COMPARED = 64  # images of each kind that a member's batch-norm statistics are compared with
 
 
 def dead_leaves(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count 3 size size"]:
-    """Overlapping ellipses and rounded boxes of all sizes and colours, with a texture of coloured noise.
+    """Draw overlapping ellipses and rounded boxes of all sizes and colours, with a texture of coloured noise.
 
     Args:
-        count: Of images.
-        size: Pixels a side.
-        generator: On the CPU.
+        count: Number of images.
+        size: Height and width in pixels.
+        generator: Generator of the draws, on the CPU.
 
     Returns:
-        In normalised space: mean about 0 and standard deviation about 1 over many images.
+        Images in normalised space: mean about 0 and standard deviation about 1 over many images.
     """
     images = _colours(count, generator)[..., None, None].expand(count, 3, size, size)
     rows, columns = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
@@ -55,15 +65,15 @@ def dead_leaves(count: int, size: int, generator: torch.Generator) -> Float[Tens
 
 
 def pen_strokes(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count 3 size size"]:
-    """Light lines on dark ground, as a pen draws them: one to four curves, some of which go on where the last ended.
+    """Draw light lines on a dark ground: one to four curves; some continue where the last one ended.
 
     Args:
-        count: Of images.
-        size: Pixels a side.
-        generator: On the CPU.
+        count: Number of images.
+        size: Height and width in pixels.
+        generator: Generator of the draws, on the CPU.
 
     Returns:
-        In normalised space, like `dead_leaves`; see `dark_strokes` for the opposite.
+        Images in normalised space, like `dead_leaves`; `dark_strokes` inverts the two tones.
     """
     rows, columns = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
     pixels = torch.stack([columns, rows], dim=-1) / size
@@ -84,7 +94,7 @@ def pen_strokes(count: int, size: int, generator: torch.Generator) -> Float[Tens
 
 
 def dark_strokes(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count 3 size size"]:
-    """`pen_strokes`, dark on light."""
+    """Draw `pen_strokes` with dark lines on a light ground."""
     return -pen_strokes(count, size, generator)
 
 
@@ -93,15 +103,15 @@ def _on_curve(start: Tensor, bend: Tensor, stop: Tensor, at: float) -> Tensor:
 
 
 def _distance(points: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """Of points from straight pieces of line."""
-    way = stop - start
-    along = ((points - start) * way).sum(dim=-1) / way.square().sum(dim=-1).clamp_min(1e-12)
-    distance: Tensor = torch.linalg.vector_norm(points - start - along.clamp(0.0, 1.0)[..., None] * way, dim=-1)
+    """Distance of points from straight line segments."""
+    segment = stop - start
+    along = ((points - start) * segment).sum(dim=-1) / segment.square().sum(dim=-1).clamp_min(1e-12)
+    distance: Tensor = torch.linalg.vector_norm(points - start - along.clamp(0.0, 1.0)[..., None] * segment, dim=-1)
     return distance
 
 
 def coloured_noise(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "count 3 size size"]:
-    """Noise whose amplitude falls with frequency as that of photographs does, about as f^-1.2; mean 0, deviation 1."""
+    """Draw noise with the amplitude spectrum of photographs, about f^-1.2; mean 0 and standard deviation 1."""
     frequency = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None, :])
     frequency[0, 0] = 1.0
     steepness = 1.2 + 0.3 * torch.randn(count, 1, 1, 1, generator=generator)
@@ -114,3 +124,40 @@ def coloured_noise(count: int, size: int, generator: torch.Generator) -> Float[T
 
 def _colours(count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
     return _SPREAD * torch.randn(count, 3, generator=generator) @ torch.tensor(_COLOURS).T
+
+
+@torch.no_grad()
+def matched_initialisations(classifier: PretrainedClassifier, seed: int = 0) -> tuple[InitialPixels, ...]:
+    """Choose the initial images that are closest to a classifier's batch-norm statistics.
+
+    Strokes are never used alone: letters with similar statistics may still look different and are then recovered worse
+    than from dead leaves; alternating both did well on all letters that were tried (docs/results).
+
+    Args:
+        classifier: The member.
+        seed: Seed of the images that are compared.
+
+    Returns:
+        `dead_leaves`; after it `pen_strokes` or `dark_strokes`, whichever is closer, if it is closer than dead leaves.
+    """
+    if not classifier.num_batch_norms:
+        return (dead_leaves,)
+    preprocessing = classifier.preprocessing
+    device = next(classifier.parameters()).device
+
+    def distance(pixels: Tensor) -> float:
+        images = preprocessing.denormalise(pixels.to(device)).clamp(0.0, 1.0)
+        return batch_norm_distance(classifier.logits_and_statistics(images)[1]).item()
+
+    leaves, strokes = _compared_images(preprocessing.size, seed)
+    light, dark = distance(strokes), distance(-strokes)
+    if min(light, dark) < distance(leaves):
+        return dead_leaves, pen_strokes if light <= dark else dark_strokes
+    return (dead_leaves,)
+
+
+@lru_cache(maxsize=1)
+def _compared_images(size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Dead leaves and light strokes, kept for all members of one size: drawing large ones takes seconds."""
+    leaves, strokes = (draw(_COMPARED, size, seeds.generator(seed, "familiar")) for draw in (dead_leaves, pen_strokes))
+    return leaves, strokes

@@ -1,14 +1,17 @@
-"""What makes pixels look like something a classifier was trained on: the inversion loss (papers 1.2, 2.2, 3).
+"""The inversion loss: what images must satisfy to look like the training images of a classifier.
 
-Pure functions. Pixels are in normalised space: the image is `mean + std * pixels`. Norms are over whole tensors and not
-squared, as the papers have them.
+Sources: PURER (Hu et al., CVPR 2023, arXiv 2303.11183), DeepInversion (Yin et al., CVPR 2020, arXiv 1912.08795), CMI
+(Fang et al., IJCAI 2021, arXiv 2105.08584), FastDFKD (Fang et al., AAAI 2022, arXiv 2112.06253); docs/papers.md has the
+equations.
+
+The loss is a list of terms (`dfml.inversion.terms`). Pixels are in normalised space: an image in [0, 1] is
+`mean + std * pixels`. Everything here is a pure function.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -17,64 +20,92 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 from torch.nn import functional
 
+from dfml.inversion.terms import LossInputs, LossTerm, create_extra_terms, own_terms
 from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
 
-Student = Callable[[Float[Tensor, "images 3 size size"]], Float[Tensor, "images outputs"]]
-"""Whoever learns from the images: its logits for a member's outputs, from images nominally in [0, 1]."""
+StudentLogits = Callable[[Float[Tensor, "images 3 size size"]], Float[Tensor, "images outputs"]]
+"""A student's logits for the outputs of one member, for images in [0, 1] (nominally: pixels are not clipped)."""
 
 
 @runtime_checkable
 class InvertibleModel(Protocol):
-    """Whom images are recovered from: a `PretrainedClassifier`, one of a stack, an adapted network."""
+    """A model that images can be recovered from: a `PretrainedClassifier`, one of a stack, or an adapted network."""
 
     @property
     def size(self) -> int:
-        """Pixels a side of its input."""
+        """Height and width of its input in pixels."""
 
     def logits(self, images: Float[Tensor, "images 3 size size"], /) -> Float[Tensor, "images outputs"]:
-        """Of images nominally in [0, 1]."""
+        """Logits of images in [0, 1] of the model's size; differentiable."""
 
     def logits_and_statistics(
         self, images: Float[Tensor, "images 3 size size"], /
     ) -> tuple[Float[Tensor, "images outputs"], list[LayerStatistics]]:
-        """Also what its batch-norm layers see, beside what they ought to."""
+        """Logits, and for every batch-norm layer the statistics of the batch beside the running ones."""
 
 
 class InversionWeights(FrozenSettings):
-    """Weights of the inversion loss; on their own those of PURER, for every data set. A weight of 0 costs nothing."""
+    """Weights of the terms of the inversion loss; the defaults are those of PURER. Weight 0 disables a term."""
 
     label: NonNegativeFloat = 1.0
-    """Cross-entropy of the assigned labels."""
+    """Weight of the cross-entropy between the member's logits and the assigned labels."""
     batch_norm: NonNegativeFloat = 0.01
-    """Distance of the batch-norm statistics."""
+    """Weight of the distance between the batch's statistics and the running statistics of the batch-norm layers."""
     first_layer: NonNegativeFloat = 1.0
-    """Factor of the first batch-norm layer (DeepInversion on ImageNet: 10)."""
+    """Factor of the first batch-norm layer within that distance (DeepInversion on ImageNet: 10)."""
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of a member's earlier batches in the statistics that are compared (FastDFKD: 0.9); 0: this batch alone."""
+    """EMA coefficient of the statistics of a member's earlier batches, in [0, 1); 0 compares the current batch alone
+    (FastDFKD: 0.9)."""
     disagreement: NonNegativeFloat = 0.0
-    """Reward for images on which the student is still wrong about the member (CMI, FastDFKD, FREE: L_adv)."""
+    """Weight of the reward for images on which the student's predictions differ from the member's (CMI, FastDFKD, FREE:
+    adversarial loss)."""
     divergence: Literal["kl", "js"] = "kl"
-    """Of member and student: KL where both name the same class (CMI, FREE), or Jensen-Shannon (DeepInversion)."""
+    """Divergence of member and student: `kl`, Kullback-Leibler on images where both predict the same class (CMI, FREE),
+    or `js`, Jensen-Shannon (DeepInversion)."""
     student_gradient: bool = True
-    """Let the disagreement reach the images through the student too, as is usual; the released FREE has False."""
+    """Whether the gradient of the disagreement also flows through the student to the images; the released code of FREE
+    has False."""
     total_variation: NonNegativeFloat = 1e-4
-    """Of the differences between neighbouring pixels: an image prior (papers 1.2)."""
+    """Weight of the total variation of the pixels, an image prior."""
     l2: NonNegativeFloat = 1e-5
-    """Of the images' length: an image prior (papers 1.2)."""
+    """Weight of the L2 norm of the pixels, an image prior."""
+    extra: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    """Weights of loss terms from outside the package, by the names under which they are registered."""
     jitter: NonNegativeInt = 2
-    """Largest shift in pixels, drawn anew at every step for the whole batch."""
+    """Largest shift of the images in pixels along either axis, drawn at every step for the whole batch."""
     wrap: bool = True
-    """What is shifted out comes in again on the other side (PURER); False: the mean colour comes in (as in the random
-    crops of FREE and FastDFKD, which have black there)."""
+    """Whether pixels that are shifted out come in again on the other side (PURER); False fills with the mean colour."""
     flip: bool = False
-    """Mirror the whole batch at every other step, at random."""
+    """Whether the whole batch is mirrored horizontally with probability one half at every step."""
+
+    def terms(self) -> tuple[LossTerm, ...]:
+        """The terms of the loss that have a weight, dfml's own first; the label term always comes first."""
+        return (
+            *own_terms(
+                label=self.label,
+                batch_norm=self.batch_norm,
+                first_layer=self.first_layer,
+                total_variation=self.total_variation,
+                l2=self.l2,
+                disagreement=self.disagreement,
+                divergence=self.divergence,
+            ),
+            *create_extra_terms(self.extra),
+        )
 
 
 @dataclass(frozen=True)
 class View:
-    """How a batch of images is shifted and mirrored before it is shown to a member, so that no pixel is special."""
+    """A shift and a mirror image of a whole batch, applied before a member sees it.
+
+    Attributes:
+        rows: Shift downwards in pixels.
+        columns: Shift to the right in pixels.
+        flip: Whether to mirror horizontally, after the shift.
+        wrap: Whether pixels that are shifted out come in on the other side; otherwise zeros (the mean colour) come in.
+    """
 
     rows: int = 0
     columns: int = 0
@@ -82,7 +113,7 @@ class View:
     wrap: bool = True
 
     def apply(self, pixels: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch height width"]:
-        """The view of a batch in normalised space; differentiable."""
+        """Return the view of a batch in normalised space; differentiable."""
         if self.rows or self.columns:
             pixels = torch.roll(pixels, (self.rows, self.columns), dims=(-2, -1)) if self.wrap else self._shift(pixels)
         return pixels.flip(-1) if self.flip else pixels
@@ -95,95 +126,71 @@ class View:
 
 
 def sample_view(weights: InversionWeights, generator: torch.Generator) -> View:
-    """Offsets in [-jitter, jitter] for height and width, and whether to mirror."""
+    """Draw a view: offsets in [-jitter, jitter] along both axes, and whether to mirror."""
     rows, columns = torch.randint(-weights.jitter, weights.jitter + 1, (2,), generator=generator).tolist()
     flip = weights.flip and bool(torch.randint(2, (1,), generator=generator))
     return View(rows, columns, flip, weights.wrap)
 
 
-def batch_norm_distance(statistics: Sequence[LayerStatistics], first_layer: float = 1.0) -> Float[Tensor, ""]:
-    """Sum over layers of ||var - stored var||_2 + ||mean - stored mean||_2, over channels, not squared."""
-    distances = [
-        torch.linalg.vector_norm(layer.variance - layer.running_variance)
-        + torch.linalg.vector_norm(layer.mean - layer.running_mean)
-        for layer in statistics
-    ]
-    return torch.stack([distances[0] * first_layer, *distances[1:]]).sum()
-
-
 def update_ema_statistics(
-    statistics: Sequence[LayerStatistics], earlier: Sequence[Tensor], momentum: float
+    statistics: Sequence[LayerStatistics], previous: Sequence[Tensor], momentum: float
 ) -> list[LayerStatistics]:
-    """Statistics of a batch, drawn towards those of earlier batches (FastDFKD's momentum, papers 3).
+    """Replace the statistics of a batch by their exponential moving average over batches (FastDFKD).
 
     Args:
-        statistics: Of the batch.
-        earlier: Mean and variance of every layer (`InversionLoss.ema_statistics` of the last batch); empty for a first
-            batch, which is taken as it is.
-        momentum: Share of the earlier ones.
+        statistics: Statistics of the current batch, one entry per batch-norm layer.
+        previous: Mean and variance of every layer after the last batch (`InversionLoss.ema_statistics`), alternating;
+            empty for the first batch, whose own statistics are returned.
+        momentum: EMA coefficient of the previous statistics, in [0, 1).
     """
-    if not earlier:
+    if not previous:
         return list(statistics)
     return [
         replace(
             layer,
-            mean=torch.lerp(layer.mean, earlier[2 * index], momentum),
-            variance=torch.lerp(layer.variance, earlier[2 * index + 1], momentum),
+            mean=torch.lerp(layer.mean, previous[2 * index], momentum),
+            variance=torch.lerp(layer.variance, previous[2 * index + 1], momentum),
         )
         for index, layer in enumerate(statistics)
     ]
 
 
-def total_variation(pixels: Float[Tensor, "images channels height width"]) -> Float[Tensor, ""]:
-    """Sum of the norms of the horizontal, vertical and both diagonal differences."""
-    differences = (
-        pixels[..., :, 1:] - pixels[..., :, :-1],
-        pixels[..., 1:, :] - pixels[..., :-1, :],
-        pixels[..., 1:, 1:] - pixels[..., :-1, :-1],
-        pixels[..., 1:, :-1] - pixels[..., :-1, 1:],
-    )
-    return torch.stack([torch.linalg.vector_norm(difference) for difference in differences]).sum()
-
-
-def disagreement(
-    member: Float[Tensor, "images outputs"], student: Float[Tensor, "images outputs"], divergence: str = "kl"
-) -> Float[Tensor, ""]:
-    """How much a student has still to learn from a member about some images; at least 0 (papers 2.2, 3).
-
-    Args:
-        member: Its logits.
-        student: Logits of the student for the same outputs.
-        divergence: `kl`: mean of KL(member || student) over images, where both name the same class, 0 elsewhere: images
-            stay what they are, and become those that the student is unsure of. `js`: Jensen-Shannon divergence of both
-            at temperature 3, over ln 2, so that it is at most 1.
-    """
-    if divergence == "kl":
-        p, q = functional.log_softmax(member, dim=1), functional.log_softmax(student, dim=1)
-        agreed = member.argmax(dim=1) == student.argmax(dim=1)
-        return ((p.exp() * (p - q)).sum(dim=1) * agreed).mean()
-    p, q = functional.log_softmax(member / 3.0, dim=1), functional.log_softmax(student / 3.0, dim=1)
-    middle = torch.logaddexp(p, q) - math.log(2.0)
-    both = (p.exp() * (p - middle) + q.exp() * (q - middle)).sum(dim=1).mean()
-    return both / (2.0 * math.log(2.0))
-
-
 @dataclass(frozen=True)
 class InversionLoss:
-    """The weighted sum, differentiable, and its parts, not weighted and detached.
+    """The weighted sum of the terms, and the terms.
 
     Attributes:
-        ema_statistics: Mean and variance of every batch-norm layer, for the momentum of the next batch; empty without
-            momentum.
+        total: Weighted sum; differentiable.
+        parts: Value of every computed term by name, not weighted, detached.
+        ema_statistics: Mean and variance of every batch-norm layer for the momentum of the next batch, alternating;
+            empty without momentum.
     """
 
     total: Float[Tensor, ""]
-    label: Float[Tensor, ""]
-    batch_norm: Float[Tensor, ""]
-    disagreement: Float[Tensor, ""]
+    parts: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
     ema_statistics: tuple[Tensor, ...] = ()
 
+    @property
+    def label(self) -> Float[Tensor, ""]:
+        """Cross-entropy of the assigned labels in nats."""
+        return self._part("label")
+
+    @property
+    def batch_norm(self) -> Float[Tensor, ""]:
+        """Distance of the batch-norm statistics; 0 where it was not computed."""
+        return self._part("batch_norm")
+
+    @property
+    def disagreement(self) -> Float[Tensor, ""]:
+        """Disagreement of member and student; 0 where it was not computed."""
+        return self._part("disagreement")
+
+    def _part(self, name: str) -> Tensor:
+        value = self.parts.get(name)
+        return torch.zeros_like(self.total, requires_grad=False) if value is None else value
+
     def detach(self) -> InversionLoss:
-        """The same without the graph: kept for a while, a graph pins the memory that its step has used."""
+        """Return the loss without its graph, which would keep the memory of a step alive."""
         return replace(self, total=self.total.detach())
 
 
@@ -195,48 +202,48 @@ def inversion_loss(
     weights: InversionWeights,
     view: View,
     *,
-    student: Student | None = None,
-    earlier: Sequence[Tensor] = (),
+    student: StudentLogits | None = None,
+    previous_statistics: Sequence[Tensor] = (),
 ) -> InversionLoss:
-    """The loss of one member on all images assigned to it (PURER: papers 1.2; FREE: 2.2).
+    """Compute the inversion loss of one model on a batch of images (PURER, inversion loss; FREE, FIVE).
 
     Args:
-        classifier: The member.
-        pixels: In the normalised space of `preprocessing`.
-        labels: Outputs of the member that the images are assigned to.
-        preprocessing: Turns the pixels into images; the member then normalises with its own. Its image size may differ:
-            the images are resized.
-        weights: Of the terms.
-        view: Of the whole batch, from `sample_view`.
-        student: Whom the images should be hard for; None, or a weight of 0: nobody.
-        earlier: Statistics of this member's earlier batches (`InversionLoss.ema_statistics`), for the momentum.
+        classifier: The model that the images are recovered from.
+        pixels: Images in the normalised space of `preprocessing`.
+        labels: For every image the output of the model that it is assigned to.
+        preprocessing: Mean and standard deviation that turn pixels into images in [0, 1]; the model then normalises
+            with its own. Images of another size than the model's input are resized.
+        weights: Weights of the terms.
+        view: Shift and mirror image of the whole batch, from `sample_view`.
+        student: Student logits; images maximise the divergence between model and student. None disables the term.
+        previous_statistics: EMA statistics of earlier batches (`InversionLoss.ema_statistics`), for the momentum.
     """
     shifted = view.apply(pixels)
     images = shown = preprocessing.denormalise(shifted)
     size = classifier.size
     if images.shape[-1] != size:
         shown = functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    zero = pixels.new_zeros(())
-    batch_norm = zero
+    terms = weights.terms()
+    statistics: list[LayerStatistics] = []
     ema_statistics: tuple[Tensor, ...] = ()
-    if weights.batch_norm:
+    if any(term.needs_statistics for term in terms):
         logits, statistics = classifier.logits_and_statistics(shown)
         if statistics and weights.momentum:
-            statistics = update_ema_statistics(statistics, earlier, weights.momentum)
+            statistics = update_ema_statistics(statistics, previous_statistics, weights.momentum)
             ema_statistics = tuple(part.detach() for layer in statistics for part in (layer.mean, layer.variance))
-        batch_norm = batch_norm_distance(statistics, weights.first_layer) if statistics else zero
     else:
         logits = classifier.logits(shown)
-    label = functional.cross_entropy(logits, labels)
-    total = weights.label * label + weights.batch_norm * batch_norm
-    if weights.total_variation:
-        total = total + weights.total_variation * total_variation(shifted)
-    if weights.l2:
-        total = total + weights.l2 * torch.linalg.vector_norm(shifted)
-    adversarial = zero
+    student_logits = None
     if student is not None and weights.disagreement:
         with torch.set_grad_enabled(weights.student_gradient and torch.is_grad_enabled()):
-            answers = student(images)
-        adversarial = disagreement(logits, answers, weights.divergence)
-        total = total - weights.disagreement * adversarial
-    return InversionLoss(total, label.detach(), batch_norm.detach(), adversarial.detach(), ema_statistics)
+            student_logits = student(images)
+    inputs = LossInputs(shifted, images, labels, logits, statistics, student_logits)
+    total: Tensor | None = None
+    parts: dict[str, Tensor] = {}
+    for term in terms:
+        value = term(inputs)
+        if value is not None:
+            parts[term.name] = value.detach()
+            total = term.weight * value if total is None else total + term.weight * value
+    assert total is not None
+    return InversionLoss(total, parts, ema_statistics)

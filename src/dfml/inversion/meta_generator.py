@@ -1,8 +1,10 @@
-"""FIVE (FREE, Yuan et al., CVPR 2024) and FastDFKD: a generator that has learned to specialise in a few steps.
+"""FIVE and FastDFKD: a generator that is meta-learned to adapt to a member in a few steps.
 
-Every member is a task. Copies of one generator take k steps, each on its member; what these steps found updates the
-generator itself, so that the next k steps begin closer to any member's images (papers 2.2). A newcomer is recovered by
-the same k steps.
+FIVE: FREE (Wei et al., CVPR 2024, arXiv 2405.00984). FastDFKD: Fang et al. (AAAI 2022, arXiv 2112.06253).
+
+Every member is a task. Copies of one generator take k steps, each on its member; the gradients of these steps update
+the generator, so that the next k steps start closer to any member's images. Images of a new member are recovered by the
+same k steps.
 """
 
 from __future__ import annotations
@@ -24,28 +26,30 @@ from dfml.zoo.pretrained import Preprocessing
 
 
 class FiveConfig(GeneratorConfig):
-    """FIVE; defaults are those of the released FREE (papers 2.5)."""
+    """Settings of FIVE; the defaults are those of the released code of FREE."""
 
     outer: Literal["last", "accumulated", "reptile", "none"] = "last"
-    """What updates the generator: first-order MAML with the gradient at the last step (FREE) or the sum over all k
-    (FastDFKD), the way that the copies have gone (Reptile), or nothing (an ablation)."""
+    """Outer update of the generator. `last`: first-order MAML with the gradient at the last step (FREE). `accumulated`:
+    the sum of the gradients of all k steps (FastDFKD). `reptile`: towards the adapted copies (Reptile). `none`: no
+    update (an ablation)."""
     outer_lr: NonNegativeFloat = 0.001
-    """Of Adam, for the generator itself; one optimiser for the whole run."""
+    """Learning rate of the outer Adam, which lasts for the whole run."""
     reset_after: NonNegativeInt = 0
-    """Outer updates after which the generator's first layer is drawn anew, once (FastDFKD); 0: never."""
+    """Number of outer updates after which the generator's first layer is initialised anew, once (FastDFKD); 0:
+    never."""
 
 
 class FastDfkdConfig(FiveConfig):
-    """FastDFKD (papers 3), with a member in the role of a batch.
+    """Settings of FastDFKD, with a member in the role of a batch.
 
-    Defaults are its CIFAR-10 settings for k = 5, without the reset of the first layer.
+    The defaults are its CIFAR-10 settings for k = 5, without the reset of the first layer.
     """
 
     lr: PositiveFloat = 0.003
     latent_lr: NonNegativeFloat = 0.01
     outer: Literal["last", "accumulated", "reptile", "none"] = "accumulated"
     outer_lr: NonNegativeFloat = 0.015
-    """As published, k times `lr`."""
+    """Learning rate of the outer Adam; k times `lr`, as published."""
     weights: InversionWeights = InversionWeights(
         label=0.4,
         batch_norm=10.0,
@@ -60,48 +64,46 @@ class FastDfkdConfig(FiveConfig):
 
 
 class MetaGenerator(Engine):
-    """A generator that lasts as long as the run.
+    """A meta-learned generator, which lasts as long as the run.
 
     Args:
-        config: FIVE's or FastDFKD's.
-        preprocessing: Of the images that are drawn: their size, and the space in which image priors act.
-        seed: Of the first weights and of all draws.
-        device: Where it lives.
-        stacked: Evaluate members of one architecture in one call; faster on a GPU, slower on a CPU.
+        settings: Settings of FIVE or FastDFKD.
+        preprocessing: Size of the generated images, and the normalised space in which image priors act.
+        seed: Seed of the initial weights and of all draws.
+        device: Device of the generator.
+        stacked: Whether members of one architecture are evaluated in one call; faster on a GPU, slower on a CPU.
 
     Attributes:
-        weights: phi, the meta-learned start.
-        updates: Outer updates so far.
+        weights: Meta-learned initial weights (phi in FREE).
+        updates: Number of outer updates so far.
     """
 
     def __init__(
         self,
-        config: FiveConfig,
+        settings: FiveConfig,
         preprocessing: Preprocessing,
         *,
         seed: int = 0,
         device: torch.device | None = None,
         stacked: bool = False,
     ) -> None:
-        self.config, self.steps, self.updates = config, config.steps, 0
+        self.config, self.steps, self.updates = settings, settings.steps, 0
         self._preprocessing, self._seed, self._stacked = preprocessing, seed, stacked
-        self._network = self._draw_network("generator").to(device)
+        self._network = self._create_network("generator").to(device)
         self.weights: GeneratorWeights = {
             name: value.detach().clone().requires_grad_() for name, value in self._network.named_parameters()
         }
         self._optimiser = torch.optim.Adam(
-            self.weights.values(), lr=config.outer_lr, betas=(config.beta1, 0.999), foreach=True
+            self.weights.values(), lr=settings.outer_lr, betas=(settings.beta1, 0.999), foreach=True
         )
         self._statistics = StatisticsMemory()
 
-    def _draw_network(self, purpose: str) -> ImageGenerator:
-        drawn = int(torch.randint(2**31, (1,), generator=seeds.generator(self._seed, purpose)))
-        return create_generator(
-            self._preprocessing.size, latent=self.config.latent, width=self.config.width, seed=drawn
-        )
+    def _create_network(self, purpose: str) -> ImageGenerator:
+        seed = int(torch.randint(2**31, (1,), generator=seeds.generator(self._seed, purpose)))
+        return create_generator(self._preprocessing.size, latent=self.config.latent, width=self.config.width, seed=seed)
 
     def start(
-        self, targets: Sequence[Target], visit: int = 0, *, student: StudentRowLogits | None = None
+        self, targets: Sequence[Target], round_index: int = 0, *, student: StudentRowLogits | None = None
     ) -> InversionRun:
         """See `Engine.start`."""
         return GeneratorInversionRun(
@@ -111,19 +113,19 @@ class MetaGenerator(Engine):
             self._preprocessing,
             targets,
             seed=self._seed,
-            visit=visit,
+            round_index=round_index,
             student=student,
-            earlier=self._statistics.of(targets),
+            previous_statistics=self._statistics.get(targets),
             accumulate=self.config.outer == "accumulated",
             stacked=self._stacked,
         )
 
     @torch.no_grad()
-    def learn(self, recovery: InversionRun, kept: Sequence[int] | None = None) -> None:
-        """One outer update from the copies of a visit (see `FiveConfig.outer`); the copies are summed."""
-        assert isinstance(recovery, GeneratorInversionRun)
-        self._statistics.keep(recovery, kept)
-        copies = [recovery.copies[index] for index in (range(len(recovery.copies)) if kept is None else kept)]
+    def learn(self, run: InversionRun, kept: Sequence[int] | None = None) -> None:
+        """Take one outer step with the sum of the copies' gradients; see `FiveConfig.outer`."""
+        assert isinstance(run, GeneratorInversionRun)
+        self._statistics.update(run, kept)
+        copies = [run.copies[index] for index in (range(len(run.copies)) if kept is None else kept)]
         if self.config.outer == "none" or not copies:
             return
         for name, value in self.weights.items():
@@ -132,7 +134,7 @@ class MetaGenerator(Engine):
         self._optimiser.zero_grad()
         self.updates += 1
         if self.updates == self.config.reset_after:
-            fresh = dict(self._draw_network("reset").named_parameters())
+            fresh = dict(self._create_network("reset").named_parameters())
             for name in ("project.weight", "project.bias", "body.0.weight", "body.0.bias"):
                 self.weights[name].copy_(fresh[name])
 

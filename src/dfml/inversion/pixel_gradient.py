@@ -1,6 +1,6 @@
-"""The gradient of the inversion loss to the pixels of many members: member by member, or stacked.
+"""Gradients of the inversion loss with respect to the pixels of many members: member by member, or stacked.
 
-Both give the same numbers up to rounding. Which is faster depends on the device (`dfml.zoo.stack`).
+Both give the same numbers up to rounding. Which one is faster depends on the device (`dfml.zoo.stack`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dfml.zoo.zoo import Zoo
 
 @dataclass(frozen=True)
 class MemberGradient:
-    """Of one member's inversion loss: its gradient to the member's pixels, and the loss, detached."""
+    """The gradient of one member's inversion loss with respect to its pixels, and the loss, detached."""
 
     pixels: Float[Tensor, "classes per_class 3 size size"]
     loss: InversionLoss
@@ -32,15 +32,15 @@ class InversionGradient:
 
     Args:
         zoo: The members.
-        preprocessing: Of the pixels.
-        weights: Of the loss.
-        stacked: Evaluate members of one architecture in one call.
+        preprocessing: Size, mean and standard deviation of the pixels.
+        weights: Weights of the loss.
+        stacked: Whether members of one architecture are evaluated in one call.
     """
 
     def __init__(self, zoo: Zoo, preprocessing: Preprocessing, weights: InversionWeights, *, stacked: bool) -> None:
         self._zoo, self._preprocessing, self._weights = zoo, preprocessing, weights
         self._groups = list(zoo.groups().values()) if stacked else []
-        self._stacks = [MemberStack([zoo[index] for index in group]) for group in self._groups]
+        self._stacks = [MemberStack([zoo.classifier(index) for index in group]) for group in self._groups]
 
     def __call__(
         self,
@@ -48,12 +48,12 @@ class InversionGradient:
         pixels: Sequence[Float[Tensor, "_classes per_class 3 size size"]],
         views: Sequence[View],
     ) -> list[MemberGradient]:
-        """Gradients for some members.
+        """Compute the gradients for some members.
 
         Args:
-            members: Their indices.
-            pixels: For each, the pixels of its classes in the order of its outputs; not attached to any graph.
-            views: For each, the view of its images that the member is shown.
+            members: Indices of the members.
+            pixels: For each member the pixels of its classes in the order of its outputs, without a graph.
+            views: For each member the view of its images.
         """
         if not self._stacks:
             return [self._one(m, p, v) for m, p, v in zip(members, pixels, views, strict=True)]
@@ -69,7 +69,9 @@ class InversionGradient:
 
     def _one(self, member: int, pixels: Tensor, view: View) -> MemberGradient:
         leaf = pixels.flatten(0, 1).detach().requires_grad_()
-        loss = inversion_loss(self._zoo[member], leaf, _labels(pixels), self._preprocessing, self._weights, view)
+        loss = inversion_loss(
+            self._zoo.classifier(member), leaf, _labels(pixels), self._preprocessing, self._weights, view
+        )
         (gradient,) = torch.autograd.grad(loss.total, leaf)
         return MemberGradient(gradient.view(pixels.shape), loss.detach())
 
@@ -79,22 +81,22 @@ class InversionGradient:
         labels = _labels(pixels[0])
 
         def gradient(member: StackedMember, seen: Tensor) -> Any:
-            def loss(inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            def loss(inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
                 found = inversion_loss(member, inputs, labels, self._preprocessing, self._weights, View())
-                return found.total, (found.label, found.batch_norm)
+                return found.total, found.parts
 
             return torch.func.grad_and_value(loss, has_aux=True)(seen)
 
-        # A view differs by member and cannot be mapped: it is applied before, and its gradient taken after.
+        # Views differ between members and cannot be mapped: they are applied before, their gradient is taken after.
         leaves = [p.flatten(0, 1).detach().requires_grad_() for p in pixels]
         seen = torch.stack([view.apply(leaf) for leaf, view in zip(leaves, views, strict=True)])
-        of_seen, (total, (label, batch_norm)) = stack.map(
-            gradient, torch.tensor(rows, device=seen.device), seen.detach()
-        )
-        gradients = torch.autograd.grad(seen, leaves, of_seen)
-        none = torch.zeros_like(label[0])
+        seen_gradients, (total, parts) = stack.map(gradient, torch.tensor(rows, device=seen.device), seen.detach())
+        gradients = torch.autograd.grad(seen, leaves, seen_gradients)
         return [
-            MemberGradient(gradients[i].view(pixels[i].shape), InversionLoss(total[i], label[i], batch_norm[i], none))
+            MemberGradient(
+                gradients[i].view(pixels[i].shape),
+                InversionLoss(total[i], {name: value[i] for name, value in parts.items()}),
+            )
             for i in range(len(rows))
         ]
 

@@ -1,38 +1,150 @@
-"""The choice of an inversion engine: one name, and a section of settings for each."""
+"""The inversion engines by name, the settings that choose one, and an engine that a run has meta-trained.
+
+dfml's own engines are `ei`, `cmi`, `five` and `fast_dfkd`. Others are registered with `register_engine`, or announced
+by an installed package as an entry point of `dfml.engines` whose object is an `EngineEntry`; nothing else is needed to
+use one in a training (`--set free.inversion.engine=NAME`) or in `dfml invert --engine NAME`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from pydantic import PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveInt, field_validator, model_validator
 from torch import Tensor
 
+from dfml.errors import ConfigError, UsageError
 from dfml.inversion.cmi import ContrastiveConfig, ContrastiveInversion
 from dfml.inversion.ei import PixelInversion, PixelInversionConfig
-from dfml.inversion.engine import Engine
+from dfml.inversion.engine import Engine, StatisticsMemory
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
-from dfml.settings import FrozenSettings
+from dfml.registries import Registry
+from dfml.settings import FrozenSettings, build_config
+from dfml.zoo.members import Differentiable
 from dfml.zoo.pretrained import Preprocessing
 
-EngineName = Literal["five", "fast_dfkd", "cmi", "ei"]
-ENGINES: tuple[str, ...] = get_args(EngineName)
+
+@runtime_checkable
+class CreateEngine(Protocol):
+    """Builds an engine from its settings."""
+
+    def __call__(
+        self, settings: Any, preprocessing: Preprocessing, *, seed: int, device: torch.device | None, stacked: bool
+    ) -> Engine:
+        """Build the engine; see `create_engine` for the arguments."""
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """What an engine declares of itself.
+
+    Attributes:
+        settings: Type of its settings: a subclass of `FrozenSettings` whose fields have defaults, among them `steps`
+            and `weights` (`InversionWeights`).
+        create: Builds the engine.
+        meta_trained: Whether it must learn in a training before `dfml invert` can use it.
+        shares_pixels: Whether several members may be shown the same pixels; targets then carry `Target.images`.
+        needs: Protocol that members must satisfy: `Differentiable` (gradients of the logits to the images),
+            or `Predicts`. Other members are left out.
+    """
+
+    settings: type[FrozenSettings]
+    create: CreateEngine
+    meta_trained: bool = False
+    shares_pixels: bool = False
+    needs: type[Any] = Differentiable
+
+
+def _create_ei(
+    settings: PixelInversionConfig,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    device: torch.device | None,
+    stacked: bool,
+) -> Engine:
+    return PixelInversion(settings, seed)
+
+
+ENGINES: Registry[EngineEntry] = Registry(
+    "engine",
+    "dfml.engines",
+    {
+        "five": EngineEntry(FiveConfig, MetaGenerator, meta_trained=True),
+        "fast_dfkd": EngineEntry(FastDfkdConfig, MetaGenerator, meta_trained=True),
+        "cmi": EngineEntry(ContrastiveConfig, ContrastiveInversion),
+        "ei": EngineEntry(PixelInversionConfig, _create_ei),
+    },
+)
+
+
+def register_engine(name: str, entry: EngineEntry) -> None:
+    """Make an engine available under a name, which is also the name of its section of settings.
+
+    Raises:
+        UsageError: If the name is one of dfml's own.
+    """
+    ENGINES.register(name, entry)
+
+
+def engine_names() -> tuple[str, ...]:
+    """Names of all engines, dfml's own first; nothing is imported."""
+    return ENGINES.names()
 
 
 class InversionConfig(FrozenSettings):
-    """Which engine recovers images, and the settings of each; only those of the chosen one count."""
+    """Which engine recovers images, and a section of settings per engine; only that of the chosen engine is used.
 
-    engine: EngineName = "five"
-    """`five`: a generator that is meta-learned over members (FREE). `fast_dfkd`: the same, as in FastDFKD. `cmi`: a
-    generator from scratch for every member, with a contrastive term. `ei`: pixels, as in PURER and DeepInversion."""
+    The section of an engine from outside the package is named like the engine and validated by its settings type.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    engine: str = "five"
+    """Name of the inversion engine. `ei`: optimises pixels (PURER, DeepInversion). `cmi`: trains a generator from
+    scratch for every member (CMI). `five`: a meta-learned generator that adapts to a member in five steps (FREE).
+    `fast_dfkd`: the same with the settings of FastDFKD."""
     classes_per_round: PositiveInt = 20
-    """Of a member with more, a visit recovers images of so many: those of a thousand classes at once would not fit any
-    memory. Trainings draw them at random, `dfml invert` takes them in turn."""
+    """Largest number of classes of a member whose images are recovered in one round; bounds the memory for members of
+    many classes. Trainings draw the classes at random, `dfml invert` takes them in turn."""
     five: FiveConfig = FiveConfig()
     fast_dfkd: FastDfkdConfig = FastDfkdConfig()
     cmi: ContrastiveConfig = ContrastiveConfig()
     ei: PixelInversionConfig = PixelInversionConfig()
+
+    @field_validator("engine")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in engine_names():
+            raise ValueError(f"unknown engine; choose one of {', '.join(engine_names())}")
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections_of_other_packages(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        others = {name for name in engine_names() if name not in cls.model_fields}
+        for name in values.keys() - cls.model_fields.keys():
+            if name not in others:
+                known = ", ".join([*cls.model_fields, *sorted(others)])
+                raise ValueError(f"unknown setting {name!r}; known are {known}")
+        for name in others & ({*values} | {values.get("engine", "five")}):
+            section = values.get(name, {})
+            if not isinstance(section, BaseModel):
+                try:
+                    values[name] = build_config(ENGINES.find(name).settings, section)
+                except ConfigError as error:
+                    raise ValueError(f"{name}: {error}") from error
+        return values
+
+    def section(self, engine: str | None = None) -> Any:
+        """Settings of an engine; of the chosen one by default."""
+        name = engine or self.engine
+        found = getattr(self, name, None)
+        return ENGINES.find(name).settings() if found is None else found
 
 
 def create_engine(
@@ -43,22 +155,22 @@ def create_engine(
     device: torch.device | None = None,
     stacked: bool | None = None,
 ) -> Engine:
-    """The engine that a config names.
+    """Build the engine that a config names.
 
     Args:
-        config: See `InversionConfig`.
-        preprocessing: Of the images that generators draw; pixels are as large as each member's input.
-        seed: Of all draws.
-        device: Where it lives; None: the CPU.
-        stacked: Evaluate members of one architecture in one call; None: on a GPU only, where that is faster.
+        config: The name of the engine and its settings.
+        preprocessing: Size, mean and standard deviation of the images that generators produce; engines that optimise
+            pixels use each member's own.
+        seed: Seed of all draws.
+        device: Device of the engine; None: the CPU.
+        stacked: Whether members of one architecture are evaluated in one call; None: on a GPU only, where it is faster.
+
+    Raises:
+        UsageError: If the engine is announced by a package that cannot be imported.
     """
-    if config.engine == "ei":
-        return PixelInversion(config.ei, seed)
     together = stacked if stacked is not None else device is not None and device.type == "cuda"
-    if config.engine == "cmi":
-        return ContrastiveInversion(config.cmi, preprocessing, seed=seed, device=device, stacked=together)
-    settings = config.five if config.engine == "five" else config.fast_dfkd
-    return MetaGenerator(settings, preprocessing, seed=seed, device=device, stacked=together)
+    entry = ENGINES.find(config.engine)
+    return entry.create(config.section(), preprocessing, seed=seed, device=device, stacked=together)
 
 
 @dataclass(frozen=True)
@@ -76,3 +188,28 @@ class LearnedEngine:
     preprocessing: Preprocessing
     tensors: dict[str, Tensor]
     source: str = "memory"
+
+
+def without_member_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an engine's state that do not belong to a single member."""
+    return {name: value for name, value in tensors.items() if not name.startswith(StatisticsMemory.PREFIX)}
+
+
+def require_learned(engine: str, learned: LearnedEngine | None) -> None:
+    """Check that a meta-trained engine comes with what it has learned, and no other does.
+
+    Raises:
+        UsageError: If it does not; says what to do.
+    """
+    if ENGINES.find(engine).meta_trained and learned is None:
+        raise UsageError(
+            f"the engine {engine} needs what a run has meta-trained: add --from RUN "
+            f"(made by `dfml train ZOO --method free --set free.inversion.engine={engine} --out RUN`)"
+        )
+    if learned is not None and not ENGINES.find(engine).meta_trained:
+        raise UsageError(f"the engine {engine} learns nothing in a run: drop --from, or choose another --engine")
+    if learned is not None and learned.config.engine != engine:
+        raise UsageError(
+            f"{learned.source} has meta-trained {learned.config.engine}, not {engine}: use --engine "
+            f"{learned.config.engine}"
+        )

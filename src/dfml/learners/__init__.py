@@ -1,4 +1,4 @@
-"""How a learner adapts to a support set."""
+"""Few-shot learners, the classifiers that they adapt to a support set, episodes, and calibration (ICFIL)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 CALIBRATIONS: dict[str, type[Calibration]] = {kind.name: kind for kind in (ICFIL,)}
+"""Calibrations by their name on the command line."""
 
 _KINDS: dict[str, type[GradientLearner]] = {kind.kind: kind for kind in (MAML, ANIL, ProtoNet)}
 
@@ -45,5 +46,17 @@ def create_learner(
     seed: int = 0,
     name: str | None = None,
 ) -> GradientLearner:
-    """An untrained learner of the kind that the config names; see `GradientLearner`."""
+    """Create an untrained learner of the kind that the config names.
+
+    Args:
+        config: Kind (`maml`, `anil` or `protonet`), backbone and inner loop.
+        preprocessing: Image size, mean and standard deviation of the network's input.
+        way: Number of rows of the head, which is the number of classes per training episode; default 5.
+        protocol: Batch-norm rule of training and adaptation; see `MetaLearner`.
+        seed: Seed of the initial weights.
+        name: Name in tables; default the learner's kind.
+
+    Raises:
+        UsageError: If the backbone is unknown, or cannot take images of this size.
+    """
     return _KINDS[config.kind](config, preprocessing, way=way, protocol=protocol, seed=seed, name=name)

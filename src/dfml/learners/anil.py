@@ -1,4 +1,4 @@
-"""ANIL (Raghu et al. 2020): MAML that adapts the linear head only."""
+"""ANIL: adapt the linear head by gradient descent on the support set."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from dfml.learners.network import Parameters, Statistics
 
 
 class ANIL(GradientLearner):
-    """The head follows the gradient of the support set's cross-entropy; the features are computed once.
+    """Almost no inner loop (Raghu et al., "Rapid Learning or Feature Reuse?", ICLR 2020): MAML for the head only.
 
-    In the first-order form the backbone still learns through the query set.
+    Features of the support set are computed once; the inner loop takes gradient steps of the head. With
+    `second_order=False` the backbone receives gradients through the query set only.
     """
 
     kind: ClassVar[str] = "anil"

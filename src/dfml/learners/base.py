@@ -1,8 +1,7 @@
-"""`MetaLearner`: anything that turns a support set into a classifier."""
+"""`MetaLearner`: the base of everything that turns a support set into a classifier."""
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,35 +13,35 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dfml.errors import LearnerError
-from dfml.files import save_tensors
+from dfml.files import FORMAT_VERSION
 from dfml.images import resize_and_crop
-from dfml.learners.classifier import (
-    CONFIG,
-    WEIGHTS,
-    FewShotClassifier,
-    add_kind,
-    find_kind,
-    read_preprocessing,
-    read_pretrained,
-)
+from dfml.learners.classifier import FewShotClassifier, add_kind, find_kind, read_pretrained, write_pretrained
 from dfml.zoo.pretrained import Preprocessing
 
 ProtocolName = Literal["strict", "paper"]
+"""Batch-norm rule of training and test. `strict`: inductive, query images are normalised with statistics of the support
+set. `paper`: transductive, query images are normalised with their own statistics."""
 
 LearnerProtocol = Literal["strict", "paper", "any"]
+"""`ProtocolName`, or `any` for a learner whose predictions do not depend on the rule."""
 
 
 class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learning", "data-free-meta-learning"]):
-    """Adapts to a support set; saves and loads like any model of the Hugging Face Hub.
+    """Few-shot learner: adapts to a support set, saves and loads like any model of the Hugging Face Hub.
+
+    A subclass defines a class attribute `kind` (its name in `config.json`), `fit_support`, `get_config`, `state_dict`,
+    `from_config` and `to`. `save_pretrained(folder)` writes `config.json` and, where the learner has weights,
+    `model.safetensors`; `MetaLearner.from_pretrained(folder_or_hub_id)` returns a learner of the kind that was saved;
+    `push_to_hub(repo_id)` uploads it.
 
     Attributes:
-        name: What it is called in tables.
-        way: Classes per episode that it was trained for; it adapts to any number.
-        protocol: `strict`: an answer never depends on the other images of a batch. `paper`: it does (batch-norm
-            normalises query images by each other), as in the released code of PURER and FREE. `any`: no batch-norm
-            rule applies.
-        preprocessing: Of its input.
-        device: Where it computes.
+        name: Name in tables and results.
+        way: Number of classes per episode in meta-training; `adapt` accepts any number.
+        protocol: `strict`: the prediction for one image never depends on the other images of a batch. `paper`: it does,
+            because batch-norm normalises query images with their own statistics, as in the released code of PURER and
+            FREE. `any`: the learner uses no batch statistics.
+        preprocessing: Image size, mean and standard deviation of the network's input.
+        device: Device of the weights, on which the learner computes.
     """
 
     kind: ClassVar[str]
@@ -62,20 +61,45 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
     def fit_support(
         self, images: Float[Tensor, "support 3 size size"], labels: Int64[Tensor, "support"], names: tuple[str, ...]
     ) -> FewShotClassifier:
-        """Adapt to images of the right size whose labels count from 0; every class has at least one."""
+        """Adapt to a support set that `adapt` has checked, resized and moved to the learner's device.
+
+        Args:
+            images: Floats in [0, 1], of the size in `preprocessing`.
+            labels: Class indices from 0 to `len(names) - 1`; every class has at least one image.
+            names: One name per class.
+        """
+
+    def get_config(self) -> dict[str, Any]:
+        """Return everything but the tensors that `from_config` needs, as values that JSON can hold.
+
+        Subclasses extend the result of `super().get_config()`, which holds `format_version`, `kind`, `name`, `way`,
+        `protocol` and `preprocessing`.
+        """
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "name": self.name,
+            "way": self.way,
+            "protocol": self.protocol,
+            "preprocessing": self.preprocessing.as_dict(),
+        }
 
     @abstractmethod
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What it takes to rebuild the learner: plain values and tensors."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors that `from_config` needs; empty for a learner without weights of its own."""
 
     @classmethod
     @abstractmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MetaLearner:
-        """The inverse of `contents`; `config` also holds `name`, `way`, `protocol` and `preprocessing`."""
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> MetaLearner:
+        """Build the learner whose `get_config()` and `state_dict()` are given, on the CPU.
+
+        Raises:
+            LearnerError: If something that the config refers to has moved or changed.
+        """
 
     @abstractmethod
     def to(self, device: torch.device) -> MetaLearner:
-        """Move to a device; returns itself."""
+        """Move the learner to a device, in place, and return it."""
 
     def adapt(
         self,
@@ -85,66 +109,43 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         *,
         calibration: Calibration | None = None,
     ) -> FewShotClassifier:
-        """Adapt to a support set.
+        """Adapt to a support set of any number of classes; the learner itself does not change.
 
         Args:
-            images: In [0, 1], of any size; classes may have unequal numbers.
-            labels: Count from 0; every class up to the largest has at least one image.
-            names: One a class; numbers unless given.
-            calibration: What the classifier goes through afterwards (`dfml.ICFIL()`); None: nothing.
+            images: Support images, floats in [0, 1], `(support, 3, height, width)`. Another size than the learner's is
+                resized (short side, bilinear) and cropped to the centre.
+            labels: Class index of every image, `(support,)`: 0 to the number of classes minus 1, in any order. Classes
+                may have different numbers of images, but each has at least one.
+            names: Class names, in the order of the indices; default `("0", "1", ...)`.
+            calibration: Calibration of the adapted classifier, such as `dfml.ICFIL()`; default None, no calibration.
 
         Returns:
-            A classifier of these classes. The learner itself does not change.
+            Classifier of the support set's classes, on the learner's device.
 
         Raises:
-            LearnerError: If the support set is empty, labels and images differ in number, a class has no image, or the
-                calibration is not for this kind of learner.
-            DataError: If the images are bytes instead of floats in [0, 1].
+            LearnerError: If the support set is empty, labels and images differ in number, labels leave out a class,
+                `names` has another length, or the calibration does not support this kind of learner.
+            DataError: If the images are integers (bytes) instead of floats in [0, 1].
         """
         if len(images) == 0 or len(images) != len(labels):
             raise LearnerError(
-                f"a support set needs one label an image, found {len(images)} images, {len(labels)} labels"
+                f"expected a support set with one label per image, found {len(images)} images and {len(labels)} labels"
             )
         count = int(labels.max()) + 1
         empty = sorted(set(range(count)) - set(labels.tolist()))
         if int(labels.min()) < 0 or empty:
-            raise LearnerError(
-                f"support labels must count from 0 without gaps, but class {empty[:1] or 'below 0'} is odd"
-            )
+            problem = f"no image of class {empty[0]}" if empty else f"label {int(labels.min())}"
+            raise LearnerError(f"expected support labels that count from 0 without gaps, found {problem}")
         if names is not None and len(names) != count:
-            raise LearnerError(f"the support set has {count} classes, but {len(names)} names were given")
+            raise LearnerError(f"expected one name for each of the {count} support classes, found {len(names)} names")
         if calibration:
             calibration.check(self)
         support = resize_and_crop(images, self.preprocessing.size).to(self.device), labels.to(self.device)
         classifier = self.fit_support(*support, names or tuple(str(index) for index in range(count)))
         return calibration.calibrate(self, [classifier], [support])[0] if calibration else classifier
 
-    def description(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What `restored` takes: all that is saved."""
-        config, tensors = self.contents()
-        about = {
-            "kind": self.kind,
-            "name": self.name,
-            "way": self.way,
-            "protocol": self.protocol,
-            "preprocessing": self.preprocessing.as_dict(),
-            **config,
-        }
-        return about, tensors
-
-    @classmethod
-    def restored(cls, about: dict[str, Any], tensors: dict[str, Tensor]) -> MetaLearner:
-        """The inverse of `description`."""
-        learner = cls.rebuild(about, tensors)
-        learner.name, learner.way, learner.protocol = about["name"], about["way"], about["protocol"]
-        learner.preprocessing = read_preprocessing(about["preprocessing"])
-        return learner
-
     def _save_pretrained(self, save_directory: Path) -> None:
-        about, tensors = self.description()
-        if tensors:
-            save_tensors(tensors, save_directory / WEIGHTS)
-        (save_directory / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        write_pretrained(save_directory, self.get_config(), self.state_dict())
 
     @classmethod
     def _from_pretrained(
@@ -157,31 +158,30 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
             keep = {k: v for k, v in options.items() if k in ("force_download", "token", "local_files_only")}
             folder = Path(snapshot_download(model_id, revision=revision, cache_dir=cache_dir, **keep))
         config, tensors = read_pretrained(folder, "learner (from `dfml train`)")
-        kind = find_kind(MetaLearner._kinds, config.get("kind", ""))
+        kind = find_kind(MetaLearner._kinds, config["kind"])
         if kind is None:
             raise LearnerError(
-                f"{folder} holds a learner of the kind {config.get('kind')!r}, which is not dfml's own and which no "
-                "installed package announces; announce the module that defines it as an entry point of dfml.learners "
-                "(docs/new-method.md)"
+                f"{folder} holds a learner of the kind {config['kind']!r}, which neither dfml nor an installed package "
+                "defines; declare the module that defines it as an entry point of dfml.learners (docs/new-method.md)"
             )
-        return kind.restored(config, tensors)
+        return kind.from_config(config, tensors)
 
 
 class Calibration(ABC):
-    """What improves an adapted classifier, from nothing but the support set that it was adapted to.
+    """Improvement of an adapted classifier with nothing but the support set that it was adapted to.
 
     Attributes:
-        name: On the command line.
+        name: Name on the command line; added to the learner's name in results.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def check(self, learner: MetaLearner) -> None:
-        """Whether it is for this kind of learner.
+        """Check that the calibration supports this kind of learner.
 
         Raises:
-            LearnerError: If it is not.
+            LearnerError: If it does not.
         """
 
     @abstractmethod
@@ -191,10 +191,17 @@ class Calibration(ABC):
         classifiers: Sequence[FewShotClassifier],
         supports: Sequence[tuple[Float[Tensor, "_support 3 size size"], Int64[Tensor, "_support"]]],
     ) -> list[FewShotClassifier]:
-        """Calibrate some tasks together; none depends on another.
+        """Calibrate the classifiers of several independent tasks in one call.
 
         Args:
-            learner: Who adapted.
-            classifiers: One a task; they are not changed.
-            supports: For each the images in [0, 1], of the learner's size, and labels that it was adapted to.
+            learner: Learner that adapted them.
+            classifiers: One classifier per task; they are not changed.
+            supports: For every task, the support images (floats in [0, 1], of the learner's size, on its device) and
+                the labels that its classifier was adapted to.
+
+        Returns:
+            One calibrated classifier per task, in order.
+
+        Raises:
+            LearnerError: If the calibration does not support this kind of learner.
         """

@@ -1,10 +1,11 @@
-"""ICFIL, inversion calibration following the inner loop (PURER, CVPR 2023; papers 1.6).
+"""ICFIL, inversion calibration following the inner loop (PURER: Hu et al., CVPR 2023, arXiv 2303.11183).
 
-An adapted classifier has seen one to five images a class. What it took them for can be read from itself: images that
-it recalls, as a pre-trained classifier would, are a pseudo support set. Then real and pseudo images of one class are
-pulled together in its feature space, those of different classes apart, and the head learns both.
+An adapted classifier has seen few images per class (one to five). ICFIL inverts the adapted classifier: images are
+optimised until it assigns them to its classes, and form a synthetic support set. Then a contrastive loss moves features
+of real and synthetic images of one class together and those of different classes apart.
 
-No code of it was ever released: the losses are the paper's figure made definite, the settings were chosen here.
+The paper gives a figure and a description, and no code was released: the losses below make the figure definite, and the
+settings were chosen on the validation classes of CIFAR-FS (docs/results/icfil.md).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from dfml.learners.base import Calibration, MetaLearner
 from dfml.learners.classifier import FewShotClassifier, NetworkClassifier
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
-from dfml.settings import FrozenSettings
+from dfml.schedules import half_cosine
+from dfml.settings import FrozenSettings, override
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
 
@@ -37,44 +39,51 @@ class ICFILConfig(FrozenSettings):
     """Settings of ICFIL, chosen on the validation classes of CIFAR-FS (docs/results/icfil.md)."""
 
     images_per_class: PositiveInt = 2
-    """Pseudo support images of every class."""
+    """Number of synthetic images per class."""
     start: Literal["noise", "dead_leaves"] = "dead_leaves"
-    """The first pixels; see `dfml.inversion.ei`."""
+    """Initial pixels of the synthetic images: `noise` is N(0, 1) per pixel, `dead_leaves` are overlapping shapes with
+    the statistics of photographs."""
     inversion_steps: NonNegativeInt = 40
+    """Number of Adam steps of the inversion; 0 leaves the initial pixels as they are."""
     inversion_lr: PositiveFloat = 0.1
-    """Of Adam, for pixels in normalised space; falls to zero along a half cosine."""
+    """Learning rate of Adam for the synthetic pixels in normalised space; it falls to 0 along a half cosine."""
     weights: InversionWeights = InversionWeights()
-    """Of the inversion loss. The batch-norm statistics that it aims at are those of the real support set in the adapted
-    network: a meta-learner has no running ones."""
+    """Weights of the inversion loss. Its batch-norm term compares with the statistics of the real support set in the
+    adapted network, because a meta-learner has no running statistics."""
     steps: PositiveInt = 5
-    """Gradient steps of the calibration."""
+    """Number of gradient steps of the calibration."""
     lr: PositiveFloat = 0.01
-    """Of these steps, for all weights."""
+    """Learning rate of the gradient steps of the calibration, for all weights."""
     contrast: NonNegativeFloat = 1.0
-    """Weight of the contrast between real and pseudo features."""
+    """Weight of the contrastive loss between features of real and synthetic images."""
     temperature: PositiveFloat = 0.5
-    """Of the contrast."""
+    """Temperature of the contrastive loss, by which cosine similarities are divided."""
     head: NonNegativeFloat = 0.0
-    """Weight of the cross-entropy of real and pseudo images, by which the paper calibrates the head too. It cost what
-    the contrast had gained."""
+    """Weight of the cross-entropy of real and synthetic images, by which the paper also calibrates the head; 0 by
+    default, because it lost what the contrastive loss had gained."""
     seed: int = 0
-    """Of the first pixels and the views. All tasks have the same, so a calibration depends on nothing but its task."""
+    """Seed of the initial pixels and the views. All tasks share it, so the calibration of a task depends on that task
+    alone."""
 
 
 class ICFIL(Calibration):
-    """Calibrates what a gradient-adapted learner (MAML, ANIL, ProtoNet) has adapted.
+    """Inversion calibration of a classifier that MAML, ANIL or ProtoNet adapted (Hu et al., CVPR 2023).
 
-    Tasks of one shape are calibrated in one mapped call a step.
+    Tasks with the same numbers of images and classes are calibrated together, in one `vmap` call per step. ProtoNet's
+    prototypes are computed again from the calibrated backbone.
 
     Args:
-        config: All settings; None: the defaults.
-        **settings: Override single settings, as in `ICFIL(steps=3)`.
+        config: All settings; default `ICFILConfig()`.
+        **settings: Values that replace single settings of `config`, as in `ICFIL(steps=3)`.
+
+    Raises:
+        ConfigError: If a setting is unknown or has a wrong value.
     """
 
     name: ClassVar[str] = "icfil"
 
     def __init__(self, config: ICFILConfig | None = None, **settings: object) -> None:
-        self.config = ICFILConfig(**{**(config or ICFILConfig()).model_dump(), **settings})
+        self.config = override(config or ICFILConfig(), settings)
 
     def check(self, learner: MetaLearner) -> None:
         """See `Calibration.check`."""
@@ -94,31 +103,35 @@ class ICFIL(Calibration):
         """See `Calibration.calibrate`."""
         self.check(learner)
         assert isinstance(learner, GradientLearner)
-        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for place, (classifier, (images, _)) in enumerate(zip(classifiers, supports, strict=True)):
-            alike[len(images), len(classifier.labels)].append(place)
-        found: dict[int, FewShotClassifier] = {}
-        for places in alike.values():
-            networks = [classifiers[place] for place in places]
-            adapted = [network.parameters for network in networks if isinstance(network, NetworkClassifier)]
-            parameters, statistics = calibrated(
+        tasks_by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for task, (classifier, (images, _)) in enumerate(zip(classifiers, supports, strict=True)):
+            tasks_by_shape[len(images), len(classifier.labels)].append(task)
+        calibrated: dict[int, FewShotClassifier] = {}
+        for tasks in tasks_by_shape.values():
+            group = [classifiers[task] for task in tasks]
+            adapted = [classifier.parameters for classifier in group if isinstance(classifier, NetworkClassifier)]
+            inputs = torch.stack([learner.preprocessing.normalise(supports[task][0]) for task in tasks])
+            labels = torch.stack([supports[task][1] for task in tasks])
+            parameters, statistics = calibrate_parameters(
                 learner.network,
                 learner.preprocessing,
                 {name: torch.stack([parameters[name] for parameters in adapted]) for name in adapted[0]},
-                torch.stack([learner.preprocessing.normalise(supports[place][0]) for place in places]),
-                torch.stack([supports[place][1] for place in places]),
+                inputs,
+                labels,
                 self.config,
             )
-            for row, place in enumerate(places):
-                found[place] = learner.classifier(
+            for row, task in enumerate(tasks):
+                refitted = learner.refit_head(
                     {name: value[row].clone() for name, value in parameters.items()},
                     {name: value[row].clone() for name, value in statistics.items()},
-                    classifiers[place].labels,
+                    inputs[row],
+                    labels[row],
                 )
-        return [found[place] for place in range(len(classifiers))]
+                calibrated[task] = learner.classifier(*refitted, classifiers[task].labels)
+        return [calibrated[task] for task in range(len(classifiers))]
 
 
-def calibrated(
+def calibrate_parameters(
     network: EpisodeNetwork,
     preprocessing: Preprocessing,
     parameters: Parameters,
@@ -126,64 +139,71 @@ def calibrated(
     labels: Int64[Tensor, "tasks support"],
     config: ICFILConfig,
 ) -> tuple[Parameters, Statistics]:
-    """Adapted weights after the calibration, and their support sets' batch-norm statistics at its last step.
+    """Calibrate the adapted weights of several tasks with the same numbers of images and classes.
 
     Args:
-        network: Of all tasks.
-        preprocessing: Of its input.
-        parameters: Adapted weights; like all that follows with a leading axis of tasks.
-        inputs: Normalised support images.
-        labels: Theirs.
-        config: See `ICFILConfig`.
+        network: Backbone of all tasks.
+        preprocessing: Preprocessing of the network's input.
+        parameters: Adapted weights, with a leading axis of tasks.
+        inputs: Normalised support images of every task.
+        labels: Labels of the support images.
+        config: Settings of ICFIL.
+
+    Returns:
+        Calibrated weights, and the batch-norm statistics of the support sets in the last step; both with a leading axis
+        of tasks.
     """
     way = parameters["head.bias"].shape[1]
-    of_pseudo = torch.arange(way, device=labels.device).repeat_interleave(config.images_per_class)
-    pseudo = recall(network, preprocessing, parameters, inputs, of_pseudo, config)
+    synthetic_labels = torch.arange(way, device=labels.device).repeat_interleave(config.images_per_class)
+    synthetic = invert_adapted(network, preprocessing, parameters, inputs, synthetic_labels, config)
 
-    def loss(point: Parameters, real: Tensor, of_real: Tensor, recalled: Tensor) -> tuple[Tensor, Statistics]:
-        return calibration_loss(network, point, real, of_real, recalled, of_pseudo, config)
+    def loss(point: Parameters, real: Tensor, real_labels: Tensor, images: Tensor) -> tuple[Tensor, Statistics]:
+        return calibration_loss(network, point, real, real_labels, images, synthetic_labels, config)
 
     step = torch.vmap(torch.func.grad(loss, has_aux=True))
     statistics: Statistics = {}
     for _ in range(config.steps):
-        gradient, statistics = step(parameters, inputs, labels, pseudo)
+        gradient, statistics = step(parameters, inputs, labels, synthetic)
         parameters = {name: value - config.lr * gradient[name] for name, value in parameters.items()}
     return parameters, statistics
 
 
-def recall(
+def invert_adapted(
     network: EpisodeNetwork,
     preprocessing: Preprocessing,
     parameters: Parameters,
     inputs: Float[Tensor, "tasks support 3 size size"],
-    labels: Int64[Tensor, "pseudo"],
+    labels: Int64[Tensor, "synthetic"],
     config: ICFILConfig,
-) -> Float[Tensor, "tasks pseudo 3 size size"]:
-    """Episode inversion of adapted networks: normalised images that they take for their classes.
+) -> Float[Tensor, "tasks synthetic 3 size size"]:
+    """Invert adapted networks (PURER, episode inversion in ICFIL): minimise the inversion loss over synthetic images.
 
     Args:
-        network: Of all tasks.
-        preprocessing: Of its input.
+        network: Backbone of all tasks.
+        preprocessing: Preprocessing of the network's input.
         parameters: Adapted weights, with a leading axis of tasks.
-        inputs: Normalised support images, whose batch-norm statistics the pseudo images aim at.
-        labels: What the pseudo images are to be of; the same for all tasks.
-        config: See `ICFILConfig`.
+        inputs: Normalised support images, whose batch-norm statistics are the target of the batch-norm term.
+        labels: Class of every synthetic image; the same for all tasks.
+        config: Settings of ICFIL.
+
+    Returns:
+        Synthetic images in normalised space, for every task.
     """
-    aims = torch.vmap(lambda weights, real: network.features(weights, real)[1])(parameters, inputs)
+    targets = torch.vmap(lambda weights, real: network.features(weights, real)[1])(parameters, inputs)
 
-    def loss(pixels: Tensor, weights: Parameters, aim: Statistics, view: View) -> Tensor:
-        seen = _Adapted(network, preprocessing, weights, aim)
-        return inversion_loss(seen, pixels, labels, preprocessing, config.weights, view).total
+    def loss(pixels: Tensor, weights: Parameters, target: Statistics, view: View) -> Tensor:
+        model = _AdaptedModel(network, preprocessing, weights, target)
+        return inversion_loss(model, pixels, labels, preprocessing, config.weights, view).total
 
-    step = torch.vmap(torch.func.grad(loss), in_dims=(0, 0, 0, None))
-    first = initial_pixels(len(labels), preprocessing.size, config).to(inputs)
-    pixels = first.repeat(len(inputs), 1, 1, 1, 1)
+    gradient = torch.vmap(torch.func.grad(loss), in_dims=(0, 0, 0, None))
+    initial = initial_pixels(len(labels), preprocessing.size, config).to(inputs)
+    pixels = initial.repeat(len(inputs), 1, 1, 1, 1)
     optimiser = torch.optim.Adam([pixels], lr=config.inversion_lr)
-    for done in range(config.inversion_steps):
-        view = sample_view(config.weights, seeds.generator(config.seed, "calibration", "view", done))
-        pixels.grad = step(pixels, parameters, aims, view)
+    for step in range(config.inversion_steps):
+        view = sample_view(config.weights, seeds.generator(config.seed, "calibration", "view", step))
+        pixels.grad = gradient(pixels, parameters, targets, view)
         for group in optimiser.param_groups:
-            group["lr"] = config.inversion_lr * 0.5 * (1.0 + math.cos(math.pi * done / config.inversion_steps))
+            group["lr"] = config.inversion_lr * half_cosine(step / config.inversion_steps)
         optimiser.step()
     return pixels
 
@@ -192,53 +212,79 @@ def calibration_loss(
     network: EpisodeNetwork,
     parameters: Parameters,
     real: Float[Tensor, "support 3 size size"],
-    of_real: Int64[Tensor, "support"],
-    pseudo: Float[Tensor, "pseudo 3 size size"],
-    of_pseudo: Int64[Tensor, "pseudo"],
+    real_labels: Int64[Tensor, "support"],
+    synthetic: Float[Tensor, "synthetic 3 size size"],
+    synthetic_labels: Int64[Tensor, "synthetic"],
     config: ICFILConfig,
 ) -> tuple[Float[Tensor, ""], Statistics]:
-    """What calibration descends for one task, and the batch-norm statistics of the real support set.
+    """Calibration loss of one task: contrastive loss between both sets, plus the cross-entropy of both.
 
-    Real and pseudo images pass through the shared network one set after the other: each normalises itself, as the
-    support set does in the inner loop.
+    Real and synthetic images pass through the shared network one set after the other: each set is normalised with its
+    own batch statistics, like the support set in the inner loop.
+
+    Args:
+        network: Backbone.
+        parameters: Weights of backbone and head; the loss is differentiable in them.
+        real: Normalised support images.
+        real_labels: Labels of the support images.
+        synthetic: Normalised synthetic images.
+        synthetic_labels: Labels of the synthetic images.
+        config: Settings of ICFIL: weights of both terms, and the temperature.
+
+    Returns:
+        The loss, and the batch-norm statistics of the real support set.
     """
     features, statistics = network.features(parameters, real)
-    recalled, _ = network.features(parameters, pseudo)
-    pull = contrast(features, of_real, recalled, of_pseudo, config.temperature)
+    synthetic_features, _ = network.features(parameters, synthetic)
+    contrast = contrastive_loss(features, real_labels, synthetic_features, synthetic_labels, config.temperature)
     weight, bias = parameters["head.weight"], parameters["head.bias"]
     errors = [
-        functional.cross_entropy(functional.linear(each, weight, bias), labels)
-        for each, labels in ((features, of_real), (recalled, of_pseudo))
+        functional.cross_entropy(functional.linear(part, weight, bias), labels)
+        for part, labels in ((features, real_labels), (synthetic_features, synthetic_labels))
     ]
-    return config.contrast * pull + config.head * (errors[0] + errors[1]), statistics
+    return config.contrast * contrast + config.head * (errors[0] + errors[1]), statistics
 
 
-def contrast(
+def contrastive_loss(
     first: Float[Tensor, "first features"],
-    of_first: Int64[Tensor, "first"],
+    first_labels: Int64[Tensor, "first"],
     second: Float[Tensor, "second features"],
-    of_second: Int64[Tensor, "second"],
+    second_labels: Int64[Tensor, "second"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Supervised InfoNCE from one set to the other and back (papers 1.6), in nats.
+    """Supervised InfoNCE between two sets of features, in nats: the mean over the first set plus that over the second.
 
-    The probability that an image picks one of its own class, when it picks by exp(cosine / temperature). Every class
-    must be in both sets.
+    The term of one image is -log of the softmax mass, over all images of the other set at cosine / temperature, that
+    falls on images of its own class. It is at least 0.
+
+    Args:
+        first: Features of the first set, of any length (they are normalised).
+        first_labels: Labels of the first set.
+        second: Features of the second set.
+        second_labels: Labels of the second set; every class must occur in both sets.
+        temperature: Divisor of the cosine similarities, greater than 0.
     """
     scores = functional.normalize(first, dim=1) @ functional.normalize(second, dim=1).T / temperature
-    own = scores.masked_fill(of_first[:, None] != of_second[None, :], -math.inf)
-    to, back = ((scores.logsumexp(dim=axis) - own.logsumexp(dim=axis)).mean() for axis in (1, 0))
-    return to + back
+    same_class = scores.masked_fill(first_labels[:, None] != second_labels[None, :], -math.inf)
+    forward, backward = ((scores.logsumexp(dim=axis) - same_class.logsumexp(dim=axis)).mean() for axis in (1, 0))
+    return forward + backward
 
 
-class _Adapted:
-    """An adapted network as the inversion loss sees it; a batch normalises itself, as in the inner loop."""
+class _AdaptedModel:
+    """Adapted network as an `InvertibleModel`; every batch is normalised with its own statistics.
+
+    Args:
+        network: Backbone.
+        preprocessing: Preprocessing of the network's input.
+        parameters: Adapted weights of backbone and head.
+        target: Batch-norm statistics of the support set, which take the place of running statistics.
+    """
 
     def __init__(
-        self, network: EpisodeNetwork, preprocessing: Preprocessing, parameters: Parameters, aim: Statistics
+        self, network: EpisodeNetwork, preprocessing: Preprocessing, parameters: Parameters, target: Statistics
     ) -> None:
         self.size = preprocessing.size
-        self._network, self._preprocessing, self._parameters, self._aim = network, preprocessing, parameters, aim
+        self._network, self._preprocessing, self._parameters, self._target = network, preprocessing, parameters, target
 
     def logits(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images labels"]:
         return self.logits_and_statistics(images)[0]
@@ -246,11 +292,14 @@ class _Adapted:
     def logits_and_statistics(
         self, images: Float[Tensor, "images 3 size size"]
     ) -> tuple[Float[Tensor, "images labels"], list[LayerStatistics]]:
-        features, seen = self._network.features(self._parameters, self._preprocessing.normalise(images))
-        layers = [name.removesuffix(".mean") for name in seen if name.endswith(".mean")]
+        features, batch = self._network.features(self._parameters, self._preprocessing.normalise(images))
+        layers = [name.removesuffix(".mean") for name in batch if name.endswith(".mean")]
         statistics = [
             LayerStatistics(
-                *(values[f"{layer}.{part}"] for values in (seen, self._aim) for part in ("mean", "variance"))
+                mean=batch[f"{layer}.mean"],
+                variance=batch[f"{layer}.variance"],
+                running_mean=self._target[f"{layer}.mean"],
+                running_variance=self._target[f"{layer}.variance"],
             )
             for layer in layers
         ]
@@ -258,7 +307,7 @@ class _Adapted:
 
 
 def initial_pixels(count: int, size: int, config: ICFILConfig) -> Float[Tensor, "count 3 size size"]:
-    """Where the inversion starts, in normalised space; the same for all tasks."""
+    """Sample the pixels that the inversion starts from, in normalised space; the same for all tasks."""
     generator = seeds.generator(config.seed, "calibration", "start")
     if config.start == "dead_leaves":
         return dead_leaves(count, size, generator)

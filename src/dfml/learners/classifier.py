@@ -1,4 +1,4 @@
-"""`FewShotClassifier`: what a learner becomes after it has seen a support set."""
+"""`FewShotClassifier`: what a learner returns for a support set, and how learners and classifiers are saved."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from jaxtyping import Float, Int64
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional
 
 from dfml.errors import LearnerError
-from dfml.files import save_tensors
+from dfml.files import FORMAT_VERSION, check_format_version, save_tensors
 from dfml.images import resize_and_crop
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
 from dfml.zoo.pretrained import Preprocessing
@@ -27,16 +28,16 @@ Kind = TypeVar("Kind")
 
 
 def add_kind(kinds: dict[str, type[Kind]], kind: type[Kind]) -> None:
-    """Note under which name `config.json` speaks of a class, if it has a `kind` of its own.
+    """Register a class under its `kind`, the name that `config.json` holds; a class without its own is left out.
 
     Raises:
-        TypeError: If another class has that name: what one saved, the other would load.
+        TypeError: If another class has the same `kind`, so that a saved config would be ambiguous.
     """
     name = vars(kind).get("kind")
     if name is None:
         return
     known = kinds.get(name, kind)
-    # A class that is defined once more (a cell run again, a module loaded again) takes its own place.
+    # A class that is defined again (a notebook cell run twice, a module reloaded) replaces its former definition.
     if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
         raise TypeError(
             f"{kind.__qualname__}: expected a `kind` of its own, found {name!r}, which is "
@@ -46,24 +47,30 @@ def add_kind(kinds: dict[str, type[Kind]], kind: type[Kind]) -> None:
 
 
 def find_kind(kinds: Mapping[str, Kind], name: str) -> Kind | None:
-    """A kind of learner or classifier by the name in its `config.json`.
+    """Look up a kind of learner or classifier by the name in its `config.json`.
 
-    A kind that no imported module has brought is looked up among the entry points of `dfml.learners`, where any package
-    may announce the module that defines it.
+    If no imported module defines the kind, the modules that installed packages declare as entry points in the group
+    `dfml.learners` under this name are imported first.
+
+    Returns:
+        None if the kind is unknown.
     """
     if name not in kinds:
-        for announced in entry_points(group="dfml.learners", name=name):
-            announced.load()
+        for entry_point in entry_points(group="dfml.learners", name=name):
+            entry_point.load()
     return kinds.get(name)
 
 
 class FewShotClassifier(ABC):
-    """Predicts the classes of one support set.
+    """Classifier of the classes of one support set, from `MetaLearner.adapt` or `FewShotClassifier.from_pretrained`.
+
+    A subclass defines a class attribute `kind` (its name in `config.json`), `scores`, `get_config`, `state_dict` and
+    `from_config`.
 
     Attributes:
-        labels: One name a class, in the order of the probabilities.
-        preprocessing: Images of another size are resized (short side) and cropped to the centre.
-        device: Where it computes; images are brought there.
+        labels: Class names, in the order of the columns of `predict_proba`.
+        preprocessing: Image size, mean and standard deviation of the network's input.
+        device: Device on which the classifier computes; images are moved there.
     """
 
     kind: ClassVar[str]
@@ -79,84 +86,106 @@ class FewShotClassifier(ABC):
 
     @abstractmethod
     def scores(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images labels"]:
-        """Logits for images in [0, 1] of the right size."""
+        """Compute logits of images in [0, 1] that have the size in `preprocessing` and are on the right device."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return everything but the tensors that `from_config` needs, as values that JSON can hold.
+
+        Subclasses extend the result of `super().get_config()`, which holds `format_version`, `kind`, `labels` and
+        `preprocessing`.
+        """
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "labels": list(self.labels),
+            "preprocessing": self.preprocessing.as_dict(),
+        }
 
     @abstractmethod
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What it takes to rebuild the classifier: plain values and tensors."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors that `from_config` needs."""
 
     @classmethod
     @abstractmethod
-    def rebuild(
-        cls, labels: tuple[str, ...], preprocessing: Preprocessing, config: dict[str, Any], tensors: dict[str, Tensor]
-    ) -> FewShotClassifier:
-        """The inverse of `contents`."""
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> FewShotClassifier:
+        """Build the classifier whose `get_config()` and `state_dict()` are given, on the CPU."""
 
     @torch.no_grad()
     def predict_proba(
         self, images: Float[Tensor, "images 3 height width"], *, batch_size: int = 256
     ) -> Float[Tensor, "images labels"]:
-        """Probability of every class.
+        """Predict the probability of every class for every image.
 
         Args:
-            images: In [0, 1], any size.
-            batch_size: Images at a time; it changes no answer, except under the transductive `paper` protocol.
+            images: Floats in [0, 1], `(images, 3, height, width)`, on any device. Another size than the classifier's is
+                resized (short side, bilinear) and cropped to the centre.
+            batch_size: Number of images per forward pass; default 256. It does not change a prediction, unless the
+                learner follows the transductive protocol `paper`, in which each batch normalises itself.
+
+        Returns:
+            Probabilities, `(images, classes)`; every row sums to 1. Columns are in the order of `labels`.
 
         Raises:
-            DataError: If the images are bytes instead of floats in [0, 1].
+            DataError: If the images are integers (bytes) instead of floats in [0, 1].
         """
-        fitted = resize_and_crop(images, self.preprocessing.size).to(self.device)
-        return torch.cat([self.scores(part).softmax(dim=1) for part in torch.split(fitted, batch_size)])
+        resized = resize_and_crop(images, self.preprocessing.size).to(self.device)
+        return torch.cat([self.scores(part).softmax(dim=1) for part in torch.split(resized, batch_size)])
 
     def predict(
         self, images: Float[Tensor, "images 3 height width"], *, batch_size: int = 256
     ) -> Int64[Tensor, "images"]:
-        """Index into `labels` of the most probable class."""
+        """Predict the most probable class of every image.
+
+        Args:
+            images: Floats in [0, 1], `(images, 3, height, width)`, of any size and on any device; see `predict_proba`.
+            batch_size: Number of images per forward pass; default 256.
+
+        Returns:
+            Index into `labels` for every image, `(images,)`; `classifier.labels[index]` is the class name.
+
+        Raises:
+            DataError: If the images are integers (bytes) instead of floats in [0, 1].
+        """
         return self.predict_proba(images, batch_size=batch_size).argmax(dim=1)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`.
+        """Write `config.json` and `model.safetensors` to a folder, which is created if it does not exist.
 
         Raises:
             OSError: If the folder cannot be written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config, tensors = self.contents()
-        about = {
-            "kind": self.kind,
-            "labels": list(self.labels),
-            "preprocessing": self.preprocessing.as_dict(),
-            **config,
-        }
-        save_tensors(tensors, folder / WEIGHTS)
-        (folder / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        write_pretrained(folder, self.get_config(), self.state_dict())
 
     @staticmethod
     def from_pretrained(folder: str | Path) -> FewShotClassifier:
-        """Load what `save_pretrained` wrote.
+        """Load a classifier that `save_pretrained` wrote, on the CPU.
 
         Raises:
-            LearnerError: If the folder does not hold a classifier.
+            LearnerError: If the folder does not hold a classifier, or one of another format version.
         """
         config, tensors = read_pretrained(Path(folder), "classifier (from `dfml adapt`)")
-        kind = find_kind(FewShotClassifier._kinds, config.pop("kind", ""))
+        kind = find_kind(FewShotClassifier._kinds, config["kind"])
         if kind is None:
-            raise LearnerError(f"{folder} does not hold a few-shot classifier; make one with `dfml adapt`")
-        labels, preprocessing = tuple(config.pop("labels")), read_preprocessing(config.pop("preprocessing"))
-        return kind.rebuild(labels, preprocessing, config, tensors)
+            raise LearnerError(
+                f"expected a few-shot classifier at {folder}, found the kind {config['kind']!r}; create a classifier "
+                "with `dfml adapt`"
+            )
+        return kind.from_config(config, tensors)
 
 
 class NetworkClassifier(FewShotClassifier):
-    """One network with a linear head: what MAML, ANIL and ProtoNet adapt to.
+    """Backbone with a linear head: the classifier that MAML, ANIL and ProtoNet return.
 
     Args:
-        network: The feature extractor.
-        architecture: Its name and arguments, to rebuild it.
-        parameters: Adapted weights, with the head.
-        statistics: For batch-norm (`strict`: the support set's). None: every batch normalises itself (`paper`).
-        labels: One name a class.
-        preprocessing: Of the network's input.
+        network: Feature extractor, shared by all classifiers of a learner.
+        architecture: Name and arguments of the backbone, from `architecture_of`.
+        parameters: Adapted weights of backbone and head.
+        statistics: Batch-norm statistics that normalise all images (`strict`); None: every batch is normalised with its
+            own statistics (`paper`).
+        labels: Class names, one per row of the head.
+        preprocessing: Image size, mean and standard deviation of the network's input.
     """
 
     kind = "network"
@@ -179,55 +208,71 @@ class NetworkClassifier(FewShotClassifier):
         self.preprocessing = preprocessing
 
     def scores(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images labels"]:
-        """Logits."""
+        """Compute logits; see `FewShotClassifier.scores`."""
         inputs = self.preprocessing.normalise(images)
         features, _ = self.network.features(self.parameters, inputs, self.statistics)
-        return torch.nn.functional.linear(features, self.parameters["head.weight"], self.parameters["head.bias"])
+        return functional.linear(features, self.parameters["head.weight"], self.parameters["head.bias"])
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `FewShotClassifier.contents`."""
+    def get_config(self) -> dict[str, Any]:
+        """See `FewShotClassifier.get_config`."""
+        return {**super().get_config(), "network": self.architecture, "transductive": self.statistics is None}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `FewShotClassifier.state_dict`."""
         tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
-        tensors |= {f"statistics.{name}": value for name, value in (self.statistics or {}).items()}
-        return {"network": self.architecture, "transductive": self.statistics is None}, tensors
+        return tensors | {f"statistics.{name}": value for name, value in (self.statistics or {}).items()}
 
     @classmethod
-    def rebuild(
-        cls, labels: tuple[str, ...], preprocessing: Preprocessing, config: dict[str, Any], tensors: dict[str, Tensor]
-    ) -> NetworkClassifier:
-        """See `FewShotClassifier.rebuild`."""
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> NetworkClassifier:
+        """See `FewShotClassifier.from_config`."""
         architecture = config["network"]
-        network = EpisodeNetwork(architecture["architecture"], architecture["arguments"], seed=0)
         return cls(
-            network,
+            EpisodeNetwork(architecture["architecture"], architecture["arguments"], seed=0),
             architecture,
-            strip(tensors, "parameters."),
-            None if config["transductive"] else strip(tensors, "statistics."),
-            labels,
-            preprocessing,
+            strip(state_dict, "parameters."),
+            None if config["transductive"] else strip(state_dict, "statistics."),
+            tuple(config["labels"]),
+            read_preprocessing(config["preprocessing"]),
         )
 
 
 def strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries below a prefix, named without it."""
+    """Select the tensors whose names begin with a prefix, and remove the prefix from the names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def read_preprocessing(values: dict[str, Any]) -> Preprocessing:
-    """From the plain values of a `config.json`."""
+    """Build a `Preprocessing` from the plain values of a `config.json` (the inverse of `Preprocessing.as_dict`)."""
     return Preprocessing(values["size"], tuple(values["mean"]), tuple(values["std"]))
 
 
-def read_pretrained(folder: Path, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read `config.json` and `model.safetensors` of something that this project saved.
+def write_pretrained(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write `config.json` and, if there are tensors, `model.safetensors` to an existing folder.
 
     Raises:
-        LearnerError: If either is missing or damaged.
+        OSError: If the folder cannot be written.
+    """
+    if tensors:
+        save_tensors(tensors, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def read_pretrained(folder: Path, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read `config.json` and, if it exists, `model.safetensors`, which `write_pretrained` wrote.
+
+    Args:
+        folder: Folder of a learner or classifier.
+        what: What the folder should hold, for error messages.
+
+    Raises:
+        LearnerError: If a file is missing or damaged, the config names no kind, or it has another format version.
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS) if (folder / WEIGHTS).exists() else {}
     except (OSError, ValueError, SafetensorError) as error:
         raise LearnerError(f"expected a saved {what} at {folder}, found none that can be read ({error})") from error
-    if not isinstance(config, dict):
-        raise LearnerError(f"expected a saved {what} at {folder}, but its {CONFIG} is not an object")
+    if not isinstance(config, dict) or not isinstance(config.get("kind"), str):
+        raise LearnerError(f"expected a saved {what} at {folder}, but its {CONFIG} names no `kind`; check the path")
+    check_format_version(config.get("format_version"), str(folder / CONFIG))
     return config, tensors

@@ -1,4 +1,4 @@
-"""Learners with a fixed embedding: adaptation is a linear head in closed form, whatever the number of classes."""
+"""Learners with a fixed embedding: adaptation fits a linear head in closed form, for any number of classes."""
 
 from __future__ import annotations
 
@@ -12,35 +12,43 @@ from torch.nn import functional
 
 from dfml.errors import LearnerError
 from dfml.learners.base import MetaLearner
-from dfml.learners.classifier import FewShotClassifier, find_kind, strip
+from dfml.learners.classifier import FewShotClassifier, find_kind, read_preprocessing, strip
 from dfml.learners.episode import episode_labels
 from dfml.learners.protonet import prototypes
 from dfml.zoo.pretrained import Preprocessing
 
 HeadFit = Literal["mean", "ridge"]
-"""How a head is fitted to a support set's embeddings. `mean`: the nearest class mean, by cosine. `ridge`: ridge
-regression of the labels on unit-norm embeddings (Bertinetto et al. 2019), which weighs what tells the classes apart;
-with one image a class both are nearly the same."""
+"""How the head is fitted to the embeddings of a support set. `mean`: nearest prototype by cosine. `ridge`: ridge
+regression of the one-hot labels on unit-norm embeddings (R2D2: Bertinetto et al., "Meta-learning with Differentiable
+Closed-form Solvers", ICLR 2019), which emphasises the features that separate the classes; with one image per class both
+are nearly the same."""
 
-# Cosines lie in [-1, 1]; a softmax over them needs a scale to be able to say that it is sure.
+# Cosines lie in [-1, 1]: without a scale, a softmax over them would be nearly uniform.
 _SCALE = 10.0
+# Weight of the L2 penalty of the ridge regression, for unit-norm embeddings.
 _RIDGE = 1.0
-# Softer answers say more of the classes that are not meant; chosen on the validation classes of CIFAR-FS.
-_SOFTER = 2.0
+# Softened probabilities hold more about the other classes; chosen on the validation classes of CIFAR-FS.
+_TEMPERATURE = 2.0
 
 
 class EmbeddingLearner(MetaLearner):
-    """An image's embedding does not depend on the support set, so an evaluation embeds every image once.
+    """Learner whose embedding of an image does not depend on the support set; adaptation fits the head alone.
+
+    An evaluation can therefore embed every image once, instead of once per episode.
 
     Attributes:
-        fit: How heads are fitted.
+        fit: How the head is fitted to a support set; default `mean`.
     """
 
     fit: HeadFit = "mean"
 
     @abstractmethod
     def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
-        """Embeddings of images in [0, 1] of the learner's size."""
+        """Embed images.
+
+        Args:
+            images: Floats in [0, 1] of the learner's size, on its device.
+        """
 
     @torch.no_grad()
     def fit_support(
@@ -52,13 +60,13 @@ class EmbeddingLearner(MetaLearner):
 
 
 class EmbeddingClassifier(FewShotClassifier):
-    """A learner's embedding under a linear head.
+    """Linear head on the embedding of an `EmbeddingLearner`.
 
     Args:
-        learner: Who embeds.
-        head: Of `fit_head`.
-        labels: One name a class.
-        preprocessing: The learner's.
+        learner: Learner that embeds images.
+        head: One row per class, from `fit_head`.
+        labels: Class names, one per row of the head.
+        preprocessing: Preprocessing of the learner.
     """
 
     kind: ClassVar[str] = "embedding"
@@ -77,49 +85,63 @@ class EmbeddingClassifier(FewShotClassifier):
         self.preprocessing = preprocessing
 
     def scores(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images labels"]:
-        """See `embedding_scores`."""
+        """Compute logits; see `embedding_scores`."""
         return embedding_scores(self.learner.embed(images), self.head)
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `FewShotClassifier.contents`."""
-        about, tensors = self.learner.description()
-        return {"learner": about}, {"head": self.head, **{f"learner.{name}": value for name, value in tensors.items()}}
+    def get_config(self) -> dict[str, Any]:
+        """See `FewShotClassifier.get_config`; holds the whole config of the learner."""
+        return {**super().get_config(), "learner": self.learner.get_config()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `FewShotClassifier.state_dict`."""
+        return {"head": self.head, **{f"learner.{name}": value for name, value in self.learner.state_dict().items()}}
 
     @classmethod
-    def rebuild(
-        cls, labels: tuple[str, ...], preprocessing: Preprocessing, config: dict[str, Any], tensors: dict[str, Tensor]
-    ) -> EmbeddingClassifier:
-        """See `FewShotClassifier.rebuild`.
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> EmbeddingClassifier:
+        """See `FewShotClassifier.from_config`.
 
         Raises:
-            LearnerError: If the learner within is of no kind that this version knows.
+            LearnerError: If the learner is of an unknown kind, or of one that is no `EmbeddingLearner`.
         """
-        about = config["learner"]
-        kind = find_kind(MetaLearner._kinds, about["kind"])
-        learner = kind.restored(about, strip(tensors, "learner.")) if kind else None
+        name = config["learner"]["kind"]
+        kind = find_kind(MetaLearner._kinds, name)
+        learner = kind.from_config(config["learner"], strip(state_dict, "learner.")) if kind else None
         if not isinstance(learner, EmbeddingLearner):
-            raise LearnerError(f"the classifier embeds with a {about['kind']!r}, which this version does not know")
-        return cls(learner, tensors["head"], labels, preprocessing)
+            raise LearnerError(
+                f"expected a classifier that embeds images with an EmbeddingLearner, found a learner of the kind "
+                f"{name!r}; load it with the release of dfml that saved it, or adapt it again"
+            )
+        return cls(learner, state_dict["head"], tuple(config["labels"]), read_preprocessing(config["preprocessing"]))
 
 
 def centred_probabilities(logits: Float[Tensor, "*images outputs"]) -> Float[Tensor, "*images outputs"]:
-    """What a classifier leans to or away from: its probabilities at temperature 2, less those of guessing.
+    """Compute class probabilities at temperature 2, minus the uniform distribution.
 
-    As an embedding they are ahead of plain probabilities by half a point (docs/results/zoo-student.md): a member that
-    has no representation of an image has no part in a cosine.
+    As an embedding they are half a point more accurate than plain probabilities (docs/results/zoo-student.md): a
+    member that predicts the uniform distribution for an image contributes nothing to a cosine.
     """
-    return (logits / _SOFTER).softmax(dim=-1) - 1.0 / logits.shape[-1]
+    return (logits / _TEMPERATURE).softmax(dim=-1) - 1.0 / logits.shape[-1]
 
 
 def fit_head(
     features: Float[Tensor, "support features"], labels: Int64[Tensor, "support"], way: int, fit: HeadFit
 ) -> Float[Tensor, "way features"]:
-    """A row a class, whose product with an image's unit-norm embedding is the image's score; see `HeadFit`."""
+    """Fit a linear head in closed form.
+
+    Args:
+        features: Embeddings of the support images, of any length (they are normalised).
+        labels: Labels of the support images, from 0 to `way - 1`; every class has at least one image.
+        way: Number of classes.
+        fit: `mean` or `ridge`; see `HeadFit`.
+
+    Returns:
+        One row per class; its product with the unit-norm embedding of an image is the image's score.
+    """
     if fit == "mean":
         return functional.normalize(prototypes(features, labels, way), dim=1)
     rows = functional.normalize(features, dim=1)
     targets = functional.one_hot(labels, way).to(rows.dtype)
-    # The dual form: a support set has fewer images than an embedding has features.
+    # The dual form solves a system of support images, of which there are fewer than features.
     kernel = rows @ rows.T + _RIDGE * torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
     head: Tensor = torch.linalg.solve(kernel, targets).T @ rows
     return head
@@ -128,20 +150,23 @@ def fit_head(
 def embedding_scores(
     features: Float[Tensor, "images features"], head: Float[Tensor, "way features"]
 ) -> Float[Tensor, "images way"]:
-    """Scaled scores of images under a head of `fit_head`."""
+    """Compute the logits of images: 10 times the product of their unit-norm embeddings with a head of `fit_head`."""
     return _SCALE * functional.normalize(features, dim=1) @ head.T
 
 
 def episode_loss(embeddings: Float[Tensor, "images features"], way: int, shot: int, query: int) -> Float[Tensor, ""]:
-    """Cross-entropy of an episode's query images under the nearest class mean of its support images; differentiable.
+    """Compute the cross-entropy of an episode's query images by cosine to the prototypes of its support images.
 
     Args:
-        embeddings: `shot` support images of each class, class by class, then `query` query images of each; more may
-            follow.
-        way: Classes.
-        shot: Support images a class.
-        query: Query images a class.
+        embeddings: Embeddings of `shot` support images of each class, class by class, then of `query` query images of
+            each class; further rows are ignored. The loss is differentiable in them.
+        way: Number of classes.
+        shot: Number of support images per class.
+        query: Number of query images per class.
+
+    Returns:
+        Mean over the query images, in nats.
     """
-    support, of_query = embeddings[: way * shot], embeddings[way * shot : way * (shot + query)]
+    support, queries = embeddings[: way * shot], embeddings[way * shot : way * (shot + query)]
     head = fit_head(support, episode_labels(way, shot, embeddings.device), way, "mean")
-    return functional.cross_entropy(embedding_scores(of_query, head), episode_labels(way, query, embeddings.device))
+    return functional.cross_entropy(embedding_scores(queries, head), episode_labels(way, query, embeddings.device))

@@ -1,7 +1,7 @@
-"""What MAML, ANIL and ProtoNet share: one network, an episode's loss as a pure function, and adaptation.
+"""`GradientLearner`: the base of MAML, ANIL and ProtoNet, with the outer loss of an episode as a pure function.
 
-Everything is a function of (parameters, stored statistics, episode). A training loop differentiates `episode_loss` with
-respect to the parameters, or to the episode's images.
+`episode_loss` is a function of (parameters, stored statistics, episode). A training loop differentiates it with respect
+to the parameters or to the images of the episode.
 """
 
 from __future__ import annotations
@@ -24,41 +24,46 @@ from dfml.learners.network import EpisodeNetwork, Parameters, Statistics, archit
 from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing
 
-_STRICT_STEPS = 10  # chosen on CIFAR-FS val
+# Default of `test_inner_steps` by the protocol `strict`, chosen on the validation classes of CIFAR-FS.
+_STRICT_STEPS = 10
 
 
 class LearnerConfig(FrozenSettings):
-    """How a learner is built and adapts."""
+    """Backbone and inner loop of a MAML, ANIL or ProtoNet learner."""
 
     kind: Literal["maml", "anil", "protonet"] = "maml"
-    """What adapts: all weights (MAML), the head (ANIL), or nothing but class means (ProtoNet)."""
+    """Kind of learner: `maml` adapts all weights, `anil` adapts the head, `protonet` computes one prototype per
+    class."""
     backbone: str = "conv4"
-    """A name of `dfml.backbones.create_backbone`."""
+    """Name of the backbone: one of dfml's (conv4, fewshot_resnet10, ...) or any network in timm's registry."""
     backbone_arguments: dict[str, Any] = Field(default_factory=dict)
-    """Of the backbone, such as `{channels: 64}`."""
+    """Arguments of the backbone, such as `{channels: 64}`."""
     head_start: Literal["random", "zero"] = "zero"
-    """The head before training. From zero, the first inner step alone makes a nearest-mean classifier of the
-    features."""
+    """Weights of the head before training: `random` (uniform), or `zero`, from which the first inner step alone makes a
+    nearest-prototype classifier."""
     inner_steps: PositiveInt = 1
-    """Gradient steps on the support set in training (papers 1.8: 1 in PURER's scripts, 5 by default)."""
+    """Number of gradient steps on the support set in training. The released code of PURER takes 1 in its scripts and 5
+    by default."""
     test_inner_steps: PositiveInt | None = None
-    """The same in `adapt` (papers 1.8: 1 in PURER's scripts, 10 by default). None: under `paper` as many as in
-    training; under `strict` ten, which win back what inductive batch-norm costs (docs/results/first-light.md)."""
+    """Number of gradient steps on the support set at test time. None: as many as in training by the protocol `paper`;
+    10 by `strict` (or more, if training takes more), which regains what inductive batch-norm costs
+    (docs/results/first-light.md). The released code of PURER takes 1 in its scripts and 10 by default."""
     inner_lr: PositiveFloat = 0.01
-    """Of the inner loop."""
+    """Learning rate of the inner loop."""
     second_order: bool = True
-    """Differentiate through the inner loop; False: first-order MAML."""
+    """Differentiate through the inner loop; false gives first-order MAML."""
     statistics_shrinkage: float = Field(default=0.0, ge=0.0, le=1.0)
-    """`strict` only: how far the support set's batch-norm statistics are drawn towards the meta-learned ones."""
+    """Interpolation of the batch-norm statistics that normalise query images, from those of the support set (0) to the
+    meta-learned ones (1); protocol `strict` only."""
 
 
 @dataclass(frozen=True)
 class EpisodeOutcome:
-    """Of one episode.
+    """Result of one training episode.
 
     Attributes:
-        loss: Cross-entropy on the query set; differentiable.
-        accuracy: On the query set.
+        loss: Mean cross-entropy on the query set, in nats; differentiable.
+        accuracy: Accuracy on the query set, a fraction.
         statistics: Batch-norm statistics of the last pass over the support set, detached.
     """
 
@@ -68,19 +73,24 @@ class EpisodeOutcome:
 
 
 class GradientLearner(MetaLearner):
-    """A network with meta-learned weights.
+    """Backbone with a linear head, whose initial weights are meta-learned and adapted to every support set.
 
     Args:
-        config: See `LearnerConfig`.
-        preprocessing: Of the network's input.
-        way: Rows of the head that is learned.
-        protocol: Which batch-norm rule training and adaptation follow; see `MetaLearner`.
-        seed: Of the initial weights.
-        name: What it is called in tables.
+        config: Backbone and inner loop.
+        preprocessing: Image size, mean and standard deviation of the network's input.
+        way: Number of rows of the head, which is the number of classes per training episode; default 5. `adapt` accepts
+            any number of classes; if it differs from `way`, every class starts from the mean row of the head.
+        protocol: Batch-norm rule of training and adaptation; see `MetaLearner`.
+        seed: Seed of the initial weights.
+        name: Name in tables; default the learner's kind.
 
     Attributes:
-        parameters: The meta-learned weights.
-        stored: The meta-learned batch-norm statistics: a moving average over support sets.
+        parameters: Meta-learned initial weights of backbone and head.
+        stored: Meta-learned batch-norm statistics: an EMA over the support sets of training; see
+            `LearnerConfig.statistics_shrinkage`.
+
+    Raises:
+        UsageError: If the backbone is unknown, or cannot take images of this size.
     """
 
     def __init__(
@@ -108,8 +118,8 @@ class GradientLearner(MetaLearner):
         if self.config.head_start == "zero":
             return {"head.weight": torch.zeros(self.way, width), "head.bias": torch.zeros(self.way)}
         bound = width**-0.5
-        draw = torch.rand(self.way, width, generator=seeds.generator(seed, "head"))
-        return {"head.weight": (2.0 * draw - 1.0) * bound, "head.bias": torch.zeros(self.way)}
+        uniform = torch.rand(self.way, width, generator=seeds.generator(seed, "head"))
+        return {"head.weight": (2.0 * uniform - 1.0) * bound, "head.bias": torch.zeros(self.way)}
 
     @abstractmethod
     def inner_loop(
@@ -122,39 +132,77 @@ class GradientLearner(MetaLearner):
         steps: int,
         second_order: bool,
     ) -> tuple[Parameters, Statistics]:
-        """Adapt the parameters to normalised support images.
+        """Adapt the parameters to a support set.
+
+        Args:
+            parameters: Weights to start from.
+            inputs: Normalised support images.
+            labels: Labels of the support images, from 0 to `way - 1`.
+            way: Number of classes.
+            steps: Number of gradient steps.
+            second_order: Keep the graph of the inner loop, also to the support images.
 
         Returns:
-            The adapted parameters with a head of `way` rows, and the batch-norm statistics of the last pass over the
-            support set. Both are attached to the graph of `parameters` only when `second_order`; the adapted
-            parameters then also carry the gradient to the support images.
+            Adapted parameters with a head of `way` rows, and the batch-norm statistics of the last pass over the
+            support set. The graph reaches from the adapted parameters back to `parameters` in any case. With
+            `second_order` it passes through the gradients of the steps and reaches the support images too, and the
+            statistics are attached to it.
         """
+
+    def refit_head(
+        self,
+        parameters: Parameters,
+        statistics: Statistics,
+        inputs: Float[Tensor, "support 3 size size"],
+        labels: Int64[Tensor, "support"],
+    ) -> tuple[Parameters, Statistics]:
+        """Compute the head again after the backbone has changed; only a head in closed form (ProtoNet) depends on it.
+
+        Args:
+            parameters: Adapted parameters with a changed backbone.
+            statistics: Batch-norm statistics of the support set, from the last pass over it.
+            inputs: Normalised support images.
+            labels: Labels of the support images.
+
+        Returns:
+            Parameters, and the statistics that belong to them; unchanged unless a subclass overrides this method.
+        """
+        return parameters, statistics
 
     @property
     def test_inner_steps(self) -> int:
-        """Gradient steps of `adapt`; see `LearnerConfig.test_inner_steps`."""
-        fitting = self.config.inner_steps if self.protocol == "paper" else max(self.config.inner_steps, _STRICT_STEPS)
-        return self.config.test_inner_steps or fitting
+        """Number of gradient steps of `adapt`; see `LearnerConfig.test_inner_steps`."""
+        default = self.config.inner_steps if self.protocol == "paper" else max(self.config.inner_steps, _STRICT_STEPS)
+        return self.config.test_inner_steps or default
 
     def query_statistics(self, support: Statistics, stored: Statistics) -> Statistics | None:
-        """The statistics that query images are normalised with; None: their own (`paper`)."""
+        """Compute the batch-norm statistics that normalise query images, by the learner's protocol.
+
+        Args:
+            support: Statistics of the support set.
+            stored: Meta-learned statistics, with which those of the support set are interpolated.
+
+        Returns:
+            None by the protocol `paper`: query images are normalised with their own statistics.
+        """
         if self.protocol == "paper":
             return None
-        share = self.config.statistics_shrinkage
-        if share == 0.0:
+        shrinkage = self.config.statistics_shrinkage
+        if shrinkage == 0.0:
             return support
-        return {name: torch.lerp(value, stored[name], share) for name, value in support.items()}
+        return {name: torch.lerp(value, stored[name], shrinkage) for name, value in support.items()}
 
     def episode_loss(
         self, parameters: Parameters, stored: Statistics, episode: Episode, *, second_order: bool | None = None
     ) -> EpisodeOutcome:
-        """The outer loss of one episode (papers 1.4): adapt to the support set, cross-entropy on the query set.
+        """Compute the outer loss of one episode: adapt to the support set, then cross-entropy of the query set.
 
         Args:
-            parameters: Leaves that take gradients, or the learner's own.
-            stored: Meta-learned batch-norm statistics.
-            episode: Of `way` classes.
-            second_order: Differentiate through the inner loop (also to the support images); None: as configured.
+            parameters: Weights to adapt; the loss is differentiable in them.
+            stored: Meta-learned batch-norm statistics; see `query_statistics`.
+            episode: Task of `way` classes, with images of the learner's size.
+            second_order: Differentiate through the inner loop, also to the support images; default None, as in
+                `LearnerConfig.second_order`.
         """
         adapted, support = self.inner_loop(
             parameters,
@@ -175,7 +223,7 @@ class GradientLearner(MetaLearner):
     def fit_support(
         self, images: Float[Tensor, "support 3 size size"], labels: Int64[Tensor, "support"], names: tuple[str, ...]
     ) -> FewShotClassifier:
-        """See `MetaLearner.fit_support`; builds no graph across steps."""
+        """See `MetaLearner.fit_support`. No graph is kept across steps."""
         adapted, support = self.inner_loop(
             self.parameters,
             self.preprocessing.normalise(images),
@@ -187,12 +235,12 @@ class GradientLearner(MetaLearner):
         return self.classifier(adapted, support, names)
 
     def classifier(self, adapted: Parameters, support: Statistics, names: tuple[str, ...]) -> NetworkClassifier:
-        """The network with adapted weights.
+        """Create the classifier of adapted weights.
 
         Args:
-            adapted: With a head of one row a name.
+            adapted: Weights of backbone and head; the head has one row per name.
             support: Batch-norm statistics of the support set.
-            names: Of the classes.
+            names: Class names.
         """
         return NetworkClassifier(
             self.network,
@@ -204,29 +252,37 @@ class GradientLearner(MetaLearner):
         )
 
     def to(self, device: torch.device) -> GradientLearner:
-        """Move to a device; returns itself."""
+        """See `MetaLearner.to`."""
         self.device = device
         self.parameters = {name: value.to(device) for name, value in self.parameters.items()}
         self.stored = {name: value.to(device) for name, value in self.stored.items()}
         return self
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `MetaLearner.contents`."""
+    def get_config(self) -> dict[str, Any]:
+        """See `MetaLearner.get_config`."""
+        return {**super().get_config(), "learner": self.config.model_dump(mode="json")}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `MetaLearner.state_dict`."""
         tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
-        tensors |= {f"stored.{name}": value for name, value in self.stored.items()}
-        return {"learner": self.config.model_dump(mode="json")}, tensors
+        return tensors | {f"stored.{name}": value for name, value in self.stored.items()}
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> GradientLearner:
-        """See `MetaLearner.rebuild`."""
-        preprocessing = read_preprocessing(config["preprocessing"])
-        learner = cls(LearnerConfig(**config["learner"]), preprocessing, way=config["way"], protocol=config["protocol"])
-        learner.parameters, learner.stored = strip(tensors, "parameters."), strip(tensors, "stored.")
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> GradientLearner:
+        """See `MetaLearner.from_config`."""
+        learner = cls(
+            LearnerConfig(**config["learner"]),
+            read_preprocessing(config["preprocessing"]),
+            way=config["way"],
+            protocol=config["protocol"],
+            name=config["name"],
+        )
+        learner.parameters, learner.stored = strip(state_dict, "parameters."), strip(state_dict, "stored.")
         return learner
 
 
 def head_for(parameters: Parameters, way: int) -> Parameters:
-    """The parameters with a head of `way` rows: as learned, or, for another way, the mean row for every class."""
+    """Return the parameters with a head of `way` rows; if `way` is new, every row is the mean row of the old head."""
     weight, bias = parameters["head.weight"], parameters["head.bias"]
     if len(weight) == way:
         return parameters

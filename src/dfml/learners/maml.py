@@ -1,4 +1,4 @@
-"""MAML (Finn et al. 2017): adapt all weights by gradient descent on the support set."""
+"""MAML: adapt all weights by gradient descent on the support set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from dfml.learners.network import Parameters, Statistics
 
 
 class MAML(GradientLearner):
-    """All weights follow the gradient of the support set's cross-entropy (papers 1.4)."""
+    """Model-agnostic meta-learning (Finn et al., "Model-Agnostic Meta-Learning for Fast Adaptation", ICML 2017).
+
+    The inner loop takes gradient steps of all weights on the cross-entropy of the support set. With
+    `second_order=False` it is first-order MAML.
+    """
 
     kind: ClassVar[str] = "maml"
 
@@ -48,15 +52,18 @@ class MAML(GradientLearner):
 def descend(
     start: Parameters, loss: Callable[[Parameters], Tensor], *, steps: int, lr: float, second_order: bool
 ) -> Parameters:
-    """Gradient descent on some weights.
+    """Take gradient descent steps; differentiable.
 
     Args:
-        start: Where it begins; the result is attached to its graph.
-        loss: Of the weights at a point.
-        steps: How many.
+        start: Initial weights; the result is attached to their graph.
+        loss: Function from weights to the loss.
+        steps: Number of steps.
         lr: Learning rate.
-        second_order: Keep the graph of every step. Otherwise each gradient is a constant, taken at a detached copy, and
-            the graph of a step is freed before the next.
+        second_order: Keep the graph of every step. Otherwise each gradient is a constant, computed at a detached copy
+            of the weights, and the graph of a step is freed before the next.
+
+    Returns:
+        Weights after the last step.
     """
     adapted = start
     for _ in range(steps):

@@ -1,8 +1,8 @@
 """A backbone as a pure function of (parameters, statistics, images).
 
-Batch-norm is where a few-shot learner cheats without noticing: normalising query images by each other lets one answer
-depend on the rest of the batch. Here statistics are values that are handed in and out, so every learner must say which
-ones it uses.
+Batch-norm decides whether a few-shot learner is inductive or transductive: if query images are normalised with their
+own statistics, the prediction for one image depends on the others. Here the statistics are an argument and a result of
+the forward pass, so that every learner states which ones it uses.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from torch.func import functional_call
 from dfml.backbones import create_backbone, size_arguments, sized
 
 Parameters = dict[str, Tensor]
-"""Named weights; `backbone.*`, `head.weight` (way x features) and `head.bias` (way)."""
+"""Weights by name: `backbone.*`, `head.weight` (way x features) and `head.bias` (way)."""
 
 Statistics = dict[str, Tensor]
-"""Mean and biased variance of every batch-norm layer's input."""
+"""Mean and biased variance of the input of every batch-norm layer, by name: `LAYER.mean`, `LAYER.variance`."""
 
 
 class EpisodeBatchNorm2d(nn.Module):
-    """Batch-norm whose statistics are an output in training mode and an input in evaluation mode.
+    """Batch-norm whose statistics are a result in training mode and an argument in evaluation mode.
 
-    Written from elementary operations: PyTorch's native batch-norm gives silently wrong second derivatives under
-    `vmap`.
+    It is written in elementary operations, because PyTorch's native batch-norm silently gives wrong second derivatives
+    under `vmap`.
+
+    Args:
+        norm: Layer whose weight, bias and epsilon are taken over; its running statistics are not.
     """
 
     mean: Tensor
@@ -45,17 +48,17 @@ class EpisodeBatchNorm2d(nn.Module):
     def forward(
         self, x: Float[Tensor, "images channels rows columns"]
     ) -> Float[Tensor, "images channels rows columns"]:
-        """Normalise a feature map."""
+        """Normalise a feature map per channel, then scale and shift it."""
         images, channels, rows, columns = x.shape
-        # A (pixels, channels) view is free in channels-last memory, and turns channel sums into a matrix product, whose
-        # first and second derivatives are matrix products too: about twice as fast as `var_mean` on a CPU.
+        # In channels-last memory a (pixels, channels) view costs nothing, and channel sums are matrix products, as are
+        # their first and second derivatives: about twice as fast as `var_mean` on a CPU.
         pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
         if self.training:
-            share = pixels.new_full((1, len(pixels)), 1.0 / len(pixels))
-            mean = (share @ pixels)[0]
+            averaging = pixels.new_full((1, len(pixels)), 1.0 / len(pixels))
+            mean = (averaging @ pixels)[0]
             centred = pixels - mean
-            variance = (share @ (centred * centred))[0]
-            # `functional_call` hands replaced buffers back to its caller; the module itself keeps nothing.
+            variance = (averaging @ (centred * centred))[0]
+            # `functional_call` returns replaced buffers to its caller; the module itself keeps nothing.
             self.mean, self.variance = mean, variance
             normalised = torch.addcmul(self.bias, centred, self.weight * torch.rsqrt(variance + self.eps))
         else:
@@ -65,17 +68,17 @@ class EpisodeBatchNorm2d(nn.Module):
 
 
 def architecture_of(backbone: str, arguments: dict[str, Any], size: int) -> dict[str, Any]:
-    """What is saved of a backbone to rebuild it: its name and arguments for images of `size` pixels a side."""
+    """Describe a backbone for `config.json`: its name, and its arguments for images of `size` x `size` pixels."""
     return {"architecture": backbone, "arguments": {**size_arguments(backbone, size), **arguments}}
 
 
 class EpisodeNetwork:
-    """The feature extractor of a few-shot learner, without any state of its own.
+    """Feature extractor of a few-shot learner as a function: its weights and statistics are arguments.
 
     Args:
-        architecture: See `dfml.backbones.create_backbone`; built without a head.
-        arguments: Of the architecture.
-        seed: Of the initial weights.
+        architecture: Name of a network of dfml or timm, built without a head; see `dfml.backbones.create_backbone`.
+        arguments: Arguments of the architecture.
+        seed: Seed of the initial weights.
     """
 
     def __init__(self, architecture: str, arguments: dict[str, Any], seed: int) -> None:
@@ -87,20 +90,20 @@ class EpisodeNetwork:
         self._buffers = {k: v for k, v in module.named_buffers() if k not in self._statistics}
 
     def initial(self) -> Parameters:
-        """The untrained weights, `backbone.*`."""
+        """Return a copy of the untrained weights, named `backbone.*`."""
         return {f"backbone.{name}": value.detach().clone() for name, value in self._module.named_parameters()}
 
     def neutral_statistics(self) -> Statistics:
-        """Mean 0 and variance 1 for every layer."""
+        """Return statistics of mean 0 and variance 1 for every batch-norm layer."""
         buffers = dict(self._module.named_buffers())
         return {name: buffers[name].clone() for name in self._statistics}
 
     @torch.no_grad()
     def width(self, size: int) -> int:
-        """Features of an image of `size` pixels a side.
+        """Return the number of features of an image of `size` x `size` pixels.
 
         Raises:
-            UsageError: If the network is not made for this size.
+            UsageError: If the network cannot take images of this size.
         """
         with sized(self._architecture, size):
             return self.features(self.initial(), torch.zeros(2, 3, size, size))[0].shape[1]
@@ -111,23 +114,23 @@ class EpisodeNetwork:
         inputs: Float[Tensor, "images 3 height width"],
         statistics: Statistics | None = None,
     ) -> tuple[Float[Tensor, "images features"], Statistics]:
-        """Features of normalised images.
+        """Compute the features of normalised images.
 
         Args:
-            parameters: Must hold `backbone.*`; other entries are ignored.
-            inputs: Normalised images.
-            statistics: Normalise with these; None: with the batch's own.
+            parameters: Weights named `backbone.*`; other entries are ignored.
+            inputs: Normalised images, on the device of the parameters.
+            statistics: Batch-norm statistics to normalise with; default None, the statistics of `inputs` themselves.
 
         Returns:
-            The features, and the statistics that were used. Both are differentiable, twice.
+            The features, and the batch-norm statistics that were used. Both are twice differentiable.
         """
         values = {name.removeprefix("backbone."): v for name, v in parameters.items() if name.startswith("backbone.")}
-        used = {name: next(iter(values.values())).new_empty(0) for name in self._statistics}
-        values |= used if statistics is None else statistics
+        unset = {name: next(iter(values.values())).new_empty(0) for name in self._statistics}
+        values |= unset if statistics is None else statistics
         self._module.train(statistics is None)
-        # The module must sit where the images are; its own tensors are never read but for constant buffers.
+        # Of the module's own tensors only constant buffers are read; they must be on the device of the images.
         values |= {name: buffer.to(inputs.device) for name, buffer in self._buffers.items()}
-        # Channels-last memory, said in a way that `vmap` understands too.
+        # Channels-last memory by permutation, because `vmap` does not support `memory_format`.
         inputs = inputs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
         features = functional_call(self._module, values, (inputs,))
         return features, {name: values[name] for name in self._statistics}

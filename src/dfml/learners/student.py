@@ -1,4 +1,4 @@
-"""`Student`: one compact network that answers what every member of a zoo would; its answers are the embedding."""
+"""`Student`: one compact network distilled from all members of a zoo, whose predictions embed an image."""
 
 from __future__ import annotations
 
@@ -14,30 +14,36 @@ from torch.nn import functional
 
 from dfml import seeds
 from dfml.backbones import create_backbone, head_inputs, sized
+from dfml.divergences import kl_divergence
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
 from dfml.learners.network import architecture_of
 from dfml.zoo.pretrained import Preprocessing
 
 StudentEmbedding = Literal["centred", "probabilities", "features"]
-"""What embeds an image. `probabilities`: those that the student predicts for every member. `centred`: these, softened,
-less the uniform distribution (`dfml.learners.embedding.centred_probabilities`). `features`: the input of its head."""
+"""What embeds an image. `probabilities`: the softmax probabilities that the student predicts for every member.
+`centred`: softened probabilities minus the uniform distribution (`dfml.learners.embedding.centred_probabilities`).
+`features`: the input of the student's head."""
 
 
 class Student(EmbeddingLearner):
-    """A network with one head for all outputs of all members.
+    """Few-shot learner whose network has one output for every output of every member of a zoo.
 
-    It answers with the batch-norm statistics of its training, so no answer depends on another.
+    Batch-norm uses the running statistics of the student's training, so predictions do not depend on the batch.
 
     Args:
-        network: Normalised images -> logits, in timm's manner; in evaluation mode unless somebody trains it.
-        architecture: Its name and arguments, to rebuild it.
-        outputs: How many outputs each member has.
-        preprocessing: Of the network's input.
-        embedding: What embeds an image.
-        fit: How heads are fitted to a support set.
-        way: For the record; it adapts to any number of classes.
-        name: What it is called in tables.
+        network: Network from normalised images to logits, with the interface of timm's models. It is put into
+            evaluation mode; whoever trains it switches to training mode and back.
+        architecture: Name and arguments of the network, from `architecture_of`.
+        outputs: Number of outputs of each member, in the order of the network's outputs.
+        preprocessing: Image size, mean and standard deviation of the network's input.
+        embedding: What embeds an image; default `centred`.
+        fit: How the head is fitted to a support set; default `ridge`.
+        way: Number of classes per episode that is saved with the learner; `adapt` accepts any number.
+        name: Name in tables.
+
+    Attributes:
+        groups: Which outputs of the network belong to the same member.
     """
 
     kind: ClassVar[str] = "student"
@@ -74,18 +80,18 @@ class Student(EmbeddingLearner):
         seed: int = 0,
         **settings: Any,
     ) -> Student:
-        """A student with random weights.
+        """Create a student with random weights.
 
         Args:
-            backbone: A name of `dfml.backbones.create_backbone`.
-            arguments: Of the backbone.
-            outputs: How many outputs each member has.
-            preprocessing: Of its input.
-            seed: Of the weights.
-            **settings: As in the constructor.
+            backbone: Name of a network of dfml or timm; see `dfml.backbones.create_backbone`.
+            arguments: Arguments of the backbone.
+            outputs: Number of outputs of each member.
+            preprocessing: Image size, mean and standard deviation of the network's input.
+            seed: Seed of the weights.
+            **settings: Further arguments of `Student`.
 
         Raises:
-            UsageError: If the network cannot be built, or is not made for images of this size.
+            UsageError: If the network is unknown or cannot be built, or cannot take images of this size.
         """
         size = preprocessing.size
         architecture = architecture_of(backbone, arguments, size)
@@ -97,19 +103,24 @@ class Student(EmbeddingLearner):
         return cls(network, architecture, outputs, preprocessing, **settings)
 
     def logits(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images outputs"]:
-        """What it expects all members to answer, side by side; differentiable."""
+        """Predict the logits of all members, side by side.
+
+        Args:
+            images: Floats, nominally in [0, 1], of the student's size. The result is differentiable in them and in the
+                weights.
+        """
         logits: Tensor = self.network(self._input(images))
         return logits.to(images.dtype)
 
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
-        """See `StudentEmbedding`."""
-        return self.answer(images)[1]
+        """Embed images, without a graph; see `StudentEmbedding`."""
+        return self.logits_and_embeddings(images)[1]
 
-    def answer(
+    def logits_and_embeddings(
         self, images: Float[Tensor, "images 3 size size"]
     ) -> tuple[Float[Tensor, "images outputs"], Float[Tensor, "images features"]]:
-        """`logits` and what embeds the images, from one pass; differentiable."""
+        """Compute `logits` and the embeddings from one forward pass; differentiable like `logits`."""
         logits: Tensor
         if self.embedding == "features":
             features = head_inputs(self.network, self._input(images))
@@ -124,28 +135,37 @@ class Student(EmbeddingLearner):
         return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
 
     def copy(self) -> Student:
-        """The same student in evaluation mode; shares no memory that training writes to."""
-        twin = copy(self)
-        twin.network = deepcopy(self.network).eval()
-        return twin
+        """Copy the student, in evaluation mode; the copy shares no memory that training writes to."""
+        student = copy(self)
+        student.network = deepcopy(self.network).eval()
+        return student
 
     def to(self, device: torch.device) -> Student:
-        """Move to a device; returns itself."""
+        """See `MetaLearner.to`."""
         self.device = device
         self.network.to(device)
         return self
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `MetaLearner.contents`."""
-        config = {"outputs": list(self.outputs), "embedding": self.embedding, "fit": self.fit}
-        return {"network": self.architecture, **config}, dict(self.network.state_dict())
+    def get_config(self) -> dict[str, Any]:
+        """See `MetaLearner.get_config`."""
+        return {
+            **super().get_config(),
+            "network": self.architecture,
+            "outputs": list(self.outputs),
+            "embedding": self.embedding,
+            "fit": self.fit,
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `MetaLearner.state_dict`."""
+        return dict(self.network.state_dict())
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Student:
-        """See `MetaLearner.rebuild`."""
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> Student:
+        """See `MetaLearner.from_config`."""
         architecture, outputs = config["network"], config["outputs"]
         network = create_backbone(architecture["architecture"], sum(outputs), seed=0, **architecture["arguments"])
-        network.load_state_dict(tensors)
+        network.load_state_dict(state_dict)
         return cls(
             network,
             architecture,
@@ -159,10 +179,10 @@ class Student(EmbeddingLearner):
 
 
 class OutputGroups:
-    """Which of many outputs side by side belong to the same member; what is done to a member's is done to all at once.
+    """Functions of the concatenated logits of all members, which treat the outputs of each member separately.
 
     Args:
-        outputs: How many outputs each member has, in order.
+        outputs: Number of outputs of each member, in the order of the columns.
     """
 
     def __init__(self, outputs: Sequence[int]) -> None:
@@ -171,41 +191,45 @@ class OutputGroups:
         for count in outputs:
             starts[count].append(start)
             start += count
-        # Members with as many outputs as each other are handled as one: members x outputs.
+        # One tensor per number of outputs: the columns of all members that have so many.
         self._columns: list[Int64[Tensor, "members outputs"]] = [
-            torch.tensor(firsts)[:, None] + torch.arange(count) for count, firsts in starts.items()
+            torch.tensor(first)[:, None] + torch.arange(count) for count, first in starts.items()
         ]
 
     def log_softmax(self, logits: Float[Tensor, "images outputs"]) -> Float[Tensor, "images outputs"]:
-        """Log-probabilities: over the outputs of each member apart."""
-        return self._apart(lambda own: functional.log_softmax(own, dim=-1), logits)
+        """Compute the log-probabilities of every member."""
+        return self._map(lambda group: functional.log_softmax(group, dim=-1), logits)
 
     def centred_probabilities(self, logits: Float[Tensor, "images outputs"]) -> Float[Tensor, "images outputs"]:
-        """See `dfml.learners.embedding.centred_probabilities`: of each member apart."""
-        return self._apart(centred_probabilities, logits)
+        """Compute `dfml.learners.embedding.centred_probabilities` of every member."""
+        return self._map(centred_probabilities, logits)
 
-    def _apart(self, function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-        found = torch.empty_like(logits)
+    def _map(self, function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+        result = torch.empty_like(logits)
         for columns in self._columns:
-            found[:, columns] = function(logits[:, columns])
-        return found
+            result[:, columns] = function(logits[:, columns])
+        return result
 
     def divergence(
         self, teacher: Float[Tensor, "images outputs"], student: Float[Tensor, "images outputs"], temperature: float
     ) -> Float[Tensor, ""]:
-        """KL(member || student) in nats, mean over images and members; see `dfml.methods.free.distillation.divergence`.
+        """Compute the distillation loss of Hinton et al. (2015): temperature^2 KL(member || student), in nats.
 
         Args:
-            teacher: Log-probabilities or logits; NaN where a member was not asked.
-            student: Logits.
-            temperature: Both are divided by it.
+            teacher: Log-probabilities or logits of all members, side by side; NaN where a member was not queried about
+                an image.
+            student: Logits of the student; the loss is differentiable in them.
+            temperature: Divisor of the logits of both, greater than 0.
+
+        Returns:
+            Mean over the pairs of an image and a member that was queried about it; 0 if there are none.
         """
-        total, asked = student.new_zeros(()), student.new_zeros(())
+        total, count = student.new_zeros(()), student.new_zeros(())
         for columns in self._columns:
-            answered = teacher[:, columns]
-            known = ~answered[..., 0].isnan()
-            p = functional.log_softmax(answered.nan_to_num() / temperature, dim=-1)
+            logits = teacher[:, columns]
+            known = ~logits[..., 0].isnan()
+            p = functional.log_softmax(logits.nan_to_num() / temperature, dim=-1)
             q = functional.log_softmax(student[:, columns] / temperature, dim=-1)
-            total = total + (functional.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1) * known).sum()
-            asked = asked + known.sum()
-        return temperature**2 * total / asked.clamp(min=1)
+            total = total + (kl_divergence(p, q) * known).sum()
+            count = count + known.sum()
+        return temperature**2 * total / count.clamp(min=1)

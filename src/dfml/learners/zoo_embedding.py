@@ -1,7 +1,8 @@
-"""`ZooEmbeddingLearner`: the outputs of all members of a zoo, side by side, embed an image."""
+"""`ZooEmbeddingLearner`: the concatenated outputs of all members of a zoo embed an image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -10,36 +11,44 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from dfml.errors import LearnerError, ZooMemberError
+from dfml.errors import LearnerError, ZooError, ZooMemberError
 from dfml.images import resize_and_crop
-from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
+from dfml.zoo.members import Differentiable, Predicts, move_member, teacher_logits
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
-from dfml.zoo.readers import WEIGHTS, load_member, read_member_config, sha256
+from dfml.zoo.vetting import load_member, read_member_config, weight_digest
 
 Representation = Literal["probabilities", "centred", "logits", "features"]
-"""What is asked of a member about an image: its probabilities; these, softer, less those of guessing
-(`dfml.learners.embedding.centred_probabilities`); its logits; or its unit-norm features."""
+"""What each member contributes to the embedding of an image. `probabilities`: its softmax probabilities. `centred`:
+softened probabilities minus the uniform distribution (`dfml.learners.embedding.centred_probabilities`). `logits`: its
+logits, for which it must be `dfml.zoo.Differentiable`. `features`: the unit-norm input of its head, for which it must
+be a `dfml.zoo.PretrainedClassifier`."""
 
 
 class ZooEmbeddingLearner(EmbeddingLearner):
-    """Saves where its members are and their digests, not the members.
+    """Few-shot learner that runs every member of a zoo on every image; nothing is trained.
+
+    A saved learner holds paths and SHA-256 digests of its members, not the members themselves.
 
     Args:
-        members: The whole zoo.
-        preprocessing: Its size is the one that images are brought to; members resize and normalise on their own.
-        representation: What is asked of the members.
-        fit: How heads are fitted.
-        way: For the record; it adapts to any number of classes.
-        name: What it is called in tables.
+        members: Members of the zoo; the embedding has their order.
+        preprocessing: Preprocessing of the learner, of which only the image size is used: each member resizes and
+            normalises images itself.
+        representation: What each member contributes to the embedding; default `probabilities`.
+        fit: How the head is fitted to a support set; default `mean`.
+        way: Number of classes per episode that is saved with the learner; `adapt` accepts any number.
+        name: Name in tables.
+
+    Raises:
+        ZooError: If the representation needs logits or features that a member does not have.
     """
 
     kind: ClassVar[str] = "zoo_embedding"
 
     def __init__(
         self,
-        members: list[PretrainedClassifier],
+        members: Sequence[Predicts],
         preprocessing: Preprocessing,
         *,
         representation: Representation = "probabilities",
@@ -47,7 +56,9 @@ class ZooEmbeddingLearner(EmbeddingLearner):
         way: int = 5,
         name: str = "zoo_embedding",
     ) -> None:
-        self.members = members
+        for member in members:
+            _require(member, representation)
+        self.members = list(members)
         self.preprocessing = preprocessing
         self.representation: Representation = representation
         self.fit = fit
@@ -55,33 +66,52 @@ class ZooEmbeddingLearner(EmbeddingLearner):
 
     @torch.no_grad()
     def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
-        """All members' opinions side by side; each sees the images at its own size."""
-        return torch.cat(
-            [self._opinion(member, resize_and_crop(images, member.size)) for member in self.members], dim=1
-        )
+        """The representations of all members side by side; each member sees the images at its own size."""
+        return torch.cat([self._represent(member, images) for member in self.members], dim=1)
 
-    def _opinion(self, member: PretrainedClassifier, images: Tensor) -> Tensor:
-        if self.representation == "features":
-            return functional.normalize(member.features(images), dim=1)
-        logits = member.logits(images)
+    def _represent(self, member: Predicts, images: Tensor) -> Tensor:
+        if not isinstance(member, Differentiable):
+            logits = teacher_logits(member, images)
+        elif self.representation == "features":
+            assert isinstance(member, PretrainedClassifier)
+            return functional.normalize(member.features(resize_and_crop(images, member.size)), dim=1)
+        else:
+            logits = member.logits(resize_and_crop(images, member.size))
         if self.representation == "logits":
             return logits
         return centred_probabilities(logits) if self.representation == "centred" else logits.softmax(dim=1)
 
     def to(self, device: torch.device) -> ZooEmbeddingLearner:
-        """Move to a device; returns itself."""
+        """See `MetaLearner.to`."""
         self.device = device
         for member in self.members:
-            member.to(device)
+            move_member(member, device)
         return self
 
-    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `MetaLearner.contents`."""
-        return {"members": member_references(self.members), "representation": self.representation, "fit": self.fit}, {}
+    def get_config(self) -> dict[str, Any]:
+        """See `MetaLearner.get_config`.
+
+        Raises:
+            LearnerError: If a member was not loaded from a folder, so that there is nothing to refer to.
+        """
+        return {
+            **super().get_config(),
+            "members": member_references(self.members),
+            "representation": self.representation,
+            "fit": self.fit,
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See `MetaLearner.state_dict`; empty, because the members' weights stay in their own files."""
+        return {}
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> MetaLearner:
-        """See `MetaLearner.rebuild`."""
+    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> ZooEmbeddingLearner:
+        """See `MetaLearner.from_config`.
+
+        Raises:
+            LearnerError: If a member's file has moved or changed, or cannot be loaded.
+        """
         return cls(
             load_references(config["members"]),
             read_preprocessing(config["preprocessing"]),
@@ -92,32 +122,48 @@ class ZooEmbeddingLearner(EmbeddingLearner):
         )
 
 
-def member_references(members: list[PretrainedClassifier]) -> list[dict[str, str]]:
-    """Path and digest of every member.
+def _require(member: Predicts, representation: Representation) -> None:
+    needed = {"logits": Differentiable, "features": PretrainedClassifier}.get(representation)
+    if needed and not isinstance(member, needed):
+        raise ZooError(
+            f"zoo member {member.source} only predicts probabilities, but the representation is {representation!r}; "
+            "choose 'probabilities' or 'centred', or leave the member out"
+        )
+
+
+def member_references(members: Sequence[Predicts]) -> list[dict[str, str]]:
+    """Path and digest of the weight file of every member.
 
     Raises:
-        LearnerError: If a member was never on the disk.
+        LearnerError: If a member is not on the disk.
     """
-    paths = [Path(member.source) for member in members]
-    missing = [member.source for member, path in zip(members, paths, strict=True) if not (path / WEIGHTS).is_file()]
-    if missing:
-        raise LearnerError(
-            f"a zoo embedding refers to its members' files, but {missing[0]} is not a folder; save it first"
-        )
-    return [{"path": str(path.resolve()), "sha256": sha256(path / WEIGHTS)} for path in paths]
+    references = []
+    for member in members:
+        path = Path(member.source)
+        digest = weight_digest(path)
+        if digest is None:
+            raise LearnerError(
+                f"expected zoo members that were loaded from files, found {member.source}, which a saved zoo embedding "
+                "cannot refer to; save it first, and load it from there"
+            )
+        references.append({"path": str(path.resolve()), "sha256": digest})
+    return references
 
 
 def load_references(references: list[dict[str, str]]) -> list[PretrainedClassifier]:
-    """The members again.
+    """Load members by their paths and digests.
 
     Raises:
-        LearnerError: If one has moved or changed since.
+        LearnerError: If a member's file has moved or changed, or cannot be loaded.
     """
     members = []
     for reference in references:
         path = Path(reference["path"])
-        if not (path / WEIGHTS).is_file() or sha256(path / WEIGHTS) != reference["sha256"]:
-            raise LearnerError(f"the zoo member {path} has moved or changed since this was saved; make it anew")
+        if weight_digest(path) != reference["sha256"]:
+            raise LearnerError(
+                f"the zoo member {path} has moved or changed since the zoo embedding was saved; restore the member, or "
+                "create the zoo embedding again"
+            )
         try:
             members.append(load_member(read_member_config(path)))
         except ZooMemberError as error:

@@ -46,7 +46,7 @@ def average_members(zoo: Zoo, learner: GradientLearner) -> Parameters:
     """
     backbones = member_backbones(zoo, learner, "averaging")
     heads: list[tuple[Tensor, Tensor]] = []
-    for member in zoo:
+    for member in zoo.classifiers():
         head = member.network.get_classifier()  # type: ignore[operator]
         if isinstance(head, torch.nn.Linear) and head.weight.shape == learner.parameters["head.weight"].shape:
             heads.append((head.weight, head.bias))
@@ -70,7 +70,7 @@ def member_backbones(zoo: Zoo, learner: GradientLearner, what: str) -> list[Para
     """
     backbones: list[Parameters] = []
     expected = {name: value for name, value in learner.parameters.items() if name.startswith("backbone.")}
-    for index, member in enumerate(zoo):
+    for index, member in enumerate(zoo.classifiers()):
         weights = {f"backbone.{name}": value for name, value in member.network.state_dict().items()}
         different = [n for n, v in expected.items() if n not in weights or weights[n].shape != v.shape]
         if different:

@@ -38,6 +38,9 @@ class Method(ABC):
     config_type: ClassVar[type[TrainingConfig]]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Settings that `--preset NAME` chooses, by name; only those that differ from the defaults."""
+    trains_on_demand: ClassVar[bool] = False
+    """Whether training takes about a minute at most, so that `METHOD:ZOO` in place of a learner's folder trains the
+    method first (`dfml.open_learner`). Methods without meta-iterations never need it."""
     run_: TrainingRun
     """The run of the last `fit`, with its metric descriptions, images and meta-trained engine."""
 

@@ -1,7 +1,8 @@
-"""`open_learner`: a saved learner by its folder, or `METHOD:ZOO` for a method that needs no training."""
+"""`open_learner`: a saved learner by its folder, or `METHOD:ZOO` for a method with little or no training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,29 +12,47 @@ from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.learners.classifier import CONFIG
 from dfml.methods import find_method, method_names
 from dfml.methods.plugins import is_path
+from dfml.training.device import select_device
+from dfml.training.progress import Progress
 from dfml.training.run_folder import list_snapshots
 from dfml.zoo.zoo import Zoo
 
 
 def open_learner(
-    name: str, device: torch.device, *, way: int = 5, shot: int = 1, protocol: ProtocolName = "strict", seed: int = 0
+    name: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    way: int = 5,
+    shot: int = 1,
+    protocol: ProtocolName = "strict",
+    seed: int = 0,
+    progress: Callable[[str, int], Progress] | None = None,
 ) -> MetaLearner:
-    """A saved learner by its folder, or `METHOD:ZOO` for a method that needs no training.
+    """Open a saved learner, or make one by a method with little or no training.
 
     Args:
-        name: What the user wrote. A method is a name, or `MODULE:CLASS`; where the part before the first colon is the
-            name of a method, all that follows is the zoo.
-        device: Where the learner will compute.
-        way: For a method.
-        shot: For a method.
-        protocol: For a method.
-        seed: For a method.
+        name: Folder of a learner (from `dfml train`, `MetaLearner.save_pretrained` or a run's `snapshots/N`); or
+            `METHOD:ZOO` for a method without meta-iterations or with `Method.trains_on_demand`, such as
+            "zoo_embedding:zoo/". METHOD is a name or `MODULE:CLASS`; if the part before the first colon is the name of
+            a method, everything behind it is the zoo.
+        device: `auto` (the first GPU if there is one), a name such as "cuda:1", or a `torch.device`.
+        way: Classes per episode. This and the following settings are for `METHOD:ZOO`; a folder has its own.
+        shot: Support images per class.
+        protocol: Evaluation protocol that the learner is made for.
+        seed: Seed of all random numbers.
+        progress: Makes the progress display of a training, from the method's name and the number of meta-iterations
+            (`dfml.training.progress.show_progress`). None shows nothing.
+
+    Returns:
+        The learner, on the device.
 
     Raises:
-        LearnerError: If there is no learner of that name, or nobody has announced the module of its kind.
-        UsageError: If the method has to be trained first, or cannot be imported.
+        LearnerError: If there is no such learner, its run is not finished, or the package of its kind is missing.
+        UsageError: If the method has to be trained by `dfml train`, it cannot be imported, or there is no such device.
         DfmlError: If the method cannot use the zoo.
     """
+    name = str(name)
+    device = device if isinstance(device, torch.device) else select_device(device)
     if Path(name).is_dir():
         snapshots = list_snapshots(Path(name))
         if snapshots and not (Path(name) / CONFIG).exists():
@@ -42,24 +61,31 @@ def open_learner(
                 f"{snapshots[-1]}"
             )
         return MetaLearner.from_pretrained(name).to(device)
-    method, zoo = _split(name)
-    if not method:
+    method_name, zoo = _split(name)
+    if not method_name:
         raise LearnerError(
             f"expected a learner's folder (from `dfml train`) or METHOD:ZOO at {name}, found neither; check the path"
         )
-    untrained = find_method(method)(way=way, shot=shot, protocol=protocol, seed=seed)
-    if untrained.config.iterations:
-        raise UsageError(
-            f"{method} has to be trained before it is used: `dfml train {zoo} --method {method} --out LEARNER`"
-        )
-    return untrained.fit(Zoo.open(zoo), device=str(device))
+    method = find_method(method_name)(way=way, shot=shot, protocol=protocol, seed=seed)
+    iterations = method.config.iterations
+    command = f"`dfml train {zoo} --method {method_name} --out LEARNER`"
+    if iterations and not method.trains_on_demand:
+        raise UsageError(f"{method_name} has to be trained before it is used: {command}")
+    members = Zoo.open(zoo)
+    shown = progress(method.name, iterations) if progress and iterations else None
+    if shown:
+        shown.message(f"{method_name} is trained on {zoo} first; {command} would keep it")
+    return method.fit(members, device=str(device), progress=shown)
 
 
 def _split(name: str) -> tuple[str, str]:
-    """`METHOD:ZOO` -> its parts; both empty if it is of another form. Only a zoo that is there makes a module run."""
+    """Split `METHOD:ZOO` into its parts; both are empty if the name has another form.
+
+    A module is imported only if the folder of the zoo exists: otherwise a mistyped path could run code.
+    """
     method, _, zoo = name.partition(":")
     if zoo and method in method_names():
         return method, zoo
-    owner, _, zoo = zoo.partition(":")
-    path = f"{method}:{owner}"
+    class_name, _, zoo = zoo.partition(":")
+    path = f"{method}:{class_name}"
     return (path, zoo) if is_path(path) and zoo and Path(zoo).is_dir() else ("", "")

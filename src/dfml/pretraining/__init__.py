@@ -1,6 +1,7 @@
-"""Labelled images -> a zoo of trained classifiers: simulates the models that other people would bring.
+"""Labelled images -> a zoo of trained classifiers, which stands in for pre-trained models from other sources.
 
-The names below are loaded when they are first used: `workers` alone costs nothing.
+The names below are imported when they are first used, so that `dfml.pretraining.workers` imports neither torch nor
+timm.
 """
 
 from __future__ import annotations

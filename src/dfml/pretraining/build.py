@@ -1,4 +1,4 @@
-"""Builds a zoo: plans its members, trains those that are not there yet, and writes each as soon as it is trained."""
+"""Builds a zoo: plans its members, trains those that are missing, and writes each as soon as it is trained."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from dfml.pretraining.recipes import PAPER, Recipe
 from dfml.pretraining.record import dataset_record, open_zoo_folder
 from dfml.pretraining.workers import run_in_processes
 from dfml.zoo import Preprocessing
-from dfml.zoo.readers import load_member, read_member_config
+from dfml.zoo.vetting import load_member, read_member_config
 from dfml.zoo.writer import write_member
 
 
 @dataclass(frozen=True)
 class BuiltMember:
-    """What became of one member.
+    """One member of a built zoo.
 
     Attributes:
-        number: Its place in the zoo.
-        name: Of its folder.
-        architecture: Of its network.
-        labels: One an output.
-        held_out_accuracy: A fraction.
-        seconds: That its training took; None when it was there already.
+        number: Its position in the zoo.
+        name: Name of its folder.
+        architecture: Name of its architecture.
+        labels: One name per output.
+        held_out_accuracy: Accuracy on held-out images, a fraction; NaN if its configuration has none.
+        seconds: Seconds of its training; None for a member that an earlier build has trained.
     """
 
     number: int
@@ -51,12 +51,12 @@ class BuiltMember:
 
 
 Progress = Callable[[BuiltMember, int, int], None]
-"""Called with (member, members ready, members in total)."""
+"""Callback: (member, number of finished members, number of all members)."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """All that it takes to train and write one member. Images are arrays: tensors would travel as shared memory."""
+    """The inputs of training and writing one member. Images are arrays: tensors would be sent as shared memory."""
 
     folder: Path
     plan: MemberPlan
@@ -84,48 +84,49 @@ def build_zoo(
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> list[BuiltMember]:
-    """Pre-train classifiers and write them as a zoo; called again, it goes on where an earlier call stopped.
+    """Pre-train classifiers and write them as a zoo. An unfinished zoo of the same settings is resumed.
 
-    Every member is trained by one thread and draws by its number: its bits depend neither on the workers nor on an
-    interruption.
+    Every member is trained by one thread, and its random draws are seeded by its number, so its weights depend neither
+    on the number of workers nor on interruptions.
 
     Args:
-        datasets: To draw classes from; see `plan_members`.
+        datasets: Data sets that classes are taken from; see `plan_members`.
         out: The zoo's folder: new, empty, or holding an unfinished zoo of the same settings.
-        members: How many; None: as many as there are disjoint sets of classes (with `disjoint` only).
-        way: Classes a member.
-        architectures: Members take turns; names as `dfml.backbones.create_backbone` takes them.
-        recipe: How to train.
+        members: Number of members; None for as many as there are disjoint sets of classes (only with `disjoint`).
+        way: Number of classes per member.
+        architectures: Names for `dfml.backbones.create_backbone`; members alternate between them.
+        recipe: Training recipe.
         disjoint: Whether no two members share a class.
-        seed: Of all draws.
-        preprocessing: One a data set; the mean and standard deviation of its pixels when not given.
-        workers: Processes that train at once. None: as many as torch has threads, or one where starting more takes
-            longer than it saves. More than one need a script with `if __name__ == "__main__":`, as all processes do.
-        device: Where to train; the CPU when not given. On a GPU one member at a time, unless `workers` says otherwise.
-        progress: Called for every member that is ready, with those that were there already first.
+        seed: Seed of all random draws.
+        preprocessing: One per data set; None for the mean and standard deviation of each data set's pixels.
+        workers: Number of processes that train at once. None for as many as torch has threads, or 1 where starting more
+            takes longer than it saves, or on a GPU. With more than one, the calling script needs
+            `if __name__ == "__main__":`.
+        device: Device to train on; None for the CPU.
+        progress: Called for every finished member, first for those of an earlier build.
 
     Returns:
-        The members, in order.
+        The members in order.
 
     Raises:
         UsageError: If the plan cannot be made, or an architecture does not take images of this size.
         DataError: If a class has fewer than two images.
         RunError: If `out` holds something else or cannot be written, or a training diverges.
-        ZooMemberError: If a member that is there already is damaged.
+        ZooMemberError: If a member of an earlier build is damaged.
     """
     out, device = Path(out), device or torch.device("cpu")
     if workers is not None and workers < 1:
         raise UsageError(f"expected at least 1 worker, found {workers}")
     plans = plan_members(datasets, members=members, way=way, architectures=architectures, disjoint=disjoint, seed=seed)
     for dataset in datasets:
-        split_images(dataset)  # a class that is too small is better found now than by the last member
+        split_images(dataset)  # fails now, before any training, if a class is too small
     preprocessing = preprocessing or [pixel_statistics(dataset) for dataset in datasets]
     sizes = [dataset.images.shape[-1] for dataset in datasets]
-    if [each.size for each in preprocessing] != sizes:
-        raise UsageError(f"expected one preprocessing a data set, of sizes {sizes}, found {len(preprocessing)}")
+    if [own.size for own in preprocessing] != sizes:
+        raise UsageError(f"expected one preprocessing per data set, of sizes {sizes}, found {len(preprocessing)}")
     settings = {
         "datasets": [dataset_record(dataset) for dataset in datasets],
-        "preprocessing": [each.as_dict() for each in preprocessing],
+        "preprocessing": [own.as_dict() for own in preprocessing],
         "members": len(plans),
         "way": way,
         "architectures": list(architectures),
@@ -156,26 +157,30 @@ def _report(progress: Progress | None, member: BuiltMember, done: int, total: in
 
 
 def _expected_seconds(pending: Sequence[MemberPlan], datasets: Sequence[ImageDataset], recipe: Recipe) -> float:
-    """What the training will take one after the other; also finds architectures that cannot be trained at all."""
+    """Expected seconds of training without parallelism.
+
+    Raises:
+        UsageError: If an architecture cannot be trained on images of this size.
+    """
     measured: dict[tuple[str, int], float] = {}
     expected = 0.0
     for plan in pending:
         dataset = datasets[plan.dataset]
         size = dataset.images.shape[-1]
-        kind = plan.architecture, size
-        if kind not in measured:
+        key = plan.architecture, size
+        if key not in measured:
             arguments = size_arguments(plan.architecture, size)
-            measured[kind] = seconds_per_image(plan.architecture, arguments, len(plan.classes), size)
+            measured[key] = seconds_per_image(plan.architecture, arguments, len(plan.classes), size)
         images = len(dataset) * len(plan.classes) / len(dataset.classes)
-        expected += measured[kind] * images * recipe.epochs
+        expected += measured[key] * images * recipe.epochs
     return expected
 
 
 def _existing(out: Path, plan: MemberPlan) -> BuiltMember:
     config = read_member_config(out / plan.name)
     load_member(config)
-    noted = config.details.get("held_out_accuracy")
-    accuracy = float(noted) if isinstance(noted, int | float) else math.nan
+    recorded = config.details.get("held_out_accuracy")
+    accuracy = float(recorded) if isinstance(recorded, int | float) else math.nan
     return BuiltMember(plan.number, plan.name, config.architecture, config.labels, accuracy, seconds=None)
 
 
@@ -188,12 +193,12 @@ def _job(
     seed: int,
     device: torch.device,
 ) -> _Job:
-    chosen = dataset.select(plan.classes)
+    subset = dataset.select(plan.classes)
     return _Job(
         folder=out / plan.name,
         plan=plan,
-        images=chosen.images.numpy(),
-        image_labels=chosen.labels.numpy(),
+        images=subset.images.numpy(),
+        image_labels=subset.labels.numpy(),
         source=dataset.name,
         preprocessing=preprocessing,
         recipe=recipe,
@@ -244,7 +249,7 @@ def _train_and_write(job: _Job) -> BuiltMember:
         )
     except (OSError, SafetensorError) as error:
         raise RunError(
-            f"cannot write {job.folder} ({error}); finished members are kept: free some space and repeat the command"
+            f"cannot write {job.folder} ({error}); finished members are kept; free some space and repeat the command"
         ) from error
     seconds = time.perf_counter() - start
     return BuiltMember(

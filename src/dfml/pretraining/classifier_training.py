@@ -1,4 +1,4 @@
-"""Labelled images -> one trained classifier, by a recipe."""
+"""Trains one classifier on labelled images by a recipe."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError, RunError
 from dfml.images import to_float
 from dfml.pretraining.recipes import Optimisation, Recipe
+from dfml.schedules import half_cosine
 from dfml.seeds import generator
 from dfml.training.device import keep_freed_memory
 from dfml.zoo import Preprocessing
@@ -28,7 +29,12 @@ _EVALUATION_BATCH = 512
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """A network in evaluation mode on the CPU, and its accuracy (a fraction) on images that it was not fitted to."""
+    """A trained network and its accuracy.
+
+    Attributes:
+        network: Network in evaluation mode, on the CPU.
+        held_out_accuracy: Accuracy on the held-out images, a fraction.
+    """
 
     network: nn.Module
     held_out_accuracy: float
@@ -36,7 +42,7 @@ class TrainedClassifier:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Images as bytes where the training runs: a quarter of the memory, and made floats a batch at a time."""
+    """Images and labels on the training device. Images stay bytes (a quarter of the memory); batches become floats."""
 
     images: Tensor
     labels: Tensor
@@ -62,20 +68,21 @@ def train_classifier(
     arguments: dict[str, Any] | None = None,
     device: torch.device | None = None,
 ) -> TrainedClassifier:
-    """Train a classifier of all classes of `dataset`.
+    """Train a classifier of all classes of a data set.
 
-    The first 80% of each class, in file order, are fitted; the rest is held out. It trains with one thread, so that on
-    one kind of machine the same (seed, member) gives the same bits. Torch's global generators are left as they were.
+    The first 80% of the images of each class, in file order, are trained on; the rest is held out. Training uses one
+    thread, so that on one kind of machine the same (seed, member) gives the same weights, bit for bit. Torch's global
+    generators are left as they were.
 
     Args:
-        dataset: Its images and classes; the network's outputs are in the order of its classes.
-        architecture: As `dfml.backbones.create_backbone` takes it.
-        recipe: How to train.
-        preprocessing: How images become the network's input.
-        seed: Of the zoo that the classifier is part of.
-        member: Its number in that zoo.
-        arguments: Of the architecture.
-        device: Where to train; the CPU when not given.
+        dataset: Labelled images; the network's outputs are in the order of its classes.
+        architecture: Name of the architecture for `dfml.backbones.create_backbone`.
+        recipe: Training recipe.
+        preprocessing: Normalisation of the images; its size is that of the images.
+        seed: Seed of the zoo that the classifier is part of.
+        member: Number of the classifier within the zoo.
+        arguments: Arguments of the architecture, such as `img_size`; default none.
+        device: Device to train on; None for the CPU.
 
     Raises:
         UsageError: If the network cannot be built.
@@ -90,7 +97,7 @@ def train_classifier(
     )
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     samples = _Samples(dataset.images.to(device), dataset.labels.to(device), preprocessing)
-    # Layers that draw while training (dropout, stochastic depth) use torch's global generators.
+    # Random layers (dropout, stochastic depth) use torch's global generators.
     with one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_seed(seed, member, "layers"))
         _fit(network, samples, fit, recipe, recipe.optimisation(architecture), (seed, member))
@@ -100,7 +107,7 @@ def train_classifier(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch computes with one thread: sums are rounded in an order that depends on how many there are."""
+    """Context in which torch computes with one thread: the number of threads changes the rounding of sums."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -110,7 +117,7 @@ def one_thread() -> Iterator[None]:
 
 
 def split_images(dataset: ImageDataset) -> tuple[Int64[Tensor, " fit"], Int64[Tensor, " held_out"]]:
-    """Indices of the first 80% of each class, and of the rest (at least one image of each class in both).
+    """Indices of the first 80% of the images of each class, and of the rest; both have an image of every class.
 
     Raises:
         DataError: If a class has fewer than two images.
@@ -131,13 +138,13 @@ def split_images(dataset: ImageDataset) -> tuple[Int64[Tensor, " fit"], Int64[Te
 def augment(
     images: UInt8[Tensor, "images 3 height width"], crop_padding: int, flip: bool, draws: torch.Generator
 ) -> UInt8[Tensor, "images 3 height width"]:
-    """Crop every image at a random place after padding it with black, and mirror every second one, on average.
+    """Crop every image at a random position after padding it with black, and mirror it with probability 1/2.
 
     Args:
-        images: A batch.
-        crop_padding: Pixels added on every side; 0: no cropping.
+        images: A batch of images.
+        crop_padding: Pixels added on every side; 0 disables cropping.
         flip: Whether to mirror.
-        draws: Where, and which.
+        draws: Generator of the positions and of the choice of mirrored images.
     """
     count, _, height, width = images.shape
     if crop_padding:
@@ -152,7 +159,14 @@ def augment(
 
 
 def learning_rate(optimisation: Optimisation, update: int, updates_per_epoch: int, epochs: int) -> float:
-    """The learning rate of one update (counted from 0 over the whole training)."""
+    """Learning rate of an update by the schedule of `optimisation`.
+
+    Args:
+        optimisation: The optimiser's settings.
+        update: Number of the update, counted from 0 over the whole training.
+        updates_per_epoch: Number of updates in an epoch.
+        epochs: Number of epochs of the training.
+    """
     peak = optimisation.learning_rate
     if optimisation.schedule == "steps":
         passed = sum(update // updates_per_epoch >= epoch for epoch in optimisation.step_epochs)
@@ -167,7 +181,7 @@ def learning_rate(optimisation: Optimisation, update: int, updates_per_epoch: in
 
 
 def _cosine(first: float, last: float, position: float) -> float:
-    return last + (first - last) * (1 + math.cos(math.pi * position)) / 2
+    return last + (first - last) * half_cosine(position)
 
 
 def _fit(
@@ -176,7 +190,7 @@ def _fit(
     network.train()
     seed, member = key
     optimiser = _optimiser(network, optimisation)
-    # Batches of almost equal size: a last batch of one image would have no batch statistics.
+    # Batches of nearly equal size: a last batch of one image would have no variance to normalise by.
     batches = math.ceil(len(fit) / recipe.batch_size)
     for epoch in range(recipe.epochs):
         draws = generator(seed, "member", member, "epoch", epoch)

@@ -1,4 +1,4 @@
-"""What training an architecture costs here, measured on a few images: decides whether processes are worth starting."""
+"""Training time of an architecture, measured on a few images; decides how many worker processes to start."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dfml.backbones import create_backbone, sized
 from dfml.pretraining.classifier_training import one_thread
 
 _IMAGES = 16
-_START = 5.0  # seconds until a process has imported torch and timm
+_START_SECONDS = 5.0  # until a new process has imported torch and timm
 
 
 def seconds_per_image(architecture: str, arguments: dict[str, Any], classes: int, size: int) -> float:
-    """Seconds that one thread needs to learn from one image once.
+    """Seconds that one thread needs for the forward and backward pass of one image.
 
     Raises:
         UsageError: If the network cannot be built, or cannot take images of this size.
@@ -35,10 +35,15 @@ def seconds_per_image(architecture: str, arguments: dict[str, Any], classes: int
 
 
 def best_workers(seconds: float, jobs: int, device: torch.device) -> int:
-    """How many processes finish `jobs`, which take `seconds` in all one after the other, soonest.
+    """Number of processes with which a number of equal jobs is finished soonest.
 
-    Torch's number of threads is taken as the number of cores that may be used.
+    Torch's number of threads is taken as the number of available cores. On a GPU the number is 1.
+
+    Args:
+        seconds: Time of all jobs one after the other.
+        jobs: Number of jobs.
+        device: Device that the jobs run on.
     """
     workers = max(1, min(torch.get_num_threads(), jobs))
     saved = seconds - seconds * -(-jobs // workers) / max(1, jobs)
-    return workers if device.type == "cpu" and saved > _START else 1
+    return workers if device.type == "cpu" and saved > _START_SECONDS else 1

@@ -1,4 +1,4 @@
-"""Which member learns which classes of which data set with which architecture."""
+"""The plan of a zoo: the classes, the data set and the architecture of every member."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dfml.seeds import rng
 
 @dataclass(frozen=True)
 class MemberPlan:
-    """One member to be.
+    """The plan of one member.
 
     Attributes:
-        number: Its place in the zoo; its random draws are named by it.
+        number: Its position in the zoo, which its random draws are seeded by.
         dataset: Index of the data set that it is trained on.
-        architecture: Of its network.
-        classes: Names in the data set, in the order of its outputs.
-        labels: What the member calls them. The same, except that a name which several data sets use is told apart by
-            the data set's: papers' multi-domain zoos count such classes as different ones.
+        architecture: Name of its architecture.
+        classes: Names of its classes in the data set, in the order of its outputs.
+        labels: Names of its outputs: those of the classes, preceded by the data set's name where several data sets
+            have a class of that name (PURER's multi-domain zoos count such classes as different).
     """
 
     number: int
@@ -33,7 +33,7 @@ class MemberPlan:
 
     @property
     def name(self) -> str:
-        """Of the member's folder."""
+        """Name of the member's folder."""
         return f"member-{self.number:03d}"
 
 
@@ -46,32 +46,33 @@ def plan_members(
     disjoint: bool,
     seed: int,
 ) -> list[MemberPlan]:
-    """Plan a zoo. Member i never depends on how many follow it.
+    """Plan a zoo. The plan of member i does not depend on the number of members.
 
-    Members take turns among the data sets, and within each data set among the architectures, starting one further for
-    every data set, so that every pair comes up. Classes are
+    Members alternate between the data sets, and within each data set between the architectures, starting one further
+    for every data set, so that all pairs occur. The classes of a member are
 
-    - disjoint: a data set's classes in sorted order, `way` at a time. The last member of a data set may have fewer; a
-      single class that remains is left out, as it is nothing to classify. A data set that is used up loses its turn.
-    - otherwise: a random subset of the data set's classes for every member, so members overlap.
+    - if disjoint, the next `way` classes of its data set in sorted order. The last member of a data set may have fewer;
+      a single class that remains is left out, because one class is nothing to classify. A data set without further
+      classes is skipped.
+    - otherwise, a random subset of its data set's classes, so that members overlap.
 
     Args:
-        datasets: Of different names.
-        members: How many; None: as many as there are (disjoint only).
-        way: Classes a member.
-        architectures: At least one.
+        datasets: Data sets with distinct names.
+        members: Number of members; None for as many as there are disjoint sets of classes (only with `disjoint`).
+        way: Number of classes per member.
+        architectures: Names of at least one architecture.
         disjoint: Whether no two members share a class.
-        seed: Of the random subsets.
+        seed: Seed of the random subsets.
 
     Raises:
         UsageError: If the plan cannot be made.
     """
     _check(datasets, members, way, architectures, disjoint)
-    draws = _disjoint(datasets, way) if disjoint else _random(datasets, way, seed)
-    chosen = list(islice(draws, members))
+    subsets = _disjoint(datasets, way) if disjoint else _random(datasets, way, seed)
+    chosen = list(islice(subsets, members))
     if members is not None and len(chosen) < members:
         raise UsageError(
-            f"expected at most {len(chosen)} members: that many disjoint sets of {way} classes are there; "
+            f"expected at most {len(chosen)} members, the number of disjoint sets of {way} classes; "
             f"found {members}; ask for fewer members, or let them overlap"
         )
     uses = Counter(name for dataset in datasets for name in dataset.classes)
@@ -110,7 +111,7 @@ def _check(
 
 
 def _disjoint(datasets: Sequence[ImageDataset], way: int) -> Iterator[tuple[int, int, tuple[str, ...]]]:
-    """(turn, data set, classes) until all classes are used up."""
+    """Yield (turn, data set, classes) until all classes are used up."""
     chunks = []
     for dataset in datasets:
         names = sorted(dataset.classes)
@@ -123,9 +124,9 @@ def _disjoint(datasets: Sequence[ImageDataset], way: int) -> Iterator[tuple[int,
 
 
 def _random(datasets: Sequence[ImageDataset], way: int, seed: int) -> Iterator[tuple[int, int, tuple[str, ...]]]:
-    """(turn, data set, classes) without end."""
+    """Yield (turn, data set, classes) without end."""
     for number in count():
         turn, index = divmod(number, len(datasets))
         names = sorted(datasets[index].classes)
-        drawn = rng(seed, "member", number, "classes").choice(len(names), way, replace=False)
-        yield turn, index, tuple(names[position] for position in drawn)
+        positions = rng(seed, "member", number, "classes").choice(len(names), way, replace=False)
+        yield turn, index, tuple(names[position] for position in positions)

@@ -1,4 +1,4 @@
-"""A zoo's folder: what it was built with (`zoo.json`), so that only the same build goes on in it."""
+"""The record of a zoo's folder, `zoo.json`: its settings, so that only a build with the same settings resumes it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import torch
 from dfml.data.dataset import ImageDataset
 from dfml.errors import RunError
 from dfml.files import atomic_write, remove_unfinished
-
-RECORD = "zoo.json"
+from dfml.zoo.folder import RECORD
 
 
 def dataset_record(dataset: ImageDataset) -> dict[str, Any]:
-    """What tells a data set from another one: its name, its extent and a digest of all its images."""
+    """Identity of a data set: its name, its extent and a digest of its classes, labels and images."""
     digest = hashlib.sha256("\n".join(dataset.classes).encode())
     digest.update(dataset.labels.numpy().tobytes())
     for images in torch.split(dataset.images, 4096):
@@ -32,13 +31,13 @@ def dataset_record(dataset: ImageDataset) -> dict[str, Any]:
 
 
 def open_zoo_folder(out: Path, settings: dict[str, Any]) -> None:
-    """Make the folder and note the settings in it, or see that it holds a zoo of the same settings.
+    """Create the folder and write the record, or check that it holds an unfinished zoo of the same settings.
 
-    Members that an earlier build had not finished writing are removed.
+    Members that an interrupted build had not finished writing are removed.
 
     Args:
-        out: The folder.
-        settings: Values that JSON keeps as they are.
+        out: The zoo's folder.
+        settings: Settings of the build, as plain JSON values.
 
     Raises:
         RunError: If the folder holds something else, was built with other settings, or cannot be written.
@@ -61,8 +60,8 @@ def open_zoo_folder(out: Path, settings: dict[str, Any]) -> None:
         raise RunError(f"cannot write the zoo to {out} ({error.strerror}); choose another folder") from error
 
 
-def _compare(out: Path, there: Any, now: dict[str, Any]) -> None:
-    before, after = _flat(there), _flat(now)
+def _compare(out: Path, recorded: Any, settings: dict[str, Any]) -> None:
+    before, after = _flat(recorded), _flat(settings)
     differences = [
         f"{key} is {before.get(key, 'not set')} there and {after.get(key, 'not set')} here"
         for key in sorted(before.keys() | after.keys())
@@ -72,12 +71,12 @@ def _compare(out: Path, there: Any, now: dict[str, Any]) -> None:
         more = f" ({len(differences) - 1} more differences)" if len(differences) > 1 else ""
         raise RunError(
             f"{out} holds a zoo of other settings: {differences[0]}{more}; "
-            "choose another folder, or repeat the settings to go on with that one"
+            "choose another folder, or repeat its settings to resume it"
         )
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """`{"recipe": {"epochs": 60}}` as `{"recipe.epochs": 60}`."""
+    """Flatten `{"recipe": {"epochs": 60}}` to `{"recipe.epochs": 60}`."""
     if isinstance(value, dict):
         items = [(str(name), part) for name, part in value.items()]
     elif isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Runs independent jobs in processes of their own, and leaves none of them behind."""
+"""Runs independent jobs in worker processes, all of which are ended and waited for."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from dfml.errors import DfmlError, RunError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_PATIENCE = 10.0  # seconds that a process gets to tidy up before it is killed
+_GRACE_SECONDS = 10.0  # for a process to clean up before it is killed
 
 
 def run_in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Generator[Result]:
     """Yield `function(job)` for every job, in the order in which they finish.
 
-    Jobs are taken from `jobs` when a process is free for them. When the iterator is closed, or a job fails, or Ctrl-C
-    is pressed, the processes are told to end (a `SystemExit` within the job), and are waited for.
+    A job is taken from `jobs` when a process is free. When the iterator is closed, a job fails or Ctrl-C is pressed,
+    the processes are terminated (`SystemExit` is raised within the job) and waited for.
 
     Args:
-        function: A module's function.
-        jobs: Values that can be pickled, as must be the results.
-        workers: Processes at once.
+        function: A function at the top level of a module.
+        jobs: Jobs; they and the results must be picklable.
+        workers: Number of processes.
 
     Raises:
         RunError: If a process dies.
-        Exception: Whatever a job raises.
+        Exception: Any exception that a job raises.
     """
     waiting = iter(jobs)
     processes = _start(function, workers)
@@ -42,7 +42,7 @@ def run_in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], wor
         busy = [connection for connection in processes if _send_next(connection, waiting)]
         while busy:
             ready = wait(busy)
-            for connection in [each for each in busy if each in ready]:
+            for connection in [connection for connection in busy if connection in ready]:
                 failed, value = connection.recv()
                 if failed:
                     raise value
@@ -67,7 +67,7 @@ def _start(function: Callable[[Job], Result], workers: int) -> dict[Connection, 
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, function), daemon=True)
             process.start()
-            # With our copy closed, a read ends when the process does.
+            # With this process's copy closed, a read ends when the worker does.
             theirs.close()
             processes[ours] = process
     return processes
@@ -86,7 +86,7 @@ def _end(processes: dict[Connection, SpawnProcess]) -> None:
             connection.close()
             process.terminate()
         for process in processes.values():
-            process.join(_PATIENCE)
+            process.join(_GRACE_SECONDS)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -94,34 +94,34 @@ def _end(processes: dict[Connection, SpawnProcess]) -> None:
 
 
 def _serve(connection: Connection, function: Callable[[Job], Result]) -> None:
-    """What a process does: jobs, until the other end of the connection is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the first one decides
-    signal.signal(signal.SIGTERM, _leave)
+    """Run jobs until the other end of the connection is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it
+    signal.signal(signal.SIGTERM, _exit)
     while True:
         try:
             job = connection.recv()
         except EOFError:
             return
-        answer: tuple[bool, Result | Exception]
+        outcome: tuple[bool, Result | Exception]
         try:
-            answer = False, function(job)
+            outcome = False, function(job)
         except Exception as error:
             if not isinstance(error, DfmlError):
                 error.add_note(traceback.format_exc())
-            answer = True, error
+            outcome = True, error
         try:
-            connection.send(answer)
+            connection.send(outcome)
         except OSError:
-            return  # nobody waits for it any more
+            return  # the parent has closed the connection
 
 
-def _leave(signum: int, frame: object) -> NoReturn:
+def _exit(signum: int, frame: object) -> NoReturn:
     sys.exit(128 + signum)
 
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Ctrl-C is ignored, also by the processes that are started meanwhile (they inherit that)."""
+    """Context in which Ctrl-C is ignored, also by processes that are started in it (they inherit the setting)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,1 +1,1 @@
-"""Results -> tables, figures, contact sheets, one HTML page."""
+"""Tables, figures, contact sheets and self-contained HTML pages of runs and evaluations."""

@@ -1,4 +1,4 @@
-"""A contact sheet: images of many classes on one picture, one row a class, one block a classifier."""
+"""Contact sheets: images of many classes on one picture, one row per class, one block per classifier."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dfml.images import to_pil
+from dfml.inversion.invert import InvertedMember
 
-_TILE = 64  # pixels that an image is enlarged to, as far as whole multiples allow
+_TILE = 64  # pixels per side: images are enlarged by the whole factor that comes closest
 _GAP, _MARGIN = 3, 20
 _TEXT, _TITLE = 13, 17  # font sizes
-_LABEL_WIDTH = 160  # at most
+_MAX_LABEL_WIDTH = 160  # pixels
 _INK, _FAINT, _PAPER = "#1c1c1c", "#6b6b6b", "#ffffff"
 
 
@@ -26,8 +27,8 @@ class Row:
     """Images of one class.
 
     Attributes:
-        label: Of the class.
-        images: In [0, 1]; what is outside is clipped.
+        label: Name of the class.
+        images: Images in [0, 1]; values outside are clipped.
     """
 
     label: str
@@ -36,12 +37,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """What belongs together below one heading: the classes of a classifier.
+    """Rows below one heading, such as the classes of one classifier.
 
     Attributes:
-        title: In large letters.
-        note: Beside it, in faint ones.
-        rows: One a class; at least one.
+        title: Heading, in large letters.
+        rows: At least one row, each of one class.
+        note: Text beside the heading, in grey.
     """
 
     title: str
@@ -50,19 +51,19 @@ class Block:
 
 
 def render_contact_sheet(blocks: Sequence[Block]) -> Image.Image:
-    """Blocks below each other, in several columns when they would make a tower.
+    """Draw blocks below each other, in several columns where one column would be much taller than wide.
 
     Args:
-        blocks: At least one.
+        blocks: At least one block.
     """
     labels = [_one_line(row.label) for block in blocks for row in block.rows]
-    label_width = min(_LABEL_WIDTH, max(math.ceil(_font(_TEXT).getlength(label)) for label in labels) + 14)
-    drawn = [_draw_block(block, label_width) for block in blocks]
-    width = max(picture.width for picture in drawn)
-    total = sum(picture.height for picture in drawn)
-    columns = max(1, min(len(drawn), round(math.sqrt(total / width / 1.5))))
-    a_column = math.ceil(len(drawn) / columns)
-    stacks = [drawn[start : start + a_column] for start in range(0, len(drawn), a_column)]
+    label_width = min(_MAX_LABEL_WIDTH, max(math.ceil(_font(_TEXT).getlength(label)) for label in labels) + 14)
+    pictures = [_draw_block(block, label_width) for block in blocks]
+    width = max(picture.width for picture in pictures)
+    total = sum(picture.height for picture in pictures)
+    columns = max(1, min(len(pictures), round(math.sqrt(total / width / 1.5))))
+    per_column = math.ceil(len(pictures) / columns)
+    stacks = [pictures[start : start + per_column] for start in range(0, len(pictures), per_column)]
     height = max(sum(picture.height for picture in stack) for stack in stacks)
     sheet = Image.new("RGB", (len(stacks) * width + _MARGIN, height + _MARGIN), _PAPER)
     for column, stack in enumerate(stacks):
@@ -71,6 +72,29 @@ def render_contact_sheet(blocks: Sequence[Block]) -> Image.Image:
             sheet.paste(picture, (column * width, top))
             top += picture.height
     return sheet
+
+
+def render_inversion(inverted: Sequence[InvertedMember]) -> Image.Image:
+    """Draw the images recovered from some members: one block per member, one row per class with its first images."""
+    return render_contact_sheet(
+        [
+            Block(
+                title=each.name,
+                note=_fidelity_note(each),
+                rows=[Row(label, images) for label, images in zip(each.labels, each.images, strict=False)],
+            )
+            for each in inverted
+        ]
+    )
+
+
+def _fidelity_note(inverted: InvertedMember) -> str:
+    fidelity, classes = inverted.fidelity, len(inverted.labels)
+    others = (
+        f"; other members predict it for {fidelity.other_agreement:.0%}" if fidelity.other_agreement is not None else ""
+    )
+    rest = f"; {len(inverted.images)} of {classes} classes" if classes > len(inverted.images) else ""
+    return f"the member predicts the intended class for {fidelity.agreement:.0%}{others}{rest}"
 
 
 def _draw_block(block: Block, label_width: int) -> Image.Image:
@@ -85,20 +109,20 @@ def _draw_block(block: Block, label_width: int) -> Image.Image:
         top = heading.height + number * (side + _GAP)
         label = _shorten(row.label, label_width - 12)
         pen.text((_MARGIN, top + side / 2), label, fill=_INK, font=_font(_TEXT), anchor="lm")
-        for place, image in enumerate(row.images):
+        for column, image in enumerate(row.images):
             tile = to_pil(image).resize((side, side), Image.Resampling.NEAREST)
-            picture.paste(tile, (_MARGIN + label_width + place * (side + _GAP), top))
+            picture.paste(tile, (_MARGIN + label_width + column * (side + _GAP), top))
     return picture
 
 
 def _draw_heading(block: Block) -> Image.Image:
     title, note = _one_line(block.title), _one_line(block.note)
-    after = _MARGIN + math.ceil(_font(_TITLE).getlength(title)) + 12
+    note_left = _MARGIN + math.ceil(_font(_TITLE).getlength(title)) + 12
     base = _MARGIN + _TITLE
-    picture = Image.new("RGB", (after + math.ceil(_font(_TEXT).getlength(note)), base + 10), _PAPER)
+    picture = Image.new("RGB", (note_left + math.ceil(_font(_TEXT).getlength(note)), base + 10), _PAPER)
     pen = ImageDraw.Draw(picture)
     pen.text((_MARGIN, base), title, fill=_INK, font=_font(_TITLE), anchor="ls")
-    pen.text((after, base), note, fill=_FAINT, font=_font(_TEXT), anchor="ls")
+    pen.text((note_left, base), note, fill=_FAINT, font=_font(_TEXT), anchor="ls")
     return picture
 
 
@@ -112,7 +136,7 @@ def _one_line(text: str) -> str:
 
 
 def _shorten(text: str, width: int) -> str:
-    """The text on one line, cut where it would not fit."""
+    """Put text on one line and cut it to a width in pixels."""
     whole = text = _one_line(text)
     while text and _font(_TEXT).getlength(text if text == whole else f"{text}...") > width:
         text = text[:-1]
@@ -121,7 +145,7 @@ def _shorten(text: str, width: int) -> str:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """A font with Greek, Cyrillic and more, for labels of any origin: the one that matplotlib ships."""
+    """Load the font that matplotlib ships: it covers Greek, Cyrillic and more, for labels in any language."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: what was done, what came out, and how to do it again. Nothing in it is fetched."""
+"""One self-contained HTML page with tables, figures, images and settings. It loads nothing from other places."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _TEMPLATE = "page.html"
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A drawing.
+    """A vector figure.
 
     Attributes:
-        title: Above it.
-        caption: Below it; says how to read it.
-        svg: From `dfml.report.figures.to_svg`, themed. It is put on the page as it is.
+        title: Heading above the figure.
+        caption: Text below the figure that says how to read it.
+        svg: SVG element from `dfml.report.figures.to_svg` with `themed=True`. It is not escaped.
     """
 
     title: str
@@ -37,32 +37,38 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class PagePicture:
-    """An image.
+    """A pixel image.
 
     Attributes:
-        png: The file's bytes.
-        alt: What is on it, for who cannot see it.
+        png: Content of a PNG file.
+        alt: Text alternative for screen readers.
     """
 
     png: bytes
     alt: str
 
     @classmethod
-    def of(cls, image: Image.Image, alt: str) -> PagePicture:
-        """An image as a file."""
+    def from_image(cls, image: Image.Image, alt: str) -> PagePicture:
+        """Encode an image of Pillow as PNG."""
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
         return cls(buffer.getvalue(), alt)
 
     @property
     def uri(self) -> str:
-        """The image inside its own address."""
+        """The image as a `data:` URI."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
 @dataclass(frozen=True)
 class PageSheet:
-    """A large picture with its own heading; the attributes are those of a figure."""
+    """A large picture in a section of its own.
+
+    Attributes:
+        title: Heading of the section.
+        caption: Text below the picture.
+        picture: The picture.
+    """
 
     title: str
     caption: str
@@ -71,13 +77,13 @@ class PageSheet:
 
 @dataclass(frozen=True)
 class PagePrediction:
-    """What a classifier said of an image.
+    """A classifier's prediction for one image.
 
     Attributes:
         picture: The image.
         label: The most probable class.
-        probability: A fraction.
-        truth: The right class.
+        probability: Probability of that class, in [0, 1].
+        truth: The true class.
     """
 
     picture: PagePicture
@@ -88,12 +94,12 @@ class PagePrediction:
 
 @dataclass(frozen=True)
 class PageTask:
-    """One few-shot task, from its support images to the answers.
+    """One few-shot task, from its support images to the predictions for its query images.
 
     Attributes:
-        caption: What is to be seen.
-        support: Class -> the images that the classifier was made from.
-        predictions: Of images that it had not seen.
+        caption: Text above the images.
+        support: Class -> support images.
+        predictions: Predictions for the query images.
     """
 
     caption: str
@@ -103,24 +109,24 @@ class PageTask:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page tells. Everything but the figures' SVG is escaped.
+    """Content of a page. All text is escaped; only the SVG of the figures is not.
 
     Attributes:
-        title: The heading.
-        summary: What was done, in one sentence.
-        command: What to type to get the same again.
-        evaluations: Of the same episodes; the first ones are what the page is about. None: there is no table.
-        meaning: Paragraphs: what the table says, in plain words.
-        differences: Pairs worth showing.
-        training_seconds: By the learner's name.
-        figures: In order.
-        sheets: In order.
-        task: One task in pictures.
-        stages: What was done one after the other -> seconds.
+        title: Heading of the page.
+        summary: One sentence that says what was done.
+        command: Command that repeats it.
+        evaluations: Evaluations on the same episodes, one row each; empty: no table of results.
+        meaning: Paragraphs that explain the table.
+        differences: Paired differences to show.
+        training_seconds: Learner's name -> duration of its training; None omits the column.
+        figures: Figures, in order.
+        sheets: Large pictures, in order.
+        task: One few-shot task with its images; None omits the section.
+        stages: Stage of the work -> seconds.
         settings: Nested plain values.
-        versions: Of what computed it.
-        notes: What went otherwise than one would expect.
-        subjects: How many evaluations the page is about.
+        versions: Package -> version.
+        notes: Events that a reader should know of, such as an excluded member.
+        highlighted: Number of leading rows of the table of results that are highlighted; default 1.
     """
 
     title: str
@@ -137,11 +143,11 @@ class Page:
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    subjects: int = 1
+    highlighted: int = 1
 
 
 def render_page(page: Page) -> str:
-    """The page as one HTML document without any address of another file."""
+    """Render a page as one HTML document that refers to no other file."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -164,7 +170,7 @@ def render_page(page: Page) -> str:
 
 
 def write_page(page: Page, path: Path) -> None:
-    """Write the page.
+    """Write a page to a file, which is complete or absent.
 
     Raises:
         OSError: If the file cannot be written.
@@ -173,15 +179,15 @@ def write_page(page: Page, path: Path) -> None:
 
 
 def describe_episodes(evaluation: Evaluation) -> str:
-    """What an evaluation was made on, in one line."""
+    """Describe dataset, episodes, protocol and seed of an evaluation in one line."""
     return (
         f"{evaluation.dataset}: {len(evaluation.accuracies)} episodes, {evaluation.way}-way {evaluation.shot}-shot, "
-        f"{evaluation.query} query images a class, protocol {evaluation.protocol}, seed {evaluation.seed}"
+        f"{evaluation.query} query images per class, protocol {evaluation.protocol}, seed {evaluation.seed}"
     )
 
 
 def _bar(evaluation: Evaluation) -> dict[str, float]:
-    """Accuracy and the ends of its interval on a scale of 100."""
+    """Accuracy and the ends of its confidence interval, in percent."""
     low, high = evaluation.accuracy - evaluation.ci, evaluation.accuracy + evaluation.ci
     return {
         "value": round(100 * evaluation.accuracy, 3),

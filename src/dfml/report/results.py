@@ -1,4 +1,4 @@
-"""Evaluations -> the plain values of a `results.json`: figures as fractions, seconds included."""
+"""Plain values of a `results.json` from evaluations; accuracies and intervals are fractions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _COMMON = ("dataset", "protocol", "way", "shot", "query", "episodes", "seed", "v
 def results_values(
     evaluations: Sequence[Evaluation], training_seconds: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    """`{"methods": {NAME: {"accuracy", "ci", "seconds", ...}}, "pairs": [...]}`, protocol, seed and versions.
+    """Collect `{"methods": {NAME: {"accuracy", "ci", "seconds", ...}}, "pairs": [...]}`, protocol, seed and versions.
 
     Args:
-        evaluations: At least one, of the same episodes.
-        training_seconds: By method. With them `seconds` are those of the training, and `evaluation_seconds` are the
-            evaluation's; without them `seconds` are the evaluation's.
+        evaluations: At least one evaluation, all on the same episodes.
+        training_seconds: Method -> duration of its training. If given, `seconds` is the duration of the training and
+            `evaluation_seconds` that of the evaluation; if None, `seconds` is the duration of the evaluation.
     """
     methods: dict[str, dict[str, Any]] = {}
     shared: dict[str, Any] = {}
@@ -35,15 +35,15 @@ def results_values(
 
 
 def curve_values(curve: Mapping[int, Evaluation]) -> dict[str, dict[str, float]]:
-    """Meta-iteration -> accuracy and interval."""
+    """Map each meta-iteration of a learning curve to accuracy, 95% confidence interval and number of episodes."""
     return {
-        str(step): {"accuracy": found.accuracy, "ci": found.ci, "episodes": len(found.accuracies)}
-        for step, found in curve.items()
+        str(iteration): {"accuracy": each.accuracy, "ci": each.ci, "episodes": len(each.accuracies)}
+        for iteration, each in curve.items()
     }
 
 
 def evaluated_values(evaluated: Sequence[LearnerEvaluation]) -> dict[str, Any]:
-    """`results_values` of learners, with the accuracies of a run's snapshots where these were evaluated."""
+    """Return `results_values` of learners, with the accuracies of a run's snapshots where these were evaluated."""
     values = results_values([each.evaluation for each in evaluated])
     for each in evaluated:
         if each.curve:

@@ -1,167 +1,149 @@
-"""What a training leaves to be looked at: losses, how faithful its images were, the images themselves, one page."""
+"""The page of a training: figures of its metrics, its recovered images, where the seconds went, and its settings.
+
+Everything specific to a method comes from its run (`TrainingRun.describe_metrics`, `images`, `images_caption`), so a
+method from outside this package gets the same page.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dfml.evaluation.protocol import versions
-from dfml.evaluation.recalled import recalled_images
 from dfml.images import resize_and_crop
-from dfml.inversion.registry import ENGINES
-from dfml.learners.base import MetaLearner
-from dfml.methods.free import FREE
-from dfml.methods.purer import PURER
-from dfml.methods.zoo_student import ZooStudent
+from dfml.inversion.registry import engine_names
+from dfml.learners.classifier import WEIGHTS
 from dfml.report.contact_sheet import Block, Row, render_contact_sheet
-from dfml.report.figures import inversion_fidelity, to_svg, training_losses
+from dfml.report.figures import to_svg
 from dfml.report.html_page import Page, PageFigure, PagePicture, PageSheet, write_page
-from dfml.training.loop import TrainingConfig
+from dfml.report.metric_panels import MetricRow, metric_figures
+from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
 from dfml.training.run_folder import RunFolder
-from dfml.zoo.readers import WEIGHTS
 from dfml.zoo.zoo import Zoo
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PAGE = "report.html"
-_CLASSES, _SHOWN, _SIDE = 20, 12, 64  # of the zoo, images of each, and their pixels at most, that the page shows
-_ABOUT_LOSSES = {  # in the order of reading; of those whose metric is there
-    "outer_loss": "The learner's loss on episodes of recovered images.",
-    "accuracy": "Its accuracy on them.",
-    "distillation_loss": "How far it still is from the classifiers' answers.",
-    "switch_loss_before": "When it stops to improve, the Gradient Switch makes an episode's images harder for it: each "
-    "arrow runs from the loss before to after.",
-}
-_ABOUT_IMAGES = {
-    ZooStudent.name: "What members recall, starting from dead leaves or strokes",
-    PURER.name: "The images on their way from noise",
-    FREE.name: "What the generator draws for classifiers after its few steps on each of them",
-}
+_MAX_CLASSES, _MAX_IMAGES, _MAX_SIDE = 20, 12, 64  # classes, images per class, and pixels per side on the page
 
 
-def training_figures(method: str, title: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, Figure, str]]:
-    """What the metrics of a run can show: (heading, figure, caption).
+def training_figures(
+    title: str, rows: Sequence[MetricRow], descriptions: Mapping[str, MetricDescription], prefix: str = "figure"
+) -> list[PageFigure]:
+    """Draw the metrics of a run for a page.
 
     Args:
-        method: Its name.
-        title: What it is called in headings.
-        metrics: A row a meta-iteration.
+        title: Name of the method, for the headings.
+        rows: Lines of `metrics.jsonl`.
+        descriptions: From `TrainingRun.describe_metrics`.
+        prefix: Beginning of the ids in the SVG elements, unique on the page.
     """
-    names = {name for row in metrics for name in row}
-    drawn = []
-    if "accuracy" in names or any(name.endswith("_loss") and name != "inversion_loss" for name in names):
-        known = [about for name, about in _ABOUT_LOSSES.items() if name in names]
-        drawn.append(
-            (f"Training of {title}", training_losses(metrics), " ".join(known) or "In the method's own terms.")
+    return [
+        PageFigure(
+            f"Training of {title}: {each.title}",
+            each.caption or "Every value (pale) and the running mean.",
+            to_svg(each.figure, f"{prefix}-{number}", themed=True),
         )
-    if names & {"inversion_loss", "batch_norm_distance"}:
-        about = (
-            f"{_ABOUT_IMAGES.get(method, 'Recovered images')}: how unsure the classifiers are of them, and how far "
-            "their batch-norm statistics are from those that the classifiers remember. Means over classifiers; lower "
-            "is better."
-        )
-        drawn.append((f"Inversion of {title}", inversion_fidelity(metrics), about))
-    return drawn
+        for number, each in enumerate(metric_figures(rows, descriptions))
+    ]
 
 
 def chosen_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings without the sections of inversion engines that are not chosen."""
+    """Remove the sections of inversion engines that are not used from nested settings.
+
+    Args:
+        values: Nested plain values. In each mapping with a text `engine`, sections named like another inversion engine
+            are dropped.
+    """
     engine = values.get("engine")
-    unused = {*ENGINES} - {engine} if isinstance(engine, str) and engine in ENGINES else set()
+    unused = {*engine_names()} - {engine} if isinstance(engine, str) else set()
     return {
         name: chosen_settings(value) if isinstance(value, Mapping) else value
         for name, value in values.items()
-        if name not in unused
+        if not (name in unused and isinstance(value, Mapping))
     }
 
 
 def write_training(
-    run: RunFolder,
-    method: str,
+    folder: RunFolder,
+    run: TrainingRun,
+    method_name: str,
     config: TrainingConfig,
     zoo: Zoo,
-    learner: MetaLearner,
     *,
     seconds: float,
     command: str,
 ) -> None:
-    """Write the page of a training beside its learner.
+    """Write the page of a training beside its learner, as `report.html`.
 
     Args:
-        run: Where both are.
-        method: Its name.
-        config: Its settings.
-        zoo: What was learned from.
-        learner: What came out.
-        seconds: Of the whole run.
-        command: What was typed.
+        folder: The folder of the run.
+        run: The run after training (`Method.run_`).
+        method_name: Name of the method.
+        config: Settings of the method.
+        zoo: The zoo that it was trained on.
+        seconds: Duration of the whole run.
+        command: Command that repeats the run.
 
     Raises:
-        RunError: If the run's newest checkpoint is damaged.
         OSError: If the page cannot be written.
     """
-    metrics = run.read_metrics()
+    rows = folder.read_metrics()
     page = Page(
-        title=f"{method}: a few-shot learner from {len(zoo)} classifiers",
-        summary=_summary(run, method, config, zoo, seconds),
+        title=f"{method_name}: a few-shot learner from {len(zoo)} classifiers",
+        summary=_summary(folder, method_name, config, zoo, seconds),
         command=command,
-        notes=_messages(run, metrics),
-        figures=[
-            PageFigure(title, caption, to_svg(figure, f"figure-{number}", themed=True))
-            for number, (title, figure, caption) in enumerate(training_figures(method, method, metrics))
-        ],
-        sheets=_sheets(run, method, zoo, learner),
-        stages=seconds_by_part(metrics, seconds),
-        settings={"zoo": str(zoo.path or "memory"), method: chosen_settings(config.model_dump(mode="json"))},
+        notes=_messages(folder, rows),
+        figures=training_figures(method_name, rows, run.describe_metrics()),
+        sheets=_sheets(run, method_name, zoo),
+        stages=seconds_by_part(rows, seconds),
+        settings={"zoo": str(zoo.path or "memory"), method_name: chosen_settings(config.model_dump(mode="json"))},
         versions=versions(),
     )
-    write_page(page, run.path / PAGE)
+    write_page(page, folder.path / PAGE)
 
 
-def _summary(run: RunFolder, method: str, config: TrainingConfig, zoo: Zoo, seconds: float) -> str:
-    members = f"{len(zoo)} classifiers of {len(zoo.classes)} classes"
+def _summary(folder: RunFolder, method_name: str, config: TrainingConfig, zoo: Zoo, seconds: float) -> str:
+    members = f"{len(zoo)} classifiers with {len(zoo.classes)} classes"
     if config.iterations:
-        told = f"{method} learned from {members}, without any image, in {seconds:.0f} seconds."
+        summary = f"{method_name} was trained on {members}, without any image, in {seconds:.0f} seconds."
     else:
-        told = f"{method} on {members}: nothing was trained."
-    weights = run.path / WEIGHTS
-    return told + (f" It keeps {weights.stat().st_size / 1e6:.1f} MB of weights." if weights.exists() else "")
+        summary = f"{method_name} on {members}, without training."
+    weights = folder.path / WEIGHTS
+    return summary + (f" Its weights take {weights.stat().st_size / 1e6:.1f} MB." if weights.exists() else "")
 
 
-def _messages(run: RunFolder, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Such as members that were excluded."""
-    start = run.started_from()
-    begun = [f"It began with {start}: what happened before is not on this page."] if start else []
-    return [*begun, *(f"meta-iteration {row['iteration']}: {note}" for row in metrics for note in row.get("notes", ()))]
+def _messages(folder: RunFolder, rows: Sequence[MetricRow]) -> list[str]:
+    """What happened besides the metrics, such as an excluded member."""
+    start = folder.started_from()
+    first = [f"The run started from {start}; this page does not show what happened before."] if start else []
+    return [*first, *(f"Meta-iteration {row['iteration']}: {note}" for row in rows for note in row.get("notes", ()))]
 
 
-def seconds_by_part(metrics: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, float]:
-    """What the seconds of a run went into, as far as its metrics tell (`..._seconds`).
+def seconds_by_part(rows: Sequence[MetricRow], seconds: float) -> dict[str, float]:
+    """Split the duration of a run into the parts that its metrics named `..._seconds` measure.
 
     Args:
-        metrics: A row a meta-iteration.
-        seconds: In all.
+        rows: Lines of `metrics.jsonl`.
+        seconds: Duration of the whole run.
+
+    Returns:
+        Part -> seconds; what the metrics do not cover is `other`, or `training` if they cover nothing.
     """
     ending = "_seconds"
-    told = dict.fromkeys(name for row in metrics for name in row if name.endswith(ending))
-    parts = {name.removesuffix(ending): float(sum(row.get(name, 0.0) for row in metrics)) for name in told}
+    measured = dict.fromkeys(name for row in rows for name in row if name.endswith(ending))
+    parts = {name.removesuffix(ending): float(sum(row.get(name, 0.0) for row in rows)) for name in measured}
     rest = "other" if parts else "training"
     return {**parts, rest: parts.get(rest, 0.0) + max(0.0, seconds - sum(parts.values()))}
 
 
-def _sheets(run: RunFolder, method: str, zoo: Zoo, learner: MetaLearner) -> list[PageSheet]:
-    """The newest images of the first classes that the run has any of."""
-    images_of = recalled_images(run, method, learner)
-    if images_of is None:
-        return []
-    found = ((name, images_of(index, _SHOWN)) for index, name in enumerate(zoo.classes.names))
-    some = itertools.islice(((name, images) for name, images in found if len(images)), _CLASSES)
-    rows = [Row(name, resize_and_crop(images, min(images.shape[-1], _SIDE))) for name, images in some]
+def _sheets(run: TrainingRun, method_name: str, zoo: Zoo) -> list[PageSheet]:
+    """A contact sheet of the newest images of the first classes that the run keeps images of."""
+    images_by_class = ((name, run.images(index, _MAX_IMAGES)) for index, name in enumerate(zoo.classes.names))
+    some = itertools.islice(((name, images) for name, images in images_by_class if len(images)), _MAX_CLASSES)
+    rows = [Row(name, resize_and_crop(images, min(images.shape[-1], _MAX_SIDE))) for name, images in some]
     if not rows:
         return []
-    sheet = render_contact_sheet([Block(method, rows, f"{len(rows)} of {len(zoo.classes)} classes")])
-    picture = PagePicture.of(sheet, "Recovered images, a row a class.")
-    about = "Images that the classifiers recalled and the learner learned from, as they were at the end."
-    return [PageSheet("What the classifiers still knew", about, picture)]
+    sheet = render_contact_sheet([Block(method_name, rows, f"{len(rows)} of {len(zoo.classes)} classes")])
+    picture = PagePicture.from_image(sheet, "Recovered images, one row per class.")
+    caption = f"{run.images_caption.rstrip('.')}. One row per class: its newest images at the end of the training."
+    return [PageSheet("Recovered images", caption, picture)]

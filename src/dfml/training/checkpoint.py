@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,25 +99,6 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[int, State]:
         raise RunError(f"checkpoint {path} cannot be read ({error}); remove that folder") from error
     check_format_version(values.pop("format_version", None), f"checkpoint {path}", RunError)
     return values.pop("iteration"), State(tensors, values)
-
-
-def shape_mismatch(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], any_length: frozenset[str] = frozenset()
-) -> str | None:
-    """Description of the first expected tensor that is missing or has another shape; None if all fit.
-
-    Args:
-        found: Tensors by name; it may hold more than the expected ones.
-        expected: Tensors of the right shapes, by name.
-        any_length: Names of tensors whose number of rows does not matter.
-    """
-    for name, value in expected.items():
-        other = found.get(name)
-        first = int(name in any_length)
-        if other is None or other.ndim != value.ndim or other.shape[first:] != value.shape[first:]:
-            problem = "is missing" if other is None else f"has shape {tuple(other.shape)}"
-            return f"{name} {problem}, expected {tuple(value.shape)}"
-    return None
 
 
 def _digest(path: Path) -> str:

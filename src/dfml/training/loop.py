@@ -18,10 +18,11 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from dfml.errors import RunError
+from dfml.files import shape_mismatch
 from dfml.inversion.registry import LearnedEngine
 from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.settings import FrozenSettings
-from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint, shape_mismatch
+from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint
 from dfml.training.device import keep_freed_memory
 from dfml.training.engine_checkpoint import add_learned_engine
 from dfml.training.progress import Progress, SilentProgress

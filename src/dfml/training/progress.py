@@ -48,27 +48,33 @@ class SilentProgress:
 class PlainProgress(SilentProgress):
     """One line per interval on standard error, for logs.
 
+    The first update contains whatever had to be done before the first step (an evaluation embeds all images), so the
+    time left is estimated from the time since the first update, and shown from the second update on.
+
     Args:
-        title: Name of the work, at the beginning of each line.
-        total: Number of steps.
-        start: Number of steps that were finished before.
-        interval: Seconds between lines.
+        title: Name of the work, the beginning of every line.
+        total: Number of steps of the whole work.
+        interval: Seconds between lines; default 10.
     """
 
-    def __init__(self, title: str, total: int, start: int = 0, interval: float = 10.0) -> None:
-        self._title, self._total, self._start = title, total, start
+    def __init__(self, title: str, total: int, interval: float = 10.0) -> None:
+        self._title, self._total = title, total
         self._interval = interval
-        self._start_time = self._last_line = time.monotonic()
+        self._first_update: tuple[float, int] | None = None
+        self._last_line = time.monotonic()
 
     def update(self, done: int, metrics: Mapping[str, float]) -> None:
         """Print a line if the last one is an interval ago, or this is the last step."""
         now = time.monotonic()
+        since, finished = self._first_update = self._first_update or (now, done)
         if now - self._last_line < self._interval and done < self._total:
             return
         self._last_line = now
-        left = (now - self._start_time) / max(done - self._start, 1) * (self._total - done)
-        values = "".join(f"  {name} {value:.4g}" for name, value in metrics.items())
-        print(f"{self._title} {done}/{self._total}  {clock(left)} left{values}", file=sys.stderr, flush=True)
+        left = ""
+        if done > finished or done == self._total:
+            left = f"  {clock((now - since) / max(done - finished, 1) * (self._total - done))} left"
+        shown = "".join(f"  {name} {value:.4g}" for name, value in metrics.items())
+        print(f"{self._title} {done}/{self._total}{left}{shown}", file=sys.stderr, flush=True)
 
     def message(self, text: str) -> None:
         """Print a line."""
@@ -76,7 +82,13 @@ class PlainProgress(SilentProgress):
 
 
 class BarProgress:
-    """A progress bar on a terminal; see `PlainProgress` for the arguments."""
+    """A bar on a terminal. Rich, too, estimates the time left from the second update on.
+
+    Args:
+        title: Name of the work, shown before the bar.
+        total: Number of steps of the whole work.
+        start: Number of steps that were finished earlier, where a run is resumed; default 0.
+    """
 
     def __init__(self, title: str, total: int, start: int = 0) -> None:
         from rich.console import Console
@@ -116,8 +128,8 @@ class BarProgress:
 
 
 def show_progress(title: str, total: int, start: int = 0) -> Progress:
-    """A bar if standard error is a terminal, plain lines otherwise; see `PlainProgress` for the arguments."""
-    return BarProgress(title, total, start) if sys.stderr.isatty() else PlainProgress(title, total, start)
+    """A bar on a terminal, plain lines elsewhere; both on standard error."""
+    return BarProgress(title, total, start) if sys.stderr.isatty() else PlainProgress(title, total)
 
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]

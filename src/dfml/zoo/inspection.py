@@ -1,4 +1,4 @@
-"""What is in a zoo, and what is wrong with it: every member is examined, and a bad one does not stop the others."""
+"""Contents and defects of a zoo: every member is examined, and a damaged one does not stop the others."""
 
 from __future__ import annotations
 
@@ -12,35 +12,40 @@ from torch import Tensor, nn
 
 from dfml.errors import ZooMemberError
 from dfml.seeds import generator
-from dfml.zoo.label_space import ClassIdentity, build_label_space
+from dfml.zoo.folder import member_paths
+from dfml.zoo.formats import MemberConfig
+from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
+from dfml.zoo.members import Predicts
 from dfml.zoo.pretrained import PretrainedClassifier
-from dfml.zoo.readers import WEIGHTS, MemberConfig, load_member, read_member_config, sha256
 from dfml.zoo.statistics import batch_norm_layers
-from dfml.zoo.zoo import member_folders
+from dfml.zoo.vetting import load_member, read_member_config, weight_digest
+from dfml.zoo.zoo import Zoo
 
 _NOISE_IMAGES = 16
-_LEAST_SPREAD = 1e-6  # of the logits between images, relative to their size
+_MIN_SPREAD = 1e-6  # standard deviation of the logits between images, relative to the largest logit
 
 
 @dataclass(frozen=True)
 class MemberReport:
-    """One member. What a damaged member does not tell is None or empty.
+    """One member. What cannot be read from a damaged member, or is not known of one in memory, is None or empty.
 
     Attributes:
-        name: Of its folder.
+        name: Name of its folder or file.
         problem: Why it cannot be used, and what to do; None for a usable member.
-        architecture: Its name in timm's registry.
-        labels: One an output.
+        format: Name of the format that it is stored in; None for a member in memory.
+        architecture: Name of its architecture; for the format `timm`, a name in timm's registry.
+        labels: One name per output.
         size: Height and width of its input, in pixels.
         parameters: Number of learned values.
-        batch_norms: Layers that hold statistics of the training images.
-        sha256: Of its weight file.
-        held_out_accuracy: A fraction, if its maker noted one.
-        warnings: What a user should know before relying on it.
+        batch_norms: Number of batch-norm layers with running statistics.
+        sha256: SHA-256 of its weight file, as hex digits.
+        held_out_accuracy: Accuracy on held-out images, a fraction, if noted in its configuration.
+        warnings: Properties that a user should know before relying on it.
     """
 
     name: str
     problem: str | None = None
+    format: str | None = None
     architecture: str | None = None
     labels: tuple[str, ...] = ()
     size: int | None = None
@@ -56,9 +61,9 @@ class ZooReport:
     """A zoo.
 
     Attributes:
-        members: In the order of their names.
-        classes: Classes of the whole zoo, among the members whose configuration can be read.
-        merges: Classes that several members know, with those members' names.
+        members: The members in the order of their names.
+        classes: Number of classes of the zoo, over the members whose configuration can be read.
+        merges: Classes that several members share -> those members' names.
     """
 
     members: tuple[MemberReport, ...]
@@ -75,28 +80,45 @@ class ZooReport:
         return {**asdict(self), "usable": self.usable}
 
 
-def inspect_zoo(path: str | Path, *, class_identity: ClassIdentity = "names") -> ZooReport:
+def inspect_zoo(zoo: str | Path | Zoo, *, class_identity: ClassIdentity = "names") -> ZooReport:
     """Examine every member of a zoo: read its configuration, load its weights, let it classify noise.
 
+    Members that only predict are listed but not queried.
+
     Args:
-        path: The zoo's folder.
-        class_identity: See `dfml.zoo.label_space.build_label_space`.
+        zoo: A zoo's folder, or an open zoo.
+        class_identity: See `dfml.zoo.label_space.build_label_space`; an open zoo keeps its own.
 
     Raises:
         ZooError: If there is no member at all.
         ConfigError: If `class_identity` cannot be used.
     """
+    if isinstance(zoo, Zoo):
+        return _inspect_open(zoo)
     configs: list[MemberConfig] = []
     members = []
-    for folder in member_folders(Path(path)):
+    for path in member_paths(Path(zoo)):
         try:
-            configs.append(read_member_config(folder))
+            configs.append(read_member_config(path))
         except ZooMemberError as error:
-            members.append(MemberReport(folder.name, _one_line(error), sha256=_digest(folder)))
+            members.append(MemberReport(path.name, _one_line(error), sha256=weight_digest(path)))
         else:
             members.append(_examine(configs[-1]))
     space = build_label_space([(config.name, config.labels) for config in configs], class_identity)
-    merges = {name: [configs[index].name for index in knowing] for name, knowing in space.merges().items()}
+    return _report(members, space, [config.name for config in configs])
+
+
+def _inspect_open(zoo: Zoo) -> ZooReport:
+    names = [zoo.name(index) for index in range(len(zoo))]
+    members = [
+        _examine(config) if config else _examine_in_memory(name, zoo[index])
+        for index, (name, config) in enumerate(zip(names, zoo.member_configs, strict=True))
+    ]
+    return _report(members, zoo.classes, names)
+
+
+def _report(members: Sequence[MemberReport], space: LabelSpace, names: Sequence[str]) -> ZooReport:
+    merges = {label: [names[index] for index in sharing] for label, sharing in space.merges().items()}
     return ZooReport(_with_duplicates(members), len(space), merges)
 
 
@@ -104,26 +126,37 @@ def _examine(config: MemberConfig) -> MemberReport:
     accuracy = config.details.get("held_out_accuracy")
     report = MemberReport(
         name=config.name,
+        format=config.format,
         architecture=config.architecture,
         labels=config.labels,
         size=config.preprocessing.size,
-        sha256=_digest(config.path),
+        sha256=weight_digest(config.path),
         held_out_accuracy=float(accuracy) if isinstance(accuracy, int | float) else None,
     )
     try:
-        classifier = load_member(config)
+        return _with_network(report, load_member(config))
     except ZooMemberError as error:
         return replace(report, problem=_one_line(error))
+
+
+def _examine_in_memory(name: str, member: Predicts) -> MemberReport:
+    report = MemberReport(name=name, labels=member.labels, size=member.preprocessing.size)
+    if isinstance(member, PretrainedClassifier):
+        return _with_network(replace(report, architecture=type(member.network).__name__), member)
+    return replace(report, warnings=("its network is not known: its parameters and predictions were not examined",))
+
+
+def _with_network(report: MemberReport, classifier: PretrainedClassifier) -> MemberReport:
     return replace(
         report,
         parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
         batch_norms=classifier.num_batch_norms,
-        warnings=(*_about_statistics(classifier.network), *_about_answers(classifier)),
+        warnings=(*_statistics_warnings(classifier.network), *_prediction_warnings(classifier)),
     )
 
 
-def _about_statistics(network: nn.Module) -> list[str]:
-    """What the stored statistics cannot tell an inversion."""
+def _statistics_warnings(network: nn.Module) -> list[str]:
+    """Defects of the running statistics, which inversion relies on."""
     names = {layer: name for name, layer in network.named_modules()}
     warnings = []
     for layer in batch_norm_layers(network):
@@ -132,30 +165,32 @@ def _about_statistics(network: nn.Module) -> list[str]:
         assert isinstance(variance, Tensor)
         dead = int((variance <= 0).sum())
         if dead:
-            warnings.append(f"{names[layer]}: {dead} of {len(variance)} channels have a stored variance of zero")
+            warnings.append(f"{names[layer]}: {dead} of {len(variance)} channels have a running variance of zero")
         if not bool(mean.any()) and bool((variance == 1).all()):
             warnings.append(
-                f"{names[layer]}: its statistics were never updated: they say nothing of the training images"
+                f"{names[layer]}: its running statistics were never updated: they do not depend on the training images"
             )
     if not batch_norm_layers(network):
-        warnings.append("no batch-norm layer holds statistics: inversion has only the labels to go by")
+        warnings.append("no batch-norm layer has running statistics: inversion can use the labels only")
     return warnings
 
 
 @torch.no_grad()
-def _about_answers(classifier: PretrainedClassifier) -> list[str]:
+def _prediction_warnings(classifier: PretrainedClassifier) -> list[str]:
+    """Defects of the logits for images of uniform noise."""
     size = classifier.preprocessing.size
-    noise = torch.rand(_NOISE_IMAGES, 3, size, size, generator=generator(0, "inspection", "noise"))
+    device = next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
+    noise = torch.rand(_NOISE_IMAGES, 3, size, size, generator=generator(0, "inspection", "noise")).to(device)
     logits = classifier.logits(noise)
     if not bool(torch.isfinite(logits).all()):
-        return ["its scores for images of noise are not finite"]
-    if float(logits.std(0).max()) <= _LEAST_SPREAD * max(1.0, float(logits.abs().max())):
-        return ["it gives every image of noise the same scores"]
+        return ["its logits for images of noise are not finite"]
+    if float(logits.std(0).max()) <= _MIN_SPREAD * max(1.0, float(logits.abs().max())):
+        return ["it has the same logits for every image of noise"]
     return []
 
 
 def _with_duplicates(members: Sequence[MemberReport]) -> tuple[MemberReport, ...]:
-    """Warn of members whose weight files are the same."""
+    """Add a warning to members whose weight files are identical to an earlier member's."""
     first: dict[str, str] = {}
     reports = []
     for member in members:
@@ -165,13 +200,6 @@ def _with_duplicates(members: Sequence[MemberReport]) -> tuple[MemberReport, ...
                 member = replace(member, warnings=(*member.warnings, f"its weights are those of {original}"))
         reports.append(member)
     return tuple(reports)
-
-
-def _digest(folder: Path) -> str | None:
-    try:
-        return sha256(folder / WEIGHTS)
-    except OSError:
-        return None
 
 
 def _one_line(error: ZooMemberError) -> str:

@@ -1,7 +1,7 @@
-"""Which outputs of different members mean the same class.
+"""The label space of a zoo: which outputs of different members are the same class.
 
-Members were trained by different people: all that is known of a class is its name, if that. Names that say nothing
-(`0`, `class_3`, `LABEL_0`) never merge.
+Members come from different sources, and a label name is all that identifies a class. Placeholder names (`0`,
+`class_3`, `LABEL_0`) identify none and are never merged.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _PLACEHOLDER = re.compile(r"(class|label|cls|category)?[\s_-]*\d+", re.IGNORECAS
 
 
 ClassIdentity = str | Mapping[str, Mapping[str, str]]
-"""Which outputs of different members are the same class; see `build_label_space`."""
+"""Rule or mapping that decides which outputs of different members are the same class; see `build_label_space`."""
 
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes of a whole zoo.
+    """The classes of a zoo.
 
     Attributes:
-        names: One name a class, unique.
-        of_member: For every member, the class index of each of its outputs.
+        names: One distinct name per class.
+        of_member: For every member the class index of each of its outputs.
     """
 
     names: tuple[str, ...]
@@ -40,16 +40,16 @@ class LabelSpace:
         return len(self.names)
 
     def digest(self) -> str:
-        """Eight hex digits that differ when classes are named or shared otherwise."""
+        """Eight hex digits that change with the names of the classes and with the members that share them."""
         return f"{zlib.crc32(repr((self.names, self.of_member)).encode()):08x}"
 
     def merges(self) -> dict[str, list[int]]:
-        """Classes that more than one member knows, with those members' indices."""
-        knowing: dict[int, list[int]] = {}
+        """Names of the classes in several members' label sets -> indices of those members."""
+        sharing: dict[int, list[int]] = {}
         for member, classes in enumerate(self.of_member):
             for index in classes:
-                knowing.setdefault(index, []).append(member)
-        return {self.names[index]: members for index, members in sorted(knowing.items()) if len(members) > 1}
+                sharing.setdefault(index, []).append(member)
+        return {self.names[index]: members for index, members in sorted(sharing.items()) if len(members) > 1}
 
 
 def build_label_space(members: Sequence[tuple[str, tuple[str, ...]]], identity: ClassIdentity = "names") -> LabelSpace:
@@ -57,11 +57,11 @@ def build_label_space(members: Sequence[tuple[str, tuple[str, ...]]], identity: 
 
     Args:
         members: Name and labels of every member.
-        identity: `names` (same label name = same class), `distinct` (no two members share a class), or a mapping
-            member name -> label -> class name; labels that the mapping does not name follow `names`.
+        identity: `names` (equal label names are one class), `distinct` (no two members share a class), or a mapping
+            member name -> label -> class name; labels that the mapping leaves out follow `names`.
 
     Raises:
-        ConfigError: If `identity` is neither, or maps two outputs of one member to one class.
+        ConfigError: If `identity` is none of these, or two outputs of one member become one class.
     """
     if isinstance(identity, str) and identity not in ("names", "distinct"):
         raise ConfigError(f"class identity must be 'names', 'distinct' or a mapping, but is {identity!r}")
@@ -71,7 +71,7 @@ def build_label_space(members: Sequence[tuple[str, tuple[str, ...]]], identity: 
         mapping = {} if isinstance(identity, str) else identity.get(member, {})
         names = [mapping.get(label, _class_name(member, label, distinct=identity == "distinct")) for label in labels]
         if len(set(names)) != len(names):
-            raise ConfigError(f"class identity: two outputs of {member} mean the same class ({', '.join(names)})")
+            raise ConfigError(f"class identity: two outputs of {member} become the same class ({', '.join(names)})")
         of_member.append(tuple(index.setdefault(name, len(index)) for name in names))
     return LabelSpace(tuple(index), tuple(of_member))
 
@@ -81,7 +81,10 @@ def _class_name(member: str, label: str, *, distinct: bool) -> str:
 
 
 def read_identity(argument: str) -> str | dict[str, dict[str, str]]:
-    """`names`, `distinct`, or the path of a YAML file: member name -> label -> class name.
+    """Read a class identity from a command-line argument.
+
+    Args:
+        argument: `names`, `distinct`, or the path of a YAML file: member name -> label -> class name.
 
     Raises:
         ConfigError: If the file cannot be read or holds something else.
@@ -100,7 +103,11 @@ def read_identity(argument: str) -> str | dict[str, dict[str, str]]:
 
 
 def check_identity(found: object, where: str) -> str | dict[str, dict[str, str]]:
-    """`names`, `distinct`, or a mapping member name -> label -> class name, as it was read from somewhere.
+    """Check a class identity that was read from a file.
+
+    Args:
+        found: `names`, `distinct`, or a mapping member name -> label -> class name.
+        where: Name of the file, for the error message.
 
     Raises:
         ConfigError: If it is something else.

@@ -1,8 +1,7 @@
-"""`PretrainedClassifier`: somebody's frozen image classifier, with its labels and its preprocessing."""
+"""`PretrainedClassifier`: a frozen image classifier with its labels and its preprocessing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -13,29 +12,35 @@ from dfml.backbones import head_inputs
 from dfml.images import resize_and_crop
 from dfml.zoo.statistics import LayerStatistics, batch_norm_layers, record_means, record_statistics
 
-_AT_ONCE = 2**21  # pixels that are put to a network: 2048 images of 32 x 32, 41 of 224 x 224
+_BATCH_PIXELS = 2**21  # in one forward pass of `predict_logits`: 2048 images of 32 x 32, 41 of 224 x 224
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image in [0, 1] becomes a network's input: `(image - mean) / std` at `size` x `size` pixels."""
+    """Preprocessing of an image in [0, 1]: `(image - mean) / std` at `size` x `size` pixels.
+
+    Attributes:
+        size: Height and width of the network's input, in pixels.
+        mean: Mean of red, green and blue.
+        std: Standard deviation of red, green and blue; positive.
+    """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def normalise(self, images: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
-        """From images in [0, 1] to the network's input."""
+        """Convert images in [0, 1] to the network's input; they are not resized."""
         mean, std = self._columns(images)
         return (images - mean) / std
 
     def denormalise(self, inputs: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
-        """From the network's input back to images; not clipped."""
+        """Convert the network's input back to images; they are not clipped to [0, 1]."""
         mean, std = self._columns(inputs)
         return torch.addcmul(mean, inputs, std)
 
     def as_dict(self) -> dict[str, int | list[float]]:
-        """Plain values for a `config.json`."""
+        """Return plain values for a `config.json`."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,13 +49,13 @@ class Preprocessing:
 
 
 class PretrainedClassifier(nn.Module):
-    """A frozen classifier. Images are float in [0, 1], NCHW; it normalises inside.
+    """A frozen classifier. It takes float images in [0, 1], NCHW, and normalises them itself.
 
     Args:
-        network: Images to logits; it is put into evaluation mode, and none of its weights takes a gradient.
-        labels: One name an output.
-        preprocessing: What the network was trained with.
-        source: Where it comes from, for messages.
+        network: Normalised images -> logits. It is put into evaluation mode, and its parameters take no gradients.
+        labels: One name per output.
+        preprocessing: The preprocessing that the network was trained with.
+        source: Path of the member, or another description for messages.
     """
 
     def __init__(
@@ -65,55 +70,52 @@ class PretrainedClassifier(nn.Module):
 
     @property
     def size(self) -> int:
-        """Pixels a side of its input."""
+        """Height and width of the network's input, in pixels."""
         return self.preprocessing.size
 
     @property
     def num_batch_norms(self) -> int:
-        """Batch-norm layers that hold statistics; without any, inversion has only the labels to go by."""
+        """Number of batch-norm layers with running statistics; with none, inversion can use the labels only."""
         return len(batch_norm_layers(self.network))
 
     def train(self, mode: bool = True) -> PretrainedClassifier:
-        """Stays in evaluation mode, whatever module it is part of: its stored statistics are evidence."""
+        """Stay in evaluation mode, also as part of a module in training mode: running statistics must not change."""
         return super().train(False)
 
     def logits(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images labels"]:
-        """One score a label."""
+        """Logits of images at the network's input size; gradients flow to the images."""
         logits: Tensor = self.network(self._input(images))
         return logits
 
     def predict_logits(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images labels"]:
-        """The logits of any number of images of any size, of so many at a time as fit the memory."""
-        parts = torch.split(images, max(1, _AT_ONCE // self.size**2))
+        """Logits of any number of images of any size, in batches of about two million pixels."""
+        parts = torch.split(images, max(1, _BATCH_PIXELS // self.size**2))
         return torch.cat([self.logits(resize_and_crop(part, self.size)) for part in parts])
 
+    def predict_proba(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images labels"]:
+        """Class probabilities of any number of images in [0, 1] of any size."""
+        return self.predict_logits(images).softmax(dim=1)
+
     def features(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images features"]:
-        """What the network's head sees, for networks in timm's manner."""
+        """Inputs of the classification head, for networks with timm's `forward_features` and `forward_head`."""
         return head_inputs(self.network, self._input(images))
 
     def logits_and_statistics(
         self, images: Float[Tensor, "images 3 height width"]
     ) -> tuple[Float[Tensor, "images labels"], list[LayerStatistics]]:
-        """The logits, and what every batch-norm layer saw, in order of use."""
+        """Logits, and the statistics of every batch-norm layer's input in order of use; differentiable once."""
         with record_statistics(self.network) as statistics:
             logits = self.logits(images)
         return logits, statistics
 
     def layer_means(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images features"]:
-        """What every batch-norm layer sees of each image, averaged over its pixels, side by side (CMI's features).
+        """Channel means of every batch-norm layer's input for each image, side by side: the features of CMI.
 
-        The logits where there is no batch-norm layer. Images are resized to the member's input.
+        A network without batch-norm layers has its logits instead. Images are resized to the network's input size.
         """
-        with record_means(self.network) as seen:
+        with record_means(self.network) as means:
             logits = self.logits(resize_and_crop(images, self.size))
-        return torch.cat(seen, dim=1) if seen else logits
+        return torch.cat(means, dim=1) if means else logits
 
     def _input(self, images: Tensor) -> Tensor:
         return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
-
-
-def query_members(
-    members: Iterable[PretrainedClassifier], images: Float[Tensor, "images 3 _height _width"]
-) -> Float[Tensor, "images outputs"]:
-    """All members' logits side by side; each sees the images at its own size."""
-    return torch.cat([member.predict_logits(images) for member in members], dim=1)

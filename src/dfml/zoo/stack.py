@@ -1,4 +1,4 @@
-"""Members of one architecture, stacked so that one call evaluates them all.
+"""Members of one architecture, stacked so that one mapped call evaluates all of them.
 
 On a GPU this replaces many small kernels by few large ones. On a CPU it is slower than a loop: a convolution with one
 set of weights per member becomes a grouped convolution (`benchmarks/purer_step.py` prints the ratio).
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class StackedMember:
-    """One member of a stack, as a mapped function sees it; the same interface as `PretrainedClassifier`."""
+    """One member of a stack within a mapped function; has the methods of `PretrainedClassifier` for inversion."""
 
     def __init__(self, network: nn.Module, size: int, weights: dict[str, Tensor], mean: Tensor, std: Tensor) -> None:
         self.size = size
@@ -43,10 +43,10 @@ class StackedMember:
 
 
 class MemberStack:
-    """A batch of members.
+    """Members with stacked weights.
 
     Args:
-        members: Of one architecture, number of classes and image size (a group of `Zoo.groups`).
+        members: Members with the same architecture, number of classes and input size (a group of `Zoo.groups`).
     """
 
     def __init__(self, members: Sequence[PretrainedClassifier]) -> None:
@@ -61,12 +61,15 @@ class MemberStack:
         self._network, self._size = networks[0], members[0].preprocessing.size
 
     def map(self, function: Callable[..., Result], rows: Tensor, *inputs: Any) -> Result:
-        """`function(member, *inputs)` for several members at once.
+        """Call `function(member, *inputs)` for several members at once.
 
         Args:
-            function: Takes a `StackedMember` and one entry of every input; must be fit for `torch.vmap`.
-            rows: Which members of the stack.
-            *inputs: Tensors (or mappings and tuples of them) with one entry a row along the first axis; or None.
+            function: Function of a `StackedMember` and one entry of every input, to which `torch.vmap` is applied.
+            rows: Indices of the members within the stack.
+            *inputs: Tensors (or mappings and tuples of tensors) whose first axis has one entry per row; or None.
+
+        Returns:
+            The function's results, stacked along a new first axis.
         """
 
         def one(weights: dict[str, Tensor], mean: Tensor, std: Tensor, *entries: Any) -> Result:
@@ -79,10 +82,10 @@ class MemberStack:
 
 
 def stack_key(classifier: PretrainedClassifier) -> str:
-    """Equal for members that can be stacked: the same network up to its weights, and the same image size.
+    """Key that is equal for members that can be stacked: same network up to its weights, same input size.
 
-    Networks are compared module by module, with their settings: a pooling, a stride or a slope leaves no trace in the
-    shapes of weights.
+    It describes all modules and their settings, because a pooling, a stride or a slope does not show in the shapes of
+    the weights.
     """
     shapes = [(name, tuple(tensor.shape)) for name, tensor in classifier.network.state_dict().items()]
     modules = [(name, type(module).__name__, _settings(module)) for name, module in classifier.network.named_modules()]

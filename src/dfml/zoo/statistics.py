@@ -1,7 +1,7 @@
-"""What a batch-norm layer sees: the batch's mean and variance beside the ones that it stored.
+"""Statistics of batch-norm layers' inputs: mean and variance of a batch beside the running mean and variance.
 
-The stored statistics are what a classifier still knows of its training images; losses, momentum and calibration targets
-are all built from them.
+The running statistics summarise the training images. Inversion losses, momentum and calibration targets are computed
+from them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import BatchNorm2d
 
-Seen = TypeVar("Seen")
+Measurement = TypeVar("Measurement")
 
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """The input of one batch-norm layer (papers 1.2: mu_l, var_l and their stored counterparts).
+    """Statistics of one batch-norm layer's input, as in the feature regularisation of DeepInversion (1912.08795).
 
     Attributes:
-        mean: Of the batch, per channel; differentiable.
-        variance: Of the batch, biased; differentiable.
+        mean: Mean of each channel over the batch and all pixels; differentiable.
+        variance: Biased variance of each channel over the batch and all pixels; differentiable.
         running_mean: The layer's running mean.
         running_variance: The layer's running variance.
     """
@@ -39,10 +39,10 @@ class LayerStatistics:
 class _ChannelMoments(torch.autograd.Function):
     """Mean and biased variance of every channel; on a CPU four times as fast as `torch.var_mean` and its backward.
 
-    Channel sums are matrix products over a (pixels, channels) view, which is free in channels-last memory, and the
-    backward is one fused a + b x. Deviations are taken from the first image's mean, so that the one-pass variance does
-    not cancel, however far the batch is from zero. First derivatives only: nothing differentiates an inversion loss
-    twice.
+    Channel sums are matrix products over a (pixels, channels) view, which needs no copy in channels-last memory, and
+    the backward pass is one fused a + b x. Deviations are taken from the first image's mean, so that the one-pass
+    variance keeps its precision however far the batch's mean is from zero. First derivatives only: nothing
+    differentiates an inversion loss twice.
     """
 
     generate_vmap_rule = True
@@ -66,11 +66,11 @@ class _ChannelMoments(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        of_mean, of_variance, _ = gradients
+        mean_gradient, variance_gradient, _ = gradients
         x, mean = ctx.saved_tensors
         count = x.numel() // x.shape[1]
-        slope = of_variance * (2.0 / count)
-        offset = of_mean / count - slope * mean
+        slope = variance_gradient * (2.0 / count)
+        offset = mean_gradient / count - slope * mean
         return torch.addcmul(offset[:, None, None], x, slope[:, None, None])
 
 
@@ -83,9 +83,9 @@ def channel_moments(
 
 
 def record_statistics(network: nn.Module) -> AbstractContextManager[list[LayerStatistics]]:
-    """Within the context, every forward pass of `network` appends one entry per batch-norm layer, in order of use.
+    """Context in which every forward pass of `network` appends one entry per batch-norm layer, in order of use.
 
-    No hook outlives the context.
+    All hooks are removed when the context ends.
     """
 
     def measure(layer: nn.Module, images: Tensor) -> LayerStatistics:
@@ -98,25 +98,25 @@ def record_statistics(network: nn.Module) -> AbstractContextManager[list[LayerSt
 
 
 def record_means(network: nn.Module) -> AbstractContextManager[list[Float[Tensor, "images channels"]]]:
-    """The same for every image on its own: the mean of each channel over its pixels."""
+    """Context as in `record_statistics`; entries are the mean of each channel over the pixels of every single image."""
     return _record(network, lambda _, images: images.mean(dim=(2, 3)))
 
 
 @contextmanager
-def _record(network: nn.Module, measure: Callable[[nn.Module, Tensor], Seen]) -> Iterator[list[Seen]]:
-    seen: list[Seen] = []
+def _record(network: nn.Module, measure: Callable[[nn.Module, Tensor], Measurement]) -> Iterator[list[Measurement]]:
+    measurements: list[Measurement] = []
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(measure(layer, inputs[0]))
+    def append(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        measurements.append(measure(layer, inputs[0]))
 
-    handles = [layer.register_forward_pre_hook(note) for layer in batch_norm_layers(network)]
+    handles = [layer.register_forward_pre_hook(append) for layer in batch_norm_layers(network)]
     try:
-        yield seen
+        yield measurements
     finally:
         for handle in handles:
             handle.remove()
 
 
 def batch_norm_layers(network: nn.Module) -> list[nn.Module]:
-    """The batch-norm layers over images that hold statistics (timm's fused variants are subclasses)."""
+    """All 2d batch-norm layers with running statistics (timm's fused variants included), in order of definition."""
     return [m for m in network.modules() if isinstance(m, BatchNorm2d) and m.running_mean is not None]

@@ -1,4 +1,4 @@
-"""From a network in memory to a zoo member on disk, in the format that timm reads as `local-dir:`."""
+"""Write a network as a zoo member in timm's format, which `timm.create_model("local-dir:...")` reads too."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from dfml.files import atomic_folder, save_tensors
+from dfml.zoo.formats import CONFIG, WEIGHTS
 from dfml.zoo.pretrained import Preprocessing
-from dfml.zoo.readers import CONFIG, WEIGHTS
 
 
 def write_member(
@@ -23,16 +23,16 @@ def write_member(
     arguments: dict[str, Any] | None = None,
     details: dict[str, Any] | None = None,
 ) -> None:
-    """Write a member; its folder appears at once and whole, or not at all.
+    """Write a member. Its folder appears with all of its files, or not at all.
 
     Args:
-        folder: The member's folder; must not exist.
-        network: Its state dict is written, contiguous and on the CPU.
-        architecture: The name that `dfml.backbones.create_backbone` builds the network from.
-        labels: One name an output.
-        preprocessing: What the network was trained with.
-        arguments: Of the architecture.
-        details: Anything worth keeping, under `dfml` in the `config.json`.
+        folder: Path of the member's folder; must not exist.
+        network: The network, on any device.
+        architecture: Name of the architecture for `dfml.backbones.create_backbone`.
+        labels: One name per output.
+        preprocessing: The preprocessing that the network was trained with.
+        arguments: Arguments of the architecture, such as `img_size`; default none.
+        details: Further notes, written under `dfml` in `config.json`; default none.
 
     Raises:
         OSError: If the folder cannot be written.

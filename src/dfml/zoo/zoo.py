@@ -1,4 +1,4 @@
-"""`Zoo`: an ordered, vetted collection of pre-trained classifiers, loaded when they are needed."""
+"""`Zoo`: an ordered collection of vetted members, loaded when they are first used."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dfml.errors import ConfigError, ZooError, ZooMemberError
+from dfml.zoo.folder import member_paths
+from dfml.zoo.formats import MemberConfig
 from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
+from dfml.zoo.members import Predicts, move_member
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
-from dfml.zoo.readers import CONFIG, WEIGHTS, MemberConfig, load_member, read_member_config
 from dfml.zoo.stack import stack_key
+from dfml.zoo.vetting import load_member, read_member_config
 
 
 class Zoo:
-    """Members in the order of their folders' names. Use `Zoo.open`, or `Zoo.of` for classifiers in memory.
+    """Members in the order of their names. Create it with `Zoo.open`, or with `Zoo.of` from members in memory.
 
     Attributes:
         classes: The label space across members.
-        class_identity: What decided which of their classes are the same.
-        configs: What every member says of itself; None for a member that was given in memory.
+        class_identity: The rule or mapping that `classes` was built with.
+        member_configs: The configuration of every member; None for a member in memory.
+        path: The zoo's folder; None for a zoo in memory.
+        device: The device that members are loaded to.
     """
 
     def __init__(
@@ -30,7 +36,7 @@ class Zoo:
         configs: Sequence[MemberConfig | None],
         classes: LabelSpace,
         *,
-        given: Mapping[int, PretrainedClassifier] | None = None,
+        in_memory: Mapping[int, Predicts] | None = None,
         class_identity: ClassIdentity = "names",
         max_resident: int = 1024,
         path: Path | None = None,
@@ -42,7 +48,7 @@ class Zoo:
         self.class_identity = class_identity
         self.path = path
         self.device = torch.device("cpu")
-        self._given = dict(given or {})
+        self._in_memory = dict(in_memory or {})
         self._resident: OrderedDict[int, PretrainedClassifier] = OrderedDict()
         self._max_resident = max_resident
 
@@ -57,56 +63,61 @@ class Zoo:
         """Open a folder of members. Configurations are read and checked now, weights when a member is first used.
 
         Args:
-            path: A folder that holds one folder a member (or is one member itself).
+            path: A folder that holds one folder or file per member, or the path of a single member.
             class_identity: See `dfml.zoo.label_space.build_label_space`.
-            max_resident: Members kept in memory at once; the one unused for longest makes room.
+            max_resident: Largest number of members in memory at once; the least recently used one is dropped.
 
         Raises:
-            ZooError: If there is no member; ZooMemberError, which is one, if a member's configuration is wrong.
+            ZooError: If there is no member; `ZooMemberError`, a subclass, if a member's configuration is wrong.
             ConfigError: If `class_identity` cannot be used.
         """
         path = Path(path)
-        configs = [read_member_config(folder) for folder in member_folders(path)]
+        configs = [read_member_config(member) for member in member_paths(path)]
         classes = build_label_space([(config.name, config.labels) for config in configs], class_identity)
         return cls(configs, classes, class_identity=class_identity, max_resident=max_resident, path=path)
 
     @classmethod
     def of(
         cls,
-        classifiers: Sequence[PretrainedClassifier],
+        members: Sequence[Predicts],
         *,
         class_identity: ClassIdentity = "names",
     ) -> Zoo:
-        """A zoo of classifiers that are in memory already.
+        """Make a zoo of members that are in memory: any mix of `PretrainedClassifier` and other `Predicts`.
 
         Raises:
-            ZooError: If there is none.
+            ZooError: If there is no member, or one is no `Predicts`.
         """
-        if not classifiers:
+        if not members:
             raise ZooError("a zoo needs at least one classifier, but none was given")
-        named = [(f"member-{index:03d}", classifier.labels) for index, classifier in enumerate(classifiers)]
-        given = dict(enumerate(classifiers))
+        for index, member in enumerate(members):
+            if not isinstance(member, Predicts):
+                raise ZooError(
+                    f"member {index} of the zoo: expected labels, preprocessing, source and predict_proba "
+                    f"(dfml.zoo.Predicts), found {type(member).__name__}"
+                )
+        named = [(f"member-{index:03d}", member.labels) for index, member in enumerate(members)]
         classes = build_label_space(named, class_identity)
-        return cls([None] * len(classifiers), classes, given=given, class_identity=class_identity)
+        return cls([None] * len(members), classes, in_memory=dict(enumerate(members)), class_identity=class_identity)
 
     def __len__(self) -> int:
         """Number of members."""
         return len(self.member_configs)
 
-    def __iter__(self) -> Iterator[PretrainedClassifier]:
+    def __iter__(self) -> Iterator[Predicts]:
         """The members, each loaded when its turn comes."""
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> PretrainedClassifier:
-        """A member, on the zoo's device.
+    def __getitem__(self, index: int) -> Predicts:
+        """A member, on the zoo's device; a `PretrainedClassifier` unless it was given in memory as something else.
 
         Raises:
             ZooMemberError: If its weights cannot be used.
             IndexError: If there is no such member; negative indices count from the end.
         """
         index = range(len(self))[index]
-        if index in self._given:
-            return self._given[index]
+        if index in self._in_memory:
+            return self._in_memory[index]
         if index not in self._resident:
             config = self.member_configs[index]
             assert config is not None
@@ -116,33 +127,56 @@ class Zoo:
         self._resident.move_to_end(index)
         return self._resident[index]
 
+    def classifier(self, index: int) -> PretrainedClassifier:
+        """A member whose network is there: for inversion, and for methods that use the members' weights.
+
+        Raises:
+            ZooError: If the member only predicts, or its weights cannot be used.
+            IndexError: If there is no such member.
+        """
+        member = self[index]
+        if not isinstance(member, PretrainedClassifier):
+            raise ZooError(
+                f"zoo member {self.name(index)} ({member.source}) has no network that dfml can see, which is needed "
+                "here; leave it out, or use it as a teacher in zoo_student or in zoo_embedding"
+            )
+        return member
+
+    def classifiers(self) -> Iterator[PretrainedClassifier]:
+        """All members, each by `classifier`."""
+        return (self.classifier(index) for index in range(len(self)))
+
     def digest(self) -> str:
-        """Eight hex digits that differ when a member has other weights or another preprocessing.
+        """Eight hex digits that change with the members' weights and preprocessing.
+
+        A member that is no module contributes its source, labels and preprocessing.
 
         Raises:
             ZooMemberError: If a member's weights cannot be used.
         """
-        seen = 0
+        checksum = 0
         for member in self:
-            seen = zlib.crc32(repr(member.preprocessing).encode(), seen)
-            for name, value in member.network.state_dict().items():
-                seen = zlib.crc32(value.cpu().numpy().tobytes(), zlib.crc32(name.encode(), seen))
-        return f"{seen:08x}"
+            identity = member.preprocessing if isinstance(member, PretrainedClassifier) else _description(member)
+            checksum = zlib.crc32(repr(identity).encode(), checksum)
+            module = member.network if isinstance(member, PretrainedClassifier) else member
+            for name, value in module.state_dict().items() if isinstance(module, nn.Module) else ():
+                checksum = zlib.crc32(value.cpu().numpy().tobytes(), zlib.crc32(name.encode(), checksum))
+        return f"{checksum:08x}"
 
     def to(self, device: torch.device) -> Zoo:
-        """Move the members, resident and to come; returns itself."""
+        """Move all members, also those that are loaded later; returns itself."""
         self.device = device
-        for member in (*self._given.values(), *self._resident.values()):
-            member.to(device)
+        for member in (*self._in_memory.values(), *self._resident.values()):
+            move_member(member, device)
         return self
 
     def name(self, index: int) -> str:
-        """A short name of a member, for messages and tables."""
+        """A member's short name, for messages and tables."""
         config = self.member_configs[index]
         return config.name if config else f"member-{index:03d}"
 
     def vet(self) -> None:
-        """Load every member once, so that a bad one is reported before work starts.
+        """Load every member once, so that a bad one is reported before work starts. Members in memory pass.
 
         Raises:
             ZooMemberError: For the first member that cannot be used, with the number of others.
@@ -153,7 +187,7 @@ class Zoo:
             raise ZooMemberError(bad[0].path, bad[0].reason, more)
 
     def problem(self, index: int) -> ZooMemberError | None:
-        """What is wrong with a member's weights, if anything."""
+        """The error that loading a member raises; None if it can be loaded."""
         try:
             self[index]
         except ZooMemberError as error:
@@ -161,25 +195,34 @@ class Zoo:
         return None
 
     def groups(self) -> dict[tuple[str, int, int], list[int]]:
-        """Members that can be evaluated in one batched call: same architecture, number of classes and input size."""
+        """Members that can be evaluated in one batched call: same architecture, number of classes and input size.
+
+        A member that is no `PretrainedClassifier` has a group of its own.
+        """
         groups: dict[tuple[str, int, int], list[int]] = {}
-        for index in range(len(self)):
-            config = self.member_configs[index]
-            architecture = (
-                f"{config.architecture} {sorted(config.arguments.items())}" if config else stack_key(self[index])
-            )
-            labels, size = (config or self[index]).labels, (config or self[index]).preprocessing.size
-            groups.setdefault((architecture, len(labels), size), []).append(index)
+        for index, config in enumerate(self.member_configs):
+            if config:
+                architecture = f"{config.format} {config.architecture} {sorted(config.arguments.items())}"
+            else:
+                member = self[index]
+                architecture = stack_key(member) if isinstance(member, PretrainedClassifier) else f"member {index}"
+            described = config or self[index]
+            key = architecture, len(described.labels), described.preprocessing.size
+            groups.setdefault(key, []).append(index)
         return groups
 
     def preprocessing(self, size: int | None = None) -> Preprocessing:
-        """One preprocessing for the whole zoo: the most common size unless given, mean and std averaged over members.
+        """One preprocessing for a learner and for images that all members share; members still normalise by their own.
 
-        A learner and the pseudo-images that all members share need one; members still normalise with their own.
+        Args:
+            size: Height and width in pixels; None for the members' most common size, the larger one on a tie.
+
+        Returns:
+            That size, and the mean and standard deviation averaged over members.
         """
         each = [(config or self[index]).preprocessing for index, config in enumerate(self.member_configs)]
         sizes = [p.size for p in each]
-        common = max(sorted(set(sizes)), key=sizes.count)
+        common = max(sizes, key=lambda candidate: (sizes.count(candidate), candidate))
 
         def average(values: list[tuple[float, float, float]]) -> tuple[float, float, float]:
             columns = zip(*values, strict=True)
@@ -189,21 +232,5 @@ class Zoo:
         return Preprocessing(size or common, average([p.mean for p in each]), average([p.std for p in each]))
 
 
-def member_folders(path: Path) -> list[Path]:
-    """The members' folders in a zoo's folder, sorted by name; the folder itself when it is one member.
-
-    Raises:
-        ZooError: If there is no member.
-    """
-    if not path.is_dir():
-        raise ZooError(f"expected a zoo (a folder of classifiers) at {path}, found no folder; check the path")
-    if (path / CONFIG).is_file():
-        return [path]
-    folders = sorted(f for f in path.iterdir() if f.is_dir() and not f.name.startswith("."))
-    members = [f for f in folders if (f / CONFIG).is_file() or (f / WEIGHTS).is_file()]
-    if not members:
-        raise ZooError(
-            f"the zoo {path} is empty: expected folders with {CONFIG} and {WEIGHTS}; "
-            "put classifiers there, or make some with `dfml zoo build`"
-        )
-    return members
+def _description(member: Predicts) -> tuple[str, tuple[str, ...], Preprocessing]:
+    return member.source, member.labels, member.preprocessing

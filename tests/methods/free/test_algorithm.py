@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import RunError, UsageError
-from dfml.inversion.registry import ENGINES
+from dfml.inversion.registry import engine_names
 from dfml.learners import LearnerConfig
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.free import FREE, FreeConfig, FreeRun
@@ -109,7 +109,7 @@ def test_members_of_two_architectures_and_sizes_are_distilled_from_their_own_net
     assert metrics["replay_steps"] == 2
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", engine_names())
 def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str) -> None:
     settings = {**SMALL, "inversion": {**SMALL["inversion"], "engine": engine}, "cosine_every": 2}
     straight = FREE(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from dfml import seeds
-from dfml.errors import ConfigError, RunError, UsageError
+from dfml.errors import ConfigError, RunError, UsageError, ZooError
 from dfml.inversion.loss import InversionWeights, View, inversion_loss
 from dfml.learners import LearnerConfig
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.purer import PURER, PurerConfig, PurerRun
 from dfml.training.run_folder import RunFolder
-from dfml.zoo import Preprocessing, Zoo
+from dfml.zoo import CountedMember, Preprocessing, Zoo
 from tests.factories import PREPROCESSING, member, zoo
 
 CPU = torch.device("cpu")
@@ -231,3 +231,26 @@ def test_the_state_does_not_grow_and_keeps_no_graph() -> None:
     assert all(size == sizes[0] for size in sizes)
     assert json.dumps(run.state_dict().values)
     assert not any(value.grad_fn for value in run.outer.parameters.values())
+
+
+def test_members_that_only_predict_take_no_part_and_neither_do_their_classes() -> None:
+    """With such a member added, all else is as without it."""
+    pair = [member(0, ("ant", "bee", "cat")), member(1, ("cat", "dog", "elk"))]
+    plain = start_run(Zoo.of(pair))
+    run = start_run(Zoo.of([*pair, CountedMember(member(2, ("ant", "fox", "gnu")))]), stacked=True)
+    assert run.pop_messages() == ["member-002 is not inverted: it only predicts, and purer needs gradients"]
+    assert run.pop_messages() == []
+    assert run._sample_members(1) == [0, 1]
+    for iteration in (1, 2, 3):
+        metrics, expected = run.step(iteration), plain.step(iteration)
+        assert {k: v for k, v in metrics.items() if "seconds" not in k} == {
+            k: v for k, v in expected.items() if "seconds" not in k
+        }
+    assert same(run.learner(), plain.learner())
+    assert len(run.images(run.zoo.classes.names.index("fox"), 5)) == 0
+    assert len(run.images(run.zoo.classes.names.index("dog"), 2)) == 2
+
+
+def test_a_zoo_whose_members_only_predict_is_refused() -> None:
+    with pytest.raises(ZooError, match=r"all 2 members of the zoo only predict; use --method zoo_embedding"):
+        start_run(Zoo.of([CountedMember(member(index)) for index in range(2)]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dfml.errors import RunError, UsageError
 from dfml.evaluation.protocol import evaluate
-from dfml.inversion.registry import ENGINES
+from dfml.inversion.registry import engine_names
 from dfml.learners import MetaLearner
 from dfml.learners.embedding import episode_loss
 from dfml.learners.student import Student
@@ -20,7 +20,7 @@ from dfml.training.loop import restore
 from dfml.training.progress import SilentProgress
 from dfml.training.run_folder import RunFolder
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
-from dfml.zoo.pretrained import query_members
+from dfml.zoo.members import query_members
 from tests.factories import coloured_dataset, images, member, zoo
 
 CPU = torch.device("cpu")
@@ -210,7 +210,7 @@ def test_the_episodic_loss_is_lower_after_training_with_it() -> None:
     assert losses[1] < losses[0] - 0.1
 
 
-@pytest.mark.parametrize(("engine", "precision"), [*product(ENGINES, ["float32"]), ("ei", "bfloat16")])
+@pytest.mark.parametrize(("engine", "precision"), [*product(engine_names(), ["float32"]), ("ei", "bfloat16")])
 def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str, precision: str) -> None:
     settings = {**SMALL, "precision": precision, "inversion": {**SMALL["inversion"], "engine": engine}}
     ZooStudent(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")

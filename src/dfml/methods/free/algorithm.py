@@ -27,7 +27,6 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import UsageError
-from dfml.images import resize_and_crop
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.loss import InversionWeights, View, sample_view
 from dfml.inversion.registry import LearnedEngine
@@ -47,6 +46,7 @@ from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
 from dfml.training.metrics import describe_inversion_metrics
 from dfml.training.outer_loop import OuterLoop
 from dfml.training.task_memory import TaskMemory
+from dfml.zoo.members import teacher_logits
 from dfml.zoo.zoo import Zoo
 
 VIEW = InversionWeights(jitter=4, wrap=False, flip=True)
@@ -204,10 +204,9 @@ class FreeRun(TrainingRun):
     @torch.no_grad()
     def _member_loss(self, member: int, images: Tensor, view: View) -> MemberLoss:
         """The distillation loss of one member on a view of its images, as a function of the student's weights."""
-        preprocessing, classifier = self.preprocessing, self.zoo[member]
+        preprocessing = self.preprocessing
         inputs = preprocessing.denormalise(view.apply(preprocessing.normalise(images)))
-        teacher_logits = classifier.logits(resize_and_crop(inputs, classifier.size))
-        return self.distillation.loss(inputs, teacher_logits, member)
+        return self.distillation.loss(inputs, teacher_logits(self.zoo[member], inputs), member)
 
     def _bell_replay(self, iteration: int) -> dict[str, float]:
         """BELL, replay: meta-train the learner on tasks that mix the classes of all members in memory."""

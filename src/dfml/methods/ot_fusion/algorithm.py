@@ -65,7 +65,7 @@ class OTFusion(Method):
         """See `Method.start`."""
         learner = untrained_learner(self.config, zoo, device, self.name)
         require_fusible(zoo, learner)
-        layers, match = channel_layers(zoo[0].network), self._matcher(zoo)
+        layers, match = channel_layers(zoo.classifier(0).network), self._matcher(zoo)
         matched = [
             PretrainedClassifier(
                 permute_channels(member.network, layers, match(member)),
@@ -73,14 +73,14 @@ class OTFusion(Method):
                 member.preprocessing,
                 member.source,
             )
-            for member in zoo
+            for member in zoo.classifiers()
         ]
         learner.parameters = average_members(Zoo.of(matched), learner)
         return FinishedRun(learner)
 
     def _matcher(self, zoo: Zoo) -> Callable[[PretrainedClassifier], Permutations]:
         """Function that returns the permutations that match a member's channels to those of the first member."""
-        reference = zoo[0]
+        reference = zoo.classifier(0)
         layers = channel_layers(reference.network)
         if self.config.metric == "weights":
             return lambda member: match_by_weights(member.network, reference.network, layers)
@@ -105,7 +105,7 @@ def require_fusible(zoo: Zoo, learner: GradientLearner) -> None:
         ZooError: If the layers of a member's architecture are not known, its weights are not finite, or it does not
             have the learner's architecture.
     """
-    for index, member in enumerate(zoo):
+    for index, member in enumerate(zoo.classifiers()):
         if not isinstance(member.network, MATCHABLE):
             raise ZooError(
                 f"ot_fusion can match the channels of conv4 and few-shot ResNets, but {zoo.name(index)} is a "

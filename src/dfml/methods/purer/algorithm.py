@@ -64,7 +64,7 @@ class PurerRun(TrainingRun):
     def __init__(self, config: PurerConfig, zoo: Zoo, device: torch.device) -> None:
         self.config, self.zoo, self.device = config, zoo, device
         self.iterations = config.iterations
-        self.members = [index for index in range(len(zoo)) if isinstance(zoo[index], PretrainedClassifier)]
+        self.members = [index for index in range(len(zoo)) if _has_gradients(zoo, index)]
         self._messages = _excluded_messages(zoo, self.members)
         active = sorted({label for member in self.members for label in zoo.classes.of_member[member]})
         if config.way > len(active):
@@ -213,6 +213,11 @@ class PurerRun(TrainingRun):
         self.switch.load_state_dict(state.values["switch"])
 
 
+def _has_gradients(zoo: Zoo, index: int) -> bool:
+    """Whether a member is differentiable; those that are read from files are, and need not be loaded for this."""
+    return zoo.member_configs[index] is not None or isinstance(zoo[index], PretrainedClassifier)
+
+
 def _excluded_messages(zoo: Zoo, members: Sequence[int]) -> list[str]:
     """Messages about the members that take no part.
 
@@ -225,7 +230,7 @@ def _excluded_messages(zoo: Zoo, members: Sequence[int]) -> list[str]:
             "zoo only predict; use --method zoo_embedding"
         )
     return [
-        f"{zoo.name(index)} is excluded: it only predicts, and {PURER.name} needs gradients with respect to images"
+        f"{zoo.name(index)} is not inverted: it only predicts, and {PURER.name} needs gradients"
         for index in range(len(zoo))
         if index not in members
     ]

@@ -42,6 +42,7 @@ from dfml.training.device import computing_in, require_memory
 from dfml.training.distillation_buffer import DistillationBuffer
 from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
 from dfml.training.metrics import describe_inversion_metrics
+from dfml.zoo.members import teacher_logits
 from dfml.zoo.zoo import Zoo
 
 _WARM_UP = 0.1  # fraction of the distillation in which the learning rate rises
@@ -149,7 +150,7 @@ class ZooStudentRun(TrainingRun):
         for index in teachers:
             member = self.zoo[index]
             with computing_in(self.config.precision, self.device):
-                logits = member.predict_logits(images)
+                logits = teacher_logits(member, images)
             predictions[:, self.columns[index]] = logits.to(predictions.dtype).log_softmax(dim=1)
         labels = {index: self.source.labels(index, self.config.images_per_class, iteration) for index in recovered}
         classes = torch.cat([self.classes[index][labels[index]] for index in recovered])
@@ -184,7 +185,7 @@ class ZooStudentRun(TrainingRun):
                 if config.mirror and bool(torch.randint(2, (), generator=generator)):
                     images = images.flip(-1)
                 with computing_in(config.precision, self.device):
-                    logits, embeddings = student.answer(images)
+                    logits, embeddings = student.logits_and_embeddings(images)
                 loss = student.groups.divergence(predictions, logits, config.temperature)
                 losses["distillation_loss"].append(loss.detach())
                 if way:

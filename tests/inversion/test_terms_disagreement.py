@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional
 
-from dfml.inversion.loss import InversionWeights, View, disagreement, inversion_loss
+from dfml.inversion.loss import InversionWeights, View, inversion_loss
+from dfml.inversion.terms import disagreement
 from tests.factories import PREPROCESSING, SIZE, images, member
 
 LOGITS = st.lists(st.floats(-30, 30), min_size=3, max_size=3)

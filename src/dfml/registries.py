@@ -1,0 +1,97 @@
+"""`Registry`: named parts of one kind, dfml's own and those of other packages, imported when they are used."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Generic, TypeVar, cast
+
+from dfml.errors import UsageError
+
+Part = TypeVar("Part")
+
+
+class Registry(Generic[Part]):
+    """Parts by name: dfml's own, those registered in Python, and those that installed packages announce.
+
+    Args:
+        kind: Word for one part in messages, such as "engine".
+        group: Entry-point group in which packages announce parts (name -> `module:object`), such as `dfml.engines`.
+        own: dfml's own parts; nobody can replace them.
+    """
+
+    def __init__(self, kind: str, group: str, own: Mapping[str, Part]) -> None:
+        self._kind, self._group = kind, group
+        self._own, self._registered = dict(own), dict[str, Part]()
+
+    def register(self, name: str, part: Part) -> None:
+        """Make a part available under a name; the last one registered under a name counts.
+
+        Raises:
+            UsageError: If the name belongs to one of dfml's own parts.
+        """
+        if name in self._own:
+            raise UsageError(f"the {self._kind} {name!r} is one of dfml's own; register yours under another name")
+        self._registered[name] = part
+
+    def names(self) -> tuple[str, ...]:
+        """All names, dfml's own first; nothing is imported."""
+        announced = sorted(entry_points(group=self._group).names)
+        return tuple(dict.fromkeys([*self._own, *self._registered, *announced]))
+
+    def find(self, name: str) -> Part:
+        """The part of a name; one that a package announces is imported now.
+
+        Raises:
+            UsageError: If there is none, several packages announce different ones, or its module fails.
+        """
+        if name in self._own:
+            return self._own[name]
+        if name in self._registered:
+            return self._registered[name]
+        points = [point for point in entry_points(group=self._group) if point.name == name]
+        if not points:
+            raise UsageError(f"unknown {self._kind} {name!r}; choose one of {', '.join(self.names())}")
+        return cast("Part", load_entry_point(self._kind, points))
+
+
+def load_entry_point(kind: str, points: list[EntryPoint]) -> object:
+    """Import what packages announce under one name.
+
+    Args:
+        kind: Word for the part in messages.
+        points: Entry points of one group and one name; at least one.
+
+    Raises:
+        UsageError: If they differ, or the module fails; names the file and line.
+    """
+    name = points[0].name
+    if len({point.value for point in points}) > 1:
+        raise UsageError(
+            f"several packages announce a {kind} {name!r}: {', '.join(map(describe_entry_point, points))}; keep one"
+        )
+    try:
+        return points[0].load()
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"the {kind} {name!r} of {describe_entry_point(points[0])} cannot be imported, at {error_place(error)}"
+        ) from error
+
+
+def describe_entry_point(point: EntryPoint) -> str:
+    """The object that an entry point names and the package that declares it."""
+    return f"{point.value} (package {point.dist.name if point.dist else 'unknown'})"
+
+
+def error_place(error: BaseException) -> str:
+    """File, line and message of an error: the last line outside of dfml and installed packages that took part in it."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    folders = [str(Path(__file__).parent), *(sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib"))]
+    own = [frame for frame in frames if not frame.filename.startswith(tuple(folders))]
+    last = (own or frames)[-1]
+    return f"{last.filename}:{last.lineno}: {type(error).__name__}: {error}"

@@ -1,0 +1,185 @@
+"""Checks that every zoo member passes, whatever its format: bounds, shapes, finite values, one forward pass.
+
+Formats call `input_is_usable` and `load_strictly`; users of a zoo call `read_member_config` and
+`load_member`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dfml.errors import ZooMemberError
+from dfml.zoo.formats import WEIGHTS, MemberConfig, format_named, format_of
+from dfml.zoo.pretrained import PretrainedClassifier
+
+# Larger than any classifier needs: a damaged or hostile configuration must not exhaust the memory.
+MAX_CLASSES, MAX_SIZE = 1_000_000, 4096
+
+RESTORE = "restore the file from where the member came from, or remove the member"
+"""What a user can do about a damaged file."""
+
+Result = TypeVar("Result")
+Argument = TypeVar("Argument")
+
+
+def read_member_config(path: Path) -> MemberConfig:
+    """Read and check the configuration of a member, by the format that recognises it.
+
+    Args:
+        path: The member's folder or file.
+
+    Raises:
+        ZooMemberError: If the configuration is missing or damaged, or lacks or contradicts what a classifier needs.
+    """
+    member_format = format_of(path)
+    config = _call(member_format.name, member_format.read_config, path, path)
+    labels, preprocessing = config.labels, config.preprocessing
+    if not 1 <= len(labels) <= MAX_CLASSES or len(set(labels)) != len(labels):
+        found = f"{len(labels)} ({len(set(labels))} distinct)"
+        raise ZooMemberError(path, f"expected 1 to {MAX_CLASSES} distinct labels, found {found}", "correct the labels")
+    if not input_is_usable(preprocessing.size, preprocessing.mean, preprocessing.std):
+        raise ZooMemberError(
+            path,
+            f"expected a size from 1 to {MAX_SIZE}, a finite mean and a positive std, found {preprocessing}",
+            "state the preprocessing that the classifier was trained with",
+        )
+    return config
+
+
+def load_member(config: MemberConfig) -> PretrainedClassifier:
+    """Load a member's network by its format, check it, and let it classify one image.
+
+    Raises:
+        ZooMemberError: If the weights are missing, damaged, of another network or not finite, or the network cannot
+            classify an image of the stated size.
+    """
+    member_format = format_named(config.format)
+    network = _call(member_format.name, member_format.load, config, config.path)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ZooMemberError(
+                config.path, f"{config.weight_file.name} holds NaN or infinite values in {name}", RESTORE
+            )
+    classifier = PretrainedClassifier(network, config.labels, config.preprocessing, source=str(config.path))
+    _classify_one(config, classifier)
+    return classifier
+
+
+def _call(name: str, function: Callable[[Argument], Result], argument: Argument, path: Path) -> Result:
+    """Call a format; whatever it raises becomes a `ZooMemberError`."""
+    try:
+        return function(argument)
+    except ZooMemberError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ZooMemberError(path, f"the format {name!r} cannot read it ({reason})", RESTORE) from error
+
+
+@torch.no_grad()  # not inference mode: a network may keep what it computes for a size
+def _classify_one(config: MemberConfig, classifier: PretrainedClassifier) -> None:
+    size = config.preprocessing.size
+    try:
+        logits = classifier.network(torch.zeros(1, 3, size, size))
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ZooMemberError(
+            config.path,
+            f"{config.architecture} cannot classify an image of {size} x {size} pixels, the `input_size` ({reason})",
+            "correct `input_size` or the architecture's arguments (`model_args`) in its configuration",
+        ) from error
+    if logits.shape != (1, len(config.labels)) or not bool(torch.isfinite(logits).all()):
+        found = f"{tuple(logits.shape[1:])} scores, {int(logits.isfinite().sum())} of them finite"
+        raise ZooMemberError(
+            config.path, f"expected {len(config.labels)} finite scores for a grey image, found {found}", RESTORE
+        )
+
+
+def input_is_usable(size: object, mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Whether a network's input is within bounds: size, three finite means, three positive standard deviations."""
+    return (
+        isinstance(size, int)
+        and 1 <= size <= MAX_SIZE
+        and len(mean) == len(std) == 3
+        and all(math.isfinite(value) for value in (*mean, *std))
+        and min(std) > 0
+    )
+
+
+def load_strictly(
+    config: MemberConfig, build: Callable[[str], nn.Module], read: Callable[[], dict[str, Tensor]], fix: str
+) -> nn.Module:
+    """Build a network and load weights into it, after comparing names, shapes and kinds of values.
+
+    Floating-point weights of any precision become float32.
+
+    Args:
+        config: The member's configuration, for messages.
+        build: Returns the untrained network on a device, given by name; called with `meta` first, so that nothing is
+            allocated for a network that does not fit.
+        read: Returns the whole state dict from the weight file; called when the network has been built.
+        fix: What the user can do when the weights do not fit the network.
+
+    Raises:
+        ZooMemberError: If the weights do not fit the network.
+    """
+    network, weights = build("meta"), read()
+    _compare(config, network.state_dict(), weights, fix)
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    network.load_state_dict(weights, strict=True, assign=True)
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        # A buffer that is computed at construction and not saved: build once more, with memory.
+        network = build("cpu")
+        network.load_state_dict(weights, strict=True)
+    return network
+
+
+def _compare(config: MemberConfig, expected: dict[str, Tensor], found: dict[str, Tensor], fix: str) -> None:
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"{name} is not part of {config.architecture}" for name in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)} where {tuple(tensor.shape)} is expected"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    problems += [
+        f"{name} holds {found[name].dtype} where {tensor.dtype} is expected"
+        for name, tensor in expected.items()
+        if name in found and found[name].is_floating_point() != tensor.is_floating_point()
+    ]
+    if problems:
+        more = f" and {len(problems) - 1} more differences" if len(problems) > 1 else ""
+        raise ZooMemberError(
+            config.path,
+            f"{config.weight_file.name} does not fit {config.architecture} with {len(config.labels)} classes: "
+            f"{problems[0]}{more}",
+            fix,
+        )
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weight_digest(path: Path) -> str | None:
+    """SHA-256 of a member's weight file, as hex digits; None if there is no such file.
+
+    A member whose configuration cannot be read is taken to have the weight file of timm's format.
+    """
+    try:
+        weights = read_member_config(path).weight_file
+    except ZooMemberError:
+        weights = path / WEIGHTS
+    try:
+        return sha256(weights)
+    except OSError:
+        return None

@@ -1,0 +1,57 @@
+"""The Python examples of the pages on extensions run as they stand, one after the other, in a folder with a zoo."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dfml.data import splits
+from dfml.registries import Registry
+from dfml.zoo import formats
+from tests.factories import written_zoo
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = ("new-engine.md", "new-loss-term.md", "new-format.md", "black-box-members.md", "new-split.md")
+BLOCK = re.compile(r"^```python\n(?:\"\"\"`(\w+)\.py`:.*?\n)?(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def _zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder with `zoo/`; what the examples register and import is forgotten afterwards."""
+    monkeypatch.setenv("DFML_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(formats, "_registered", {})
+    monkeypatch.setattr(splits, "_REGISTERED", dict(splits._REGISTERED))
+    written_zoo(tmp_path / "zoo")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    register = Registry.register
+    registered: list[tuple[Registry[object], str]] = []
+
+    def note(self: Registry[object], name: str, part: object) -> None:
+        register(self, name, part)
+        registered.append((self, name))
+
+    monkeypatch.setattr(Registry, "register", note)
+    yield
+    for registry, name in registered:
+        registry._registered.pop(name)
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
+            del sys.modules[name]
+
+
+@pytest.mark.usefixtures("_zoo")
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_of_a_page_run(page: str) -> None:
+    blocks = BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
+    assert blocks
+    for name, code in blocks:
+        if name:  # a file that a later example imports
+            Path(f"{name}.py").write_text(code, encoding="utf-8")
+        else:
+            exec(compile(code, page, "exec"), {"__name__": "example"})
