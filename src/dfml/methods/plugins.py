@@ -24,7 +24,7 @@ from dfml.training.loop import TrainingConfig
 GROUP = "dfml.methods"
 """Of the entry points by which packages announce methods: name -> `module:Class`."""
 
-RUN_ENTRIES = ("method", "zoo", "class_identity", "members", "classes", "start_from")
+RUN_ENTRIES = ("format_version", "method", "zoo", "class_identity", "members", "classes", "start_from")
 """What a run's `config.yaml` holds beside the section of its method, which therefore has another name."""
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
