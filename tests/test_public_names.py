@@ -42,17 +42,7 @@ def test_training_evaluation_and_adaptation_in_python(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_kind_of_learner_loads_after_a_bare_import(tmp_path: Path) -> None:
-    from dfml.zoo.writer import write_member
-
-    member = factories.member(0)
-    write_member(
-        tmp_path / "zoo" / "member-000",
-        member.network,
-        architecture="conv4",
-        labels=member.labels,
-        preprocessing=member.preprocessing,
-        arguments={"img_size": factories.SIZE},
-    )
+    factories.write(tmp_path / "zoo" / "member-000", factories.member(0))
     learner = dfml.ZooEmbedding().fit(dfml.Zoo.open(tmp_path / "zoo"), out=tmp_path / "learner")
     learner.adapt(factories.images(2), dfml.glyphs("test", per_class=1, size=16).labels[:2]).save_pretrained(
         tmp_path / "classifier"

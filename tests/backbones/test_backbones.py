@@ -1,4 +1,4 @@
-"""The papers' backbones, by name, beside timm's own networks."""
+"""The backbones of the few-shot literature, by name, beside timm's own networks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parameters(network: nn.Module) -> int:
         ("conv4_pyramid", 32, sum((a * 9 + 3) * b for a, b in pairwise([3, 32, 64, 128, 256])) + (4 * 256 + 1) * 5),
     ],
 )
-def test_conv4_has_the_size_that_is_written(architecture: str, size: int, expected: int) -> None:
+def test_conv4_has_the_published_number_of_parameters(architecture: str, size: int, expected: int) -> None:
     assert parameters(create_backbone(architecture, 5, img_size=size)) == expected
 
 
@@ -125,7 +125,7 @@ def test_a_seed_decides_the_weights_and_leaves_the_global_generator_alone(archit
     assert not torch.equal(weights[0]["head.weight"], weights[2]["head.weight"])
 
 
-def test_the_names_are_timms_registry_and_timms_own_stay_what_they_are() -> None:
+def test_the_names_are_in_timms_registry_and_timms_own_are_not_replaced() -> None:
     assert set(BACKBONES) == {"conv4", "conv4_64", "conv4_pyramid", "fewshot_resnet10", "fewshot_resnet18"}
     assert all(timm.is_model(name) for name in BACKBONES)
     theirs = timm.create_model("resnet18", num_classes=5)

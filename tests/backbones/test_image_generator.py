@@ -8,14 +8,14 @@ from dfml.backbones.image_generator import ImageGenerator, create_generator
 
 
 @pytest.mark.parametrize("size", [8, 15, 16, 18, 33])
-def test_images_have_the_size_that_was_asked_and_lie_in_zero_to_one(size: int) -> None:
+def test_images_have_the_requested_size_and_lie_in_zero_to_one(size: int) -> None:
     images = create_generator(size, latent=6, width=4, seed=0)(3 * torch.randn(5, 6))
     assert images.shape == (5, 3, size, size)
     assert torch.all((images >= 0) & (images <= 1))
 
 
 def test_is_the_network_of_the_paper() -> None:
-    """Papers 2.2: about 2.3 million weights at 32 pixels, 14.7 million at 84."""
+    """FREE's generator has about 2.3 million weights at 32 pixels and 14.7 million at 84."""
     for size, millions in ((32, 2.3), (84, 14.7)):
         with torch.device("meta"):
             network = ImageGenerator(size)

@@ -27,7 +27,7 @@ from dfml.training.checkpoint import State, save_checkpoint
 from dfml.training.engine_checkpoint import add_learned_engine
 from dfml.zoo import Preprocessing, Zoo
 from tests.cli.conftest import SIZE, World, dfml, error, results
-from tests.zoo.members import ZooMaker
+from tests.factories import ZooMaker
 
 SMALL = FiveConfig(width=8, latent=16, steps=2, weights=InversionWeights(batch_norm=0.1, momentum=0.9))
 PICTURES = 12  # pixels a side of what the run's generator draws

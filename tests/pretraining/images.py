@@ -1,4 +1,4 @@
-"""Labelled images that a network learns in seconds: every class is a pattern of its own under noise."""
+"""Labelled images that a network learns in seconds: every class is a distinct pattern with noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processes of the tests do."""
+"""Jobs for the worker processes of the tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def act(job: tuple[str, object]) -> object:
-    """Do as the first word says; "sleep" leaves a file behind when it is told to end."""
+    """Run the job that its first word names; "sleep" creates a file when it starts and one when it is terminated."""
     word, value = job
     if word == "pid":
         return value, os.getpid()

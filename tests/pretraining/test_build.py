@@ -1,4 +1,4 @@
-"""Building a zoo: its members are right, and neither an interruption nor the workers change a bit of them."""
+"""Building a zoo: its members are correct, and neither interruptions nor the number of workers change a bit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
-def test_a_zoo_is_what_it_says_of_itself(tmp_path: Path) -> None:
+def test_a_zoo_matches_its_record(tmp_path: Path) -> None:
     dataset = patterns()
     reports: list[tuple[str, int, int]] = []
     built = build(
@@ -73,7 +73,7 @@ def test_a_zoo_is_what_it_says_of_itself(tmp_path: Path) -> None:
         }
 
 
-def test_an_interrupted_build_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_an_interrupted_build_resumes_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     build(tmp_path / "whole")
 
     def interrupt(member: BuiltMember, done: int, total: int) -> None:
@@ -120,7 +120,7 @@ def test_members_do_not_depend_on_the_workers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are a POSIX matter")
-def test_ctrl_c_ends_every_process_and_keeps_what_is_finished(tmp_path: Path) -> None:
+def test_ctrl_c_ends_every_process_and_keeps_the_finished_members(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(
@@ -210,7 +210,7 @@ def test_a_given_preprocessing_is_used(tmp_path: Path) -> None:
         ({"recipe": PAPER}, "more differences"),
     ],
 )
-def test_a_zoo_of_other_settings_is_left_alone(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+def test_a_zoo_of_other_settings_is_not_changed(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     build(tmp_path / "zoo")
     before = contents(tmp_path / "zoo")
     with pytest.raises(RunError, match=named):
@@ -218,7 +218,7 @@ def test_a_zoo_of_other_settings_is_left_alone(tmp_path: Path, change: dict[str,
     assert contents(tmp_path / "zoo") == before
 
 
-def test_other_images_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+def test_a_data_set_of_the_same_name_with_other_images_is_refused(tmp_path: Path) -> None:
     build(tmp_path / "zoo", members=1)
     other = patterns()
     other.images[0, 0, 0, 0] ^= 1
@@ -228,7 +228,7 @@ def test_other_images_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "damaged record"])
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, kind: str) -> None:
+def test_a_folder_of_something_else_is_not_changed(tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"
     if kind == "file":
         out.write_text("mine")
@@ -241,7 +241,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, kind: str) -> 
     assert kind == "file" or len(list(out.iterdir())) == 1
 
 
-def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
     assert len(build(tmp_path, members=1)) == 1
 
@@ -272,13 +272,13 @@ def test_what_cannot_be_built_is_refused_before_anything_is_written(
     assert not (tmp_path / "zoo").exists()
 
 
-def test_a_class_that_is_too_small_is_found_before_the_training(tmp_path: Path) -> None:
+def test_a_class_that_is_too_small_is_refused_before_the_training(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="class 'ant' has 1 image"):
         build(tmp_path / "zoo", patterns(per_class=1))
     assert not (tmp_path / "zoo").exists()
 
 
-def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_finished_members(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource", reason="limits on the size of files are a POSIX matter")
     build(tmp_path / "zoo", members=2)
     whole = contents(tmp_path / "zoo")
@@ -305,12 +305,12 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         build(tmp_path / "file" / "zoo")
 
 
-def test_the_settings_are_noted(tmp_path: Path) -> None:
+def test_the_settings_are_recorded(tmp_path: Path) -> None:
     build(tmp_path / "zoo", members=1)
-    noted = json.loads((tmp_path / "zoo" / "zoo.json").read_text())
-    assert (noted["members"], noted["way"], noted["seed"], noted["disjoint"]) == (1, 3, 1, False)
-    assert noted["recipe"]["epochs"] == 2
-    assert noted["datasets"][0]["name"] == "patterns/train"
+    recorded = json.loads((tmp_path / "zoo" / "zoo.json").read_text())
+    assert (recorded["members"], recorded["way"], recorded["seed"], recorded["disjoint"]) == (1, 3, 1, False)
+    assert recorded["recipe"]["epochs"] == 2
+    assert recorded["datasets"][0]["name"] == "patterns/train"
     assert not (tmp_path / "zoo" / CONFIG).exists()
 
 

@@ -1,4 +1,4 @@
-"""A classifier is trained by its recipe, on the first 80% of each class, with draws of its own."""
+"""A classifier is trained by its recipe on the first 80% of each class, with its own random draws."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_last_fifth_of_each_class_is_held_out(counts: list[int]) -> None:
         assert int(fitted.max()) < int(rest.min())
 
 
-def test_held_out_images_are_not_learned_from() -> None:
+def test_held_out_images_do_not_influence_the_weights() -> None:
     dataset = patterns()
     _, held_out = split_images(dataset)
     images = dataset.images.clone()
@@ -86,7 +86,7 @@ def test_seed_and_member_decide_every_bit() -> None:
     assert not same(first, train(recipe=recipe, seed=2, member=2).network)
 
 
-def test_torch_is_left_as_it_was_also_by_layers_that_draw() -> None:
+def test_random_layers_leave_torchs_generator_and_threads_as_they_were() -> None:
     arguments = {"img_size": 16, "drop_rate": 0.5}
     torch.manual_seed(5)
     state = torch.get_rng_state()
@@ -106,7 +106,7 @@ def test_the_returned_network_is_ready_for_use() -> None:
     assert int(norm.num_batches_tracked) == 4  # 80 images, 20 a batch
 
 
-def test_a_training_that_diverges_is_named() -> None:
+def test_the_error_of_a_diverged_training_names_the_member() -> None:
     recipe = ONE.override(epochs=3, gradient_clip=1e30, conv4={"optimiser": "sgd", "learning_rate": 1e30})
     with pytest.raises(RunError, match=r"member 7 diverged.*in epoch 1 of 3.*1e\+30"):
         train(recipe=recipe, member=7)
@@ -130,9 +130,9 @@ def test_a_class_of_one_image_cannot_be_split() -> None:
 def test_no_batch_is_a_single_image(batch_size: int) -> None:
     dataset = patterns(("a", "b", "c"), per_class=4, size=32)
     assert len(split_images(dataset)[0]) % 4 == 1
-    lonely = create_backbone("test_resnet", 3).train()
+    network = create_backbone("test_resnet", 3).train()
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        lonely(torch.rand(1, 3, 32, 32))
+        network(torch.rand(1, 3, 32, 32))
     recipe = PAPER.override(epochs=1, batch_size=batch_size)
     preprocessing = replace(PREPROCESSING, size=32)
     train_classifier(dataset, "test_resnet", recipe, preprocessing=preprocessing)

@@ -1,4 +1,4 @@
-"""Which member learns what."""
+"""The plan of a zoo: classes, data sets and architectures of its members."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def test_random_members_differ_and_follow_the_seed() -> None:
     assert any(list(member.classes) != sorted(member.classes) for member in first)
 
 
-def test_architectures_take_turns() -> None:
+def test_members_alternate_between_architectures() -> None:
     members = plan(names(64), architectures=["a", "b", "c"])
     assert [member.architecture for member in members] == ["a", "b", "c"] * 4 + ["a"]
 
 
 @pytest.mark.parametrize("disjoint", [True, False])
-def test_data_sets_take_turns_and_meet_every_architecture(disjoint: bool) -> None:
+def test_members_alternate_between_data_sets_and_all_pairs_occur(disjoint: bool) -> None:
     sets = [names(30, "x"), names(30, "y"), names(30, "z")]
     members = plan(*sets, architectures=["a", "b", "c"], disjoint=disjoint, members=18, way=5)
     assert [member.dataset for member in members] == [0, 1, 2] * 6
@@ -85,12 +85,12 @@ def test_data_sets_take_turns_and_meet_every_architecture(disjoint: bool) -> Non
     assert len({architecture for _, architecture in pairs[:3]}) == 3
 
 
-def test_a_data_set_that_is_used_up_loses_its_turn() -> None:
+def test_a_data_set_without_further_classes_is_skipped() -> None:
     members = plan(names(4, "x"), names(10, "y"), way=2)
     assert [member.dataset for member in members] == [0, 1, 0, 1, 1, 1, 1]
 
 
-def test_names_that_two_data_sets_use_are_told_apart() -> None:
+def test_a_name_in_two_data_sets_is_preceded_by_the_data_set() -> None:
     members = plan(("ant", "bee"), ("bee", "cat"), way=2)
     assert [member.labels for member in members] == [("ant", "set0/bee"), ("set1/bee", "cat")]
     assert [member.classes for member in members] == [("ant", "bee"), ("bee", "cat")]

@@ -1,4 +1,4 @@
-"""Recipes are data: the papers' figures, and overrides that are checked."""
+"""Recipes: the settings of PURER and FREE, and overrides that are validated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_strong_recipe() -> None:
 
 
 @pytest.mark.parametrize(("updates_per_epoch", "epochs"), [(19, 25), (7, 3), (1, 20)])
-def test_one_cycle_goes_up_for_three_tenths_and_then_down_to_nothing(updates_per_epoch: int, epochs: int) -> None:
+def test_one_cycle_rises_for_three_tenths_and_then_falls_to_almost_zero(updates_per_epoch: int, epochs: int) -> None:
     one_cycle = Optimisation(optimiser="adam", learning_rate=0.01, schedule="one_cycle")
     total = updates_per_epoch * epochs
     rates = [learning_rate(one_cycle, update, updates_per_epoch, epochs) for update in range(total)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .members import ZooMaker
+from tests.factories import ZooMaker
 
 
 @pytest.fixture

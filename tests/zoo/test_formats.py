@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from dfml.zoo import Preprocessing, PretrainedClassifier, formats
 from dfml.zoo.formats import CONFIG, MemberConfig, register_format
 from dfml.zoo.inspection import inspect_zoo
 from dfml.zoo.vetting import load_member, load_strictly, read_member_config
-
-from .members import ZooMaker
+from tests.factories import ZooMaker
+from tests.packages import announce
 
 
 class NpzFormat:
@@ -79,12 +78,6 @@ def npz() -> NpzFormat:
     npz = NpzFormat()
     register_format(npz)
     return npz
-
-
-def announce(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
-    """Let an installed package announce formats: (name, `module:instance`)."""
-    announced = EntryPoints(EntryPoint(name, value, formats.GROUP) for name, value in points)
-    monkeypatch.setattr(formats, "entry_points", lambda **wanted: announced.select(**wanted))
 
 
 @pytest.mark.usefixtures("npz")
@@ -169,7 +162,7 @@ def test_an_installed_package_announces_a_format(tmp_path: Path, monkeypatch: py
     module = "from tests.zoo.test_formats import NpzFormat\nFORMAT = NpzFormat()\n"
     (tmp_path / "announced_format.py").write_text(module)
     monkeypatch.syspath_prepend(tmp_path)
-    announce(monkeypatch, ("npz", "announced_format:FORMAT"), ("other", "no_such_module:FORMAT"))
+    announce(tmp_path, "formats", formats="npz = announced_format:FORMAT\nother = no_such_module:FORMAT")
     maker = ZooMaker(tmp_path / "zoo")
     maker.member("a")
     (maker.path / "zoo.json").write_text("{}")  # what `dfml zoo build` writes beside its members
@@ -181,17 +174,23 @@ def test_an_installed_package_announces_a_format(tmp_path: Path, monkeypatch: py
     assert isinstance(zoo[1], PretrainedClassifier)
 
 
-def test_an_announced_format_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_npz(tmp_path / "b.npz")
-    announce(monkeypatch, ("npz", "no_such_module:FORMAT"))
-    with pytest.raises(ZooError, match=r"the format 'npz' .* cannot be imported .*no_such_module"):
-        dfml.Zoo.open(tmp_path)
-    announce(monkeypatch, ("zip", "json:loads"))
-    with pytest.raises(UsageError, match=r"the format 'zip' .* expected an instance with name, recognises"):
-        dfml.Zoo.open(tmp_path)
-    announce(monkeypatch, ("timm", "dfml.zoo.formats.timm:FORMAT"))
-    with pytest.raises(ZooError, match="that dfml's own formats do not have"):
-        dfml.Zoo.open(tmp_path)
+@pytest.mark.parametrize(
+    ("announced", "message"),
+    [
+        ("npz = no_such_module:FORMAT", r"the format 'npz' of the package broken cannot be imported .*no_such_module"),
+        ("zip = json:loads", r"the format 'zip' of the package broken: expected an instance with name, recognises"),
+        ("timm = dfml.zoo.formats.timm:FORMAT", "that dfml's own formats do not have"),
+    ],
+)
+def test_the_error_of_an_announced_format_names_it_and_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced: str, message: str
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    announce(tmp_path, "broken", formats=announced)
+    (tmp_path / "zoo").mkdir()
+    write_npz(tmp_path / "zoo" / "b.npz")
+    with pytest.raises(ZooError, match=message):
+        dfml.Zoo.open(tmp_path / "zoo")
 
 
 def test_a_format_is_registered_once_and_is_an_instance(npz: NpzFormat) -> None:

@@ -1,4 +1,4 @@
-"""A member read back is the network that was written; anything wrong with it is one clear line."""
+"""timm's format: a member read back is the network that was written, and every defect is one line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.formats import CONFIG, WEIGHTS
 from dfml.zoo.vetting import load_member, read_member_config
 from dfml.zoo.writer import write_member
-
-from .members import SIZE, ZooMaker, edit_config, edit_weights
+from tests.factories import PREPROCESSING, SIZE, ZooMaker, edit_config, edit_weights
 
 
 def load(folder: Path) -> PretrainedClassifier:
@@ -70,7 +69,7 @@ def test_timm_reads_what_is_written(zoo_maker: ZooMaker) -> None:
     images = torch.rand(2, 3, SIZE, SIZE)
     torch.testing.assert_close(theirs(images), network(images))
     assert theirs.pretrained_cfg["label_names"] == ["ant", "bee", "cat"]
-    assert tuple(theirs.pretrained_cfg["mean"]) == (0.5, 0.4, 0.3)
+    assert tuple(theirs.pretrained_cfg["mean"]) == PREPROCESSING.mean
 
 
 def test_a_classifier_stays_in_evaluation_mode(zoo_maker: ZooMaker) -> None:
@@ -84,7 +83,7 @@ def test_a_classifier_stays_in_evaluation_mode(zoo_maker: ZooMaker) -> None:
 
 
 @given(st.tuples(*[st.floats(0, 1)] * 3), st.tuples(*[st.floats(0.01, 2)] * 3))
-def test_restoring_undoes_normalising(mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+def test_denormalising_undoes_normalising(mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
     preprocessing = Preprocessing(SIZE, mean, std)
     images = torch.rand(2, 4, 3, 5, 5, dtype=torch.double)
     normalised = preprocessing.normalise(images)
@@ -140,7 +139,7 @@ def test_a_negative_stored_variance_is_refused(zoo_maker: ZooMaker) -> None:
     assert "expected 3 finite scores" in refusal(folder)
 
 
-def test_a_git_lfs_pointer_is_told_apart_from_a_damaged_file(zoo_maker: ZooMaker) -> None:
+def test_a_git_lfs_pointer_has_an_error_of_its_own(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member()
     (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
     assert "git lfs pull" in refusal(folder)
@@ -320,7 +319,7 @@ def test_no_configuration_escapes_with_a_traceback(tmp_path: Path, field: str, v
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "file", "stray files"])
-def test_an_empty_zoo_says_how_to_fill_it(tmp_path: Path, kind: str) -> None:
+def test_the_error_of_an_empty_zoo_explains_how_to_fill_it(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "zoo"
     if kind == "file":
         path.write_text("")
@@ -336,7 +335,7 @@ def test_an_empty_zoo_says_how_to_fill_it(tmp_path: Path, kind: str) -> None:
     assert not isinstance(caught.value, ZooMemberError)
 
 
-def test_writing_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_files(tmp_path: Path) -> None:
     network = create_backbone("conv4", 2, img_size=SIZE)
     preprocessing = Preprocessing(SIZE, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 

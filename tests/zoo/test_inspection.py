@@ -1,4 +1,4 @@
-"""Inspecting a zoo tells what is in it and what is wrong with it, member by member."""
+"""Inspection reports the contents and defects of a zoo, member by member."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from torch import Tensor
 from dfml.errors import ZooError
 from dfml.zoo.formats import CONFIG, WEIGHTS
 from dfml.zoo.inspection import inspect_zoo
+from tests.factories import SIZE, ZooMaker, edit_config, edit_weights
 
-from .members import SIZE, ZooMaker, edit_config, edit_weights
 
-
-def test_a_row_tells_all_about_a_member(zoo_maker: ZooMaker) -> None:
+def test_a_row_describes_a_member(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member("lab", details={"held_out_accuracy": 0.75})
     report = inspect_zoo(zoo_maker.path)
     (row,) = report.members
@@ -35,7 +34,7 @@ def test_a_row_tells_all_about_a_member(zoo_maker: ZooMaker) -> None:
     assert row.held_out_accuracy == 0.75
 
 
-def test_bad_members_are_rows_of_their_own_and_stop_nothing(zoo_maker: ZooMaker) -> None:
+def test_damaged_members_are_rows_and_do_not_stop_the_others(zoo_maker: ZooMaker) -> None:
     folders = [zoo_maker.member(f"m{index}", seed=index)[0] for index in range(6)]
     (folders[0] / WEIGHTS).write_bytes((folders[0] / WEIGHTS).read_bytes()[:-100])
     (folders[1] / CONFIG).write_text("{")
@@ -57,7 +56,7 @@ def test_bad_members_are_rows_of_their_own_and_stop_nothing(zoo_maker: ZooMaker)
     assert report.members[0].labels == ("ant", "bee", "cat")
 
 
-def test_members_with_the_same_weights_are_found(zoo_maker: ZooMaker) -> None:
+def test_members_with_the_same_weights_are_a_warning(zoo_maker: ZooMaker) -> None:
     first, _ = zoo_maker.member("a")
     zoo_maker.member("b", seed=1)
     shutil.copytree(first, zoo_maker.path / "c")
@@ -65,7 +64,7 @@ def test_members_with_the_same_weights_are_found(zoo_maker: ZooMaker) -> None:
     assert [row.warnings for row in rows] == [(), (), ("its weights are those of a",)]
 
 
-def test_a_channel_without_variance_is_found(zoo_maker: ZooMaker) -> None:
+def test_a_channel_without_variance_is_a_warning(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member()
 
     def kill(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -78,7 +77,7 @@ def test_a_channel_without_variance_is_found(zoo_maker: ZooMaker) -> None:
     assert row.problem is None
 
 
-def test_statistics_that_were_never_updated_are_found(zoo_maker: ZooMaker) -> None:
+def test_statistics_that_were_never_updated_are_a_warning(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member()
 
     def reset(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -91,7 +90,7 @@ def test_statistics_that_were_never_updated_are_found(zoo_maker: ZooMaker) -> No
     assert [warning.split(":")[0] for warning in row.warnings] == ["blocks.2.norm"]
 
 
-def test_answers_that_do_not_depend_on_the_image_are_found(zoo_maker: ZooMaker) -> None:
+def test_logits_that_do_not_depend_on_the_image_are_a_warning(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member()
 
     def blind(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -103,7 +102,7 @@ def test_answers_that_do_not_depend_on_the_image_are_found(zoo_maker: ZooMaker) 
     assert row.warnings == ("it has the same logits for every image of noise",)
 
 
-def test_answers_to_noise_that_are_not_finite_are_found(zoo_maker: ZooMaker) -> None:
+def test_logits_of_noise_that_are_not_finite_are_a_warning(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member()
 
     def explode(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -120,7 +119,7 @@ def test_answers_to_noise_that_are_not_finite_are_found(zoo_maker: ZooMaker) -> 
     assert row.warnings == ("its logits for images of noise are not finite",)
 
 
-def test_a_network_without_batch_norm_is_noted(zoo_maker: ZooMaker) -> None:
+def test_a_network_without_batch_norm_is_a_warning(zoo_maker: ZooMaker) -> None:
     zoo_maker.member(architecture="test_vit", arguments={"img_size": 32}, size=32)
     (row,) = inspect_zoo(zoo_maker.path).members
     assert row.batch_norms == 0

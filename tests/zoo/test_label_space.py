@@ -39,7 +39,7 @@ def test_every_output_has_one_class_and_every_class_a_name(
 
 
 @given(st.lists(st.lists(NAMES, min_size=1, max_size=5, unique=True).map(tuple), max_size=5))
-def test_equal_names_merge_and_only_they(labels: list[tuple[str, ...]]) -> None:
+def test_only_equal_names_merge(labels: list[tuple[str, ...]]) -> None:
     members = [(f"member-{i}", each) for i, each in enumerate(labels)]
     space = build_label_space(members)
     for _, label, index in outputs(members, space):
@@ -65,9 +65,9 @@ def test_distinct_never_merges(members: list[tuple[str, tuple[str, ...]]]) -> No
 def test_merges_list_the_members_of_every_shared_class(members: list[tuple[str, tuple[str, ...]]]) -> None:
     space = build_label_space(members)
     for index, name in enumerate(space.names):
-        knowing = [member for member, classes in enumerate(space.of_member) if index in classes]
-        assert space.merges().get(name, knowing) == knowing
-        assert (name in space.merges()) == (len(knowing) > 1)
+        sharing = [member for member, classes in enumerate(space.of_member) if index in classes]
+        assert space.merges().get(name, sharing) == sharing
+        assert (name in space.merges()) == (len(sharing) > 1)
 
 
 @pytest.mark.parametrize("name", ["0", "17", "class_3", "class 3", "Class3", "LABEL_0", "label-1", " 4 ", "cls12"])
@@ -80,7 +80,7 @@ def test_these_are_names(name: str) -> None:
     assert build_label_space([("a", (name,)), ("b", (name,))]).merges() == {name: [0, 1]}
 
 
-def test_a_mapping_merges_what_it_names_and_leaves_the_rest() -> None:
+def test_a_mapping_applies_to_the_labels_that_it_names() -> None:
     members = [("a", ("0", "cat")), ("b", ("katze", "cat")), ("c", ("0", "dog"))]
     space = build_label_space(members, {"a": {"0": "dog"}, "b": {"katze": "lynx"}})
     assert space.merges() == {"dog": [0, 2], "cat": [0, 1]}
@@ -97,7 +97,7 @@ def test_an_unknown_identity_is_refused() -> None:
         build_label_space([("a", ("cat",))], "labels")
 
 
-def test_identity_is_a_word_or_a_file(tmp_path: Path) -> None:
+def test_identity_is_a_name_or_a_file(tmp_path: Path) -> None:
     path = tmp_path / "map.yaml"
     path.write_text("member-000:\n  0: cat\n  chien: dog\n")
     assert read_identity("names") == "names"
@@ -106,7 +106,7 @@ def test_identity_is_a_word_or_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[", "- a", "a: b", "just text", ""])
-def test_a_map_file_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_damaged_map_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "map.yaml"
     path.write_text(content)
     with pytest.raises(ConfigError, match=r"map\.yaml"):

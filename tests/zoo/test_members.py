@@ -14,6 +14,7 @@ from torch import Tensor
 import dfml
 from dfml.errors import LearnerError, QueryLimitError, ZooError
 from dfml.images import resize_and_crop
+from dfml.inversion.fidelity import measure
 from dfml.learners.zoo_embedding import ZooEmbeddingLearner
 from dfml.zoo import CountedMember, Differentiable, Predicts, Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.inspection import inspect_zoo
@@ -156,6 +157,26 @@ def test_inspection_lists_black_boxes_without_querying_them() -> None:
     assert box.shapes == []
 
 
+def test_the_fidelity_of_a_black_boxs_images_is_its_agreement() -> None:
+    shown = torch.eye(3).view(3, 3, 1, 1).expand(3, 3, 16, 16)  # red, green and blue
+    measured = measure(Zoo.of([BlackBox(colours), BlackBox(colours)]), 0, shown, torch.tensor([0, 1, 1]))
+    assert (measured.agreement, measured.other_agreement) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+
+
+def test_a_black_box_is_a_teacher_of_the_student() -> None:
+    black_box = BlackBox(colours)
+    counted = CountedMember(black_box, limit=1000)
+    quick: dict[str, Any] = {"inversion": {"engine": "ei", "ei": {"start": "dead_leaves", "steps": 1}}}
+    settings: dict[str, Any] = {"iterations": 2, "student_steps": 2, "images_per_class": 2, "batch": 8, **quick}
+    learner = dfml.ZooStudent(backbone="conv4", **settings).fit(Zoo.of([member(0), counted, member(1)]), device="cpu")
+    assert learner.adapt(images(5), LABELS).predict_proba(images(3, 1)).shape == (3, 2)
+    assert counted.queried == sum(shape[0] for shape in black_box.shapes) > 0
+    with pytest.raises(QueryLimitError, match="would exceed its limit of 3"):
+        dfml.ZooStudent(backbone="conv4", **settings).fit(
+            Zoo.of([member(0), CountedMember(black_box, limit=3)]), device="cpu"
+        )
+
+
 @pytest.mark.parametrize("representation", ["probabilities", "centred"])
 def test_a_black_box_is_a_part_of_an_embedding(representation: Any) -> None:
     network, black_box = member(0), BlackBox(colours)
@@ -179,5 +200,5 @@ def test_an_embedding_of_logits_or_features_names_the_black_box(representation: 
 
 def test_an_embedding_with_a_black_box_cannot_be_saved(tmp_path: Path) -> None:
     learner = dfml.ZooEmbedding().fit(Zoo.of([BlackBox(colours)]), device="cpu")
-    with pytest.raises(LearnerError, match="classify is not a member on the disk"):
+    with pytest.raises(LearnerError, match=r"found https://example\.org/classify, which a saved zoo embedding cannot"):
         learner.save_pretrained(tmp_path)

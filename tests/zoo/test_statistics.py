@@ -1,6 +1,8 @@
-"""What batch-norm layers see, against plain torch in double precision."""
+"""Statistics of batch-norm inputs, against plain torch in double precision."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,32 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dfml.backbones import create_backbone
 from dfml.zoo import Preprocessing, PretrainedClassifier
 from dfml.zoo.statistics import batch_norm_layers, channel_moments, record_means, record_statistics
-
-from .members import SIZE, warmed_up
+from tests.factories import PREPROCESSING, SIZE, member
 
 
 def classifier(architecture: str = "conv4", **arguments: object) -> PretrainedClassifier:
-    network = warmed_up(create_backbone(architecture, 3, seed=0, **arguments), seed=0, size=32).double()
-    preprocessing = Preprocessing(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
-    return PretrainedClassifier(network, ("a", "b", "c"), preprocessing)
+    preprocessing = replace(PREPROCESSING, size=32)
+    return member(0, preprocessing=preprocessing, architecture=architecture, arguments=arguments).double()
 
 
 def plain_statistics(network: nn.Module, inputs: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Mean and variance of every batch-norm layer's input, by `torch.var_mean`."""
-    seen: list[tuple[Tensor, Tensor]] = []
+    statistics: list[tuple[Tensor, Tensor]] = []
 
-    def measure(layer: nn.Module, given_inputs: tuple[Tensor, ...]) -> None:
-        variance, mean = torch.var_mean(given_inputs[0], (0, 2, 3), correction=0)
-        seen.append((mean, variance))
+    def measure(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(arguments[0], (0, 2, 3), correction=0)
+        statistics.append((mean, variance))
 
     handles = [layer.register_forward_pre_hook(measure) for layer in network.modules() if hasattr(layer, "running_var")]
     network(inputs)
     for handle in handles:
         handle.remove()
-    return seen
+    return statistics
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A zoo keeps its members in order, loads them when they are needed, and keeps only so many."""
+"""A zoo has its members in order, loads them when they are first used, and holds a limited number in memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from dfml.errors import ZooError, ZooMemberError
 from dfml.images import resize_and_crop
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.formats import WEIGHTS
-from tests.factories import PREPROCESSING, images, member
-
-from .members import SIZE, ZooMaker, edit_config
+from tests.factories import PREPROCESSING, SIZE, ZooMaker, edit_config, images, member
 
 
 def test_members_are_in_the_order_of_their_names(zoo_maker: ZooMaker) -> None:
@@ -32,7 +30,7 @@ def test_a_single_member_is_a_zoo(zoo_maker: ZooMaker) -> None:
     assert len(Zoo.open(folder)) == 1
 
 
-def test_weights_are_read_when_they_are_needed(zoo_maker: ZooMaker) -> None:
+def test_weights_are_read_when_a_member_is_first_used(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member()
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(b"")
@@ -45,18 +43,18 @@ def test_weights_are_read_when_they_are_needed(zoo_maker: ZooMaker) -> None:
     assert zoo[0] is zoo[0]
 
 
-def test_the_member_unused_for_longest_makes_room(zoo_maker: ZooMaker) -> None:
+def test_the_least_recently_used_member_is_dropped(zoo_maker: ZooMaker) -> None:
     for index in range(4):
         zoo_maker.member(f"member-{index:03d}", seed=index)
     zoo = Zoo.open(zoo_maker.path, max_resident=2)
-    kept = {index: weakref.ref(zoo[index]) for index in (0, 1)}
-    assert zoo[0] is kept[0]()
-    kept[2] = weakref.ref(zoo[2])  # 1 is the one unused for longest
+    references = {index: weakref.ref(zoo[index]) for index in (0, 1)}
+    assert zoo[0] is references[0]()
+    references[2] = weakref.ref(zoo[2])  # 1 is the least recently used member
     gc.collect()
-    assert [index for index, reference in kept.items() if reference() is not None] == [0, 2]
-    kept[3] = weakref.ref(zoo[3])
+    assert [index for index, reference in references.items() if reference() is not None] == [0, 2]
+    references[3] = weakref.ref(zoo[3])
     gc.collect()
-    assert [index for index, reference in kept.items() if reference() is not None] == [2, 3]
+    assert [index for index, reference in references.items() if reference() is not None] == [2, 3]
 
 
 def test_a_member_loaded_again_is_the_same(zoo_maker: ZooMaker) -> None:
@@ -108,14 +106,14 @@ def test_networks_that_differ_in_more_than_weights_are_never_stacked() -> None:
     assert list(Zoo.of(pooled).groups().values()) == [[0, 2], [1]]
 
 
-def test_members_answer_any_number_of_images_of_any_size_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_predict_any_number_of_images_of_any_size_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier, shown = member(0), images(7, size=20)
     expected = classifier.logits(resize_and_crop(shown, classifier.size))
-    seen: list[int] = []
+    batches: list[int] = []
     monkeypatch.setattr("dfml.zoo.pretrained._BATCH_PIXELS", 3 * classifier.size**2)
-    classifier.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    classifier.network.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
     torch.testing.assert_close(classifier.predict_logits(shown), expected)
-    assert seen == [3, 3, 1]
+    assert batches == [3, 3, 1]
 
 
 def test_a_zoo_in_memory_needs_a_member() -> None:

@@ -27,14 +27,14 @@ def test_a_real_zoo_loads_and_nothing_is_wrong_with_it(shared: Path, name: str, 
     assert all(row.batch_norms == 4 and row.size == 32 for row in report.members)
     assert {(len(row.labels), row.parameters) for row in report.members} <= {(5, 29541), (4, 29412)}
     for row in report.members:
-        noted = json.loads((shared / "zoos" / name / row.name / CONFIG).read_text())
-        assert row.labels == tuple(noted["label_names"])
-        assert row.held_out_accuracy == noted["dfml"]["held_out_accuracy"]
+        config = json.loads((shared / "zoos" / name / row.name / CONFIG).read_text())
+        assert row.labels == tuple(config["label_names"])
+        assert row.held_out_accuracy == config["dfml"]["held_out_accuracy"]
         assert row.sha256 == sha256(shared / "zoos" / name / row.name / WEIGHTS)
 
 
 @pytest.mark.shared
-def test_the_disjoint_zoo_knows_each_class_once_and_can_be_batched(shared: Path) -> None:
+def test_the_disjoint_zoo_has_each_class_once_and_can_be_batched(shared: Path) -> None:
     zoo = Zoo.open(shared / "zoos" / "cifar-fs-disjoint-paper")
     assert zoo.classes.merges() == {}
     assert sorted(map(len, zoo.groups().values())) == [1, 12]

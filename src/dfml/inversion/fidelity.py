@@ -16,7 +16,8 @@ from torch import Tensor
 from dfml import seeds
 from dfml.images import resize_and_crop
 from dfml.inversion.terms import batch_norm_distance
-from dfml.zoo.members import teacher_logits
+from dfml.zoo.members import Differentiable, teacher_logits
+from dfml.zoo.statistics import LayerStatistics
 from dfml.zoo.zoo import Zoo
 
 
@@ -71,13 +72,17 @@ class FidelityMeter:
             images: Images in [0, 1].
             labels: For every image the output of the member that it was recovered as.
         """
-        classifier, count = self._zoo.classifier(self._member), len(images)
-        logits, statistics = classifier.logits_and_statistics(resize_and_crop(images, classifier.preprocessing.size))
-        noise = torch.rand(images.shape, generator=seeds.generator(0, "noise")).to(images.device)
-        _, noise_statistics = classifier.logits_and_statistics(resize_and_crop(noise, classifier.preprocessing.size))
+        member, count = self._zoo[self._member], len(images)
+        statistics: list[LayerStatistics] = []
+        if isinstance(member, Differentiable):
+            logits, statistics = member.logits_and_statistics(resize_and_crop(images, member.size))
+        else:
+            logits = teacher_logits(member, images)
         self._images += count
         self._agreed += int((logits.argmax(dim=1) == labels).sum())
-        if statistics:
+        if isinstance(member, Differentiable) and statistics:
+            noise = torch.rand(images.shape, generator=seeds.generator(0, "noise")).to(images.device)
+            _, noise_statistics = member.logits_and_statistics(resize_and_crop(noise, member.size))
             self._distance += count * batch_norm_distance(statistics).item()
             self._noise_distance += count * batch_norm_distance(noise_statistics).item()
         self._query_others(images, labels)

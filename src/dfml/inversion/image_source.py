@@ -154,7 +154,7 @@ class ImageSource:
         return [
             Target(
                 self._zoo.name(index),
-                self._zoo.classifier(index),
+                self._zoo[index],
                 chosen,
                 self._rows[index] if self._rows else None,
                 images,

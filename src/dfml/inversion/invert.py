@@ -184,12 +184,10 @@ def _invert_member(
         labels = torch.tensor(classes, device=zoo.device).repeat_interleave(len(numbers))
         run = engine.start([Target(name, classifier, labels)], round_index)
 
-        def report(
-            losses: list[InversionLoss], run: InversionRun = run, done: int = round_index * engine.steps
-        ) -> None:
+        def report(losses: list[InversionLoss], run: InversionRun = run, done: int = round_index) -> None:
             if on_step:
                 figures = {"label_loss": losses[0].label.item(), "batch_norm": losses[0].batch_norm.item()}
-                on_step(name, done + run.done, len(rounds) * engine.steps, figures)
+                on_step(name, done * engine.steps + run.done, len(rounds) * engine.steps, figures)
 
         run.take_steps(engine.steps, report)
         (images,) = run.images()

@@ -40,6 +40,9 @@ def read_member_config(path: Path) -> MemberConfig:
     """
     member_format = format_of(path)
     config = _call(member_format.name, member_format.read_config, path, path)
+    if config.format != member_format.name:
+        reason = f"the format {member_format.name!r} returns a configuration of the format {config.format!r}"
+        raise ZooMemberError(path, reason, "correct the format's read_config")
     labels, preprocessing = config.labels, config.preprocessing
     if not 1 <= len(labels) <= MAX_CLASSES or len(set(labels)) != len(labels):
         found = f"{len(labels)} ({len(set(labels))} distinct)"

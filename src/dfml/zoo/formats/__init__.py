@@ -10,6 +10,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from dfml.errors import UsageError, ZooError, ZooMemberError
+from dfml.errors import DfmlError, UsageError, ZooError, ZooMemberError
 from dfml.zoo.pretrained import Preprocessing
 
 GROUP = "dfml.formats"
@@ -106,7 +107,7 @@ def register_format(member_format: MemberFormat) -> None:
     Raises:
         UsageError: If it is no instance of a `MemberFormat`, or another format has the same name.
     """
-    _check(member_format, "register_format")
+    _check(member_format, "register_format", UsageError)
     name = member_format.name
     if name in _built_in() or _registered.get(name, member_format) is not member_format:
         raise UsageError(f"there is already a format {name!r}; give the new one another name")
@@ -167,9 +168,10 @@ def format_named(name: str) -> MemberFormat:
     return found
 
 
-def _built_in() -> list[str]:
+@cache
+def _built_in() -> tuple[str, ...]:
     """Names of the modules of this package; nothing is imported."""
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    return tuple(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def _import_built_in(name: str) -> MemberFormat:
@@ -187,15 +189,15 @@ def _announced(name: str | None = None) -> Iterator[MemberFormat]:
             raise ZooError(
                 f"{origin} cannot be imported ({type(error).__name__}: {error}); mend or uninstall the package"
             ) from error
-        _check(found, origin)
+        _check(found, origin, ZooError)
         if found.name != point.name or found.name in _built_in():
             raise ZooError(f"{origin} needs that name, and one that dfml's own formats do not have: {found.name!r}")
         yield found
 
 
-def _check(found: object, origin: str) -> None:
+def _check(found: object, origin: str, kind: type[DfmlError]) -> None:
     if isinstance(found, type) or not isinstance(found, MemberFormat):
-        raise UsageError(
+        raise kind(
             f"{origin}: expected an instance with name, recognises, read_config and load, found {found!r}; "
             "see dfml.zoo.formats.MemberFormat"
         )
