@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from dfml.cli.run_config import RunFile, resolve
 from dfml.errors import ConfigError
 from dfml.methods import METHODS, PURER, Average
 from dfml.settings import merge
+from dfml.training.loop import TrainingConfig
 from tests.cli.conftest import dfml, error
 
 
@@ -76,10 +77,23 @@ def test_printed_settings_are_a_config_file_of_the_same_settings(method: str, tm
     assert yaml.safe_load(printed)[method] == METHODS[method].config_type().model_dump(mode="json")
 
 
+def comment_above(printed: str, line: str) -> str:
+    """The comment above a line, as one line."""
+    above = printed[: printed.index(f"\n{line}\n")].splitlines()
+    lines = list(takewhile(lambda text: text.lstrip().startswith("#"), reversed(above)))
+    return " ".join(text.lstrip(" #") for text in reversed(lines))
+
+
 def test_a_description_is_printed_above_its_setting() -> None:
     printed = dfml("train", "--show-config", "--method", "purer").stdout
-    assert "# Meta-iterations.\n  iterations: 60000\n" in printed
-    assert "(ProtoNet).\n    kind: maml\n" in printed
+    config = PURER.config_type()
+    for section, name, line in (
+        (TrainingConfig, "iterations", "  iterations: 60000"),
+        (type(config.learner), "kind", "    kind: maml"),
+    ):
+        description = section.model_fields[name].description
+        assert description
+        assert comment_above(printed, line) == " ".join(description.split())
 
 
 @pytest.mark.parametrize(
@@ -88,6 +102,7 @@ def test_a_description_is_printed_above_its_setting() -> None:
         ("- 1", "expected `method:`"),
         ("magic: {}", "unknown entry 'magic'"),
         ("purer: 3", "expected settings below 'purer'"),
+        ("format_version: 0", "expected format version 1, found format version 0"),
         ("method: 3", "expected text for 'method'"),
         ("class_identity: 3", "must map member names"),
         ("method: [", "cannot be read as YAML"),

@@ -50,7 +50,8 @@ def read_run_file(path: Path, requested: str | None = None) -> RunFile:
             is imported because a file says so, `MODULE:CLASS` has to come from the user.
 
     Raises:
-        ConfigError: If the file cannot be read, or holds anything but `method`, `zoo` and sections of methods.
+        ConfigError: If the file cannot be read, has another format version, or holds anything but the entries of a
+            run's `config.yaml`.
         UsageError: If the file is for another method than `requested`.
     """
     try:
@@ -59,7 +60,7 @@ def read_run_file(path: Path, requested: str | None = None) -> RunFile:
         raise ConfigError(f"--config {path} cannot be read as YAML ({error})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path}: expected `method:`, `zoo:` and settings below a method's name")
-    if "format_version" in content:  # a file by hand needs none
+    if "format_version" in content:  # files that users write need not have it
         check_format_version(content["format_version"], f"--config {path}", ConfigError)
     for name in ("method", "zoo"):
         if not isinstance(content.get(name), str | None):
