@@ -8,7 +8,7 @@ from dfml.errors import RunError
 from dfml.optimisers import MuonAndAdam, load_optimiser_state_dict, optimiser_state_dict
 
 
-def test_an_optimiser_goes_on_as_if_nothing_had_happened() -> None:
+def test_a_loaded_optimiser_continues_with_the_same_bits() -> None:
     def make() -> tuple[torch.Tensor, torch.optim.Optimizer]:
         weights = torch.arange(4.0).requires_grad_()
         return weights, torch.optim.Adam([weights], lr=0.1)
@@ -45,7 +45,7 @@ def values(layers: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in layers.named_parameters()}
 
 
-def test_kernels_are_taught_by_muon_and_all_else_by_adam() -> None:
+def test_muon_updates_the_kernels_and_adam_all_other_weights() -> None:
     layers, reference = network(), network()
     before = values(layers)
     MuonAndAdam(list(layers.parameters()), lr=0.01, kernel_lr=0.1).descend(loss_of(layers), 0.5)
@@ -61,10 +61,10 @@ def test_kernels_are_taught_by_muon_and_all_else_by_adam() -> None:
             continue
         moved = ((1 - 0.05 * 0.1) * before[name] - value).flatten(1)  # Muon's decay of weights is 0.1
         lengths = torch.linalg.svdvals(moved) / (0.05 * max(1.0, moved.shape[0] / moved.shape[1]) ** 0.5)
-        assert bool(((lengths > 0.4) & (lengths < 1.3)).all()), lengths  # the same in all directions, nearly
+        assert bool(((lengths > 0.4) & (lengths < 1.3)).all()), lengths  # nearly the same in all directions
 
 
-def test_without_a_rate_for_kernels_adam_teaches_them() -> None:
+def test_without_a_rate_for_kernels_adam_updates_them() -> None:
     layers, reference = network(), network()
     MuonAndAdam(list(layers.parameters()), lr=0.01, kernel_lr=0.0).descend(loss_of(layers), 1.0)
     optimiser = torch.optim.Adam(reference.parameters(), lr=0.01)
@@ -76,13 +76,13 @@ def test_without_a_rate_for_kernels_adam_teaches_them() -> None:
 
 
 @pytest.mark.parametrize("kernel_lr", [0.1, 0.0])
-def test_muon_and_adam_go_on_as_if_nothing_had_happened(kernel_lr: float) -> None:
+def test_loaded_muon_and_adam_continue_with_the_same_bits(kernel_lr: float) -> None:
     first, second = network(), network()
     one, other = (MuonAndAdam(list(each.parameters()), lr=0.01, kernel_lr=kernel_lr) for each in (first, second))
     for _ in range(2):
         one.descend(loss_of(first), 1.0)
     second.load_state_dict(first.state_dict())
-    other.load_state_dict("teacher", {name: value.clone() for name, value in one.state_dict("teacher").items()})
+    other.load_state_dict("optimiser", {name: value.clone() for name, value in one.state_dict("optimiser").items()})
     for _ in range(2):
         one.descend(loss_of(first), 1.0)
         other.descend(loss_of(second), 1.0)
@@ -95,10 +95,10 @@ def test_a_state_of_other_weights_is_refused(rates: tuple[float, float]) -> None
     layers = network()
     one, other = (MuonAndAdam(list(layers.parameters()), lr=0.01, kernel_lr=rate) for rate in rates)
     one.descend(loss_of(layers), 1.0)
-    with pytest.raises(RunError, match="taught other weights"):
-        other.load_state_dict("teacher", one.state_dict("teacher"))
+    with pytest.raises(RunError, match="was used for other weights"):
+        other.load_state_dict("optimiser", one.state_dict("optimiser"))
 
 
-def test_a_kernel_of_another_layout_is_refused() -> None:
+def test_a_kernel_of_another_memory_format_is_refused() -> None:
     with pytest.raises(RuntimeError, match="view"):
         MuonAndAdam([torch.rand(4, 3, 3, 3)], lr=0.01, kernel_lr=0.1)

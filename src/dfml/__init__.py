@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dfml.methods.zoo_embedding import ZooEmbedding
     from dfml.methods.zoo_student import ZooStudent
     from dfml.pretraining import build_zoo
+    from dfml.training.engine_checkpoint import read_engine
     from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 
     __version__: str
@@ -42,6 +43,7 @@ _HOMES = {
     "dfml.data.support": ("read_image", "read_support"),
     "dfml.errors": ("DfmlError",),
     "dfml.inversion.invert": ("invert",),
+    "dfml.training.engine_checkpoint": ("read_engine",),
     "dfml.evaluation.protocol": ("Difference", "Evaluation", "compare", "evaluate"),
     "dfml.learners": ("ANIL", "ICFIL", "MAML", "FewShotClassifier", "LearnerConfig", "MetaLearner", "ProtoNet"),
     "dfml.methods": ("METHODS",),
@@ -96,6 +98,7 @@ __all__ = [
     "invert",
     "open_images",
     "open_learner",
+    "read_engine",
     "read_image",
     "read_support",
 ]

@@ -1,4 +1,4 @@
-"""Images as floats in [0, 1], as bytes and as pictures; resizing to the size that a network works at."""
+"""Conversion of images between floats in [0, 1], bytes and Pillow; resizing to the input size of a network."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 
 def resize_and_crop(images: Float[Tensor, "images 3 height width"], size: int) -> Float[Tensor, "images 3 size size"]:
-    """Resize the short side to `size` (bilinear, antialiased), then crop the centre; nothing at the right size.
+    """Resize the short side to `size` (bilinear, antialiased), then crop the centre.
+
+    Args:
+        images: Floats in [0, 1]. Images that are `size` x `size` already are returned as they are.
+        size: Height and width of the result, in pixels.
 
     Raises:
-        DataError: If the images are bytes, which no network here is made for.
+        DataError: If the images are integers (bytes) instead of floats.
     """
     if not images.is_floating_point():
         raise DataError(f"expected images as floats in [0, 1], found {images.dtype}; divide bytes by 255")
@@ -34,7 +38,7 @@ def resize_and_crop(images: Float[Tensor, "images 3 height width"], size: int) -
 
 
 def to_bytes(images: Float[Tensor, "*images 3 height width"]) -> UInt8[Tensor, "*images 3 height width"]:
-    """Convert floats in [0, 1] to bytes: clipped, then rounded to the nearest of 256 levels."""
+    """Convert floats in [0, 1] to bytes: clip, then round to the nearest of 256 levels. No gradient passes."""
     return images.detach().clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
 
 
@@ -44,7 +48,7 @@ def to_float(images: UInt8[Tensor, "*images 3 height width"]) -> Float[Tensor, "
 
 
 def to_pil(image: Float[Tensor, "3 height width"]) -> Image.Image:
-    """Convert one image in [0, 1] (clipped) to an RGB picture of Pillow."""
+    """Convert one image of floats in [0, 1], which are clipped, to an RGB image of Pillow."""
     from PIL import Image
 
     return Image.fromarray(to_bytes(image).cpu().permute(1, 2, 0).contiguous().numpy())

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: shares of the highest rate as functions of the progress."""
+"""Learning-rate schedules: fractions of the highest learning rate as functions of the progress."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import math
 
 
 def half_cosine(progress: float) -> float:
-    """The share of a learning rate that falls from 1 to 0 along half a cosine (Loshchilov and Hutter 2017).
+    """Half-cosine schedule (SGDR, Loshchilov and Hutter, ICLR 2017, without restarts).
 
     Args:
-        progress: The fraction of the steps that is done, in [0, 1].
+        progress: Fraction of the steps that is finished, in [0, 1].
+
+    Returns:
+        Fraction of the highest learning rate; it falls from 1 to 0.
     """
     return 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -1,4 +1,4 @@
-"""A newcomer's method, as docs/new-method.md has it: one file outside of the package, trained, resumed and compared."""
+"""The method of docs/new-method.md: one file outside of the package, trained, resumed and compared."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ WEIGHTS = "model.safetensors"
 
 
 def blocks(language: str) -> list[str]:
-    """The page's examples in a language, in order."""
+    """The code blocks of the page in one language, in order."""
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     return [textwrap.dedent(code) for _, code in found]
 
 
 def commands(verb: str) -> list[list[str]]:
-    """What the page tells to type, made short."""
+    """Commands of the page, with settings that make them fast."""
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     split = [shlex.split(line) for line in lines]
     assert all(words[0] == "dfml" for words in split)
@@ -48,7 +48,7 @@ def commands(verb: str) -> list[list[str]]:
 
 @pytest.fixture
 def folder(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The newcomer's: the file, and a zoo. The current one, of which Python knows nothing yet."""
+    """The current folder, with the method's file and a zoo; it is not on Python's search path yet."""
     (tmp_path / "my_method.py").write_text(blocks("python")[0])
     (tmp_path / "zoo").symlink_to(world.zoo)
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ def module(folder: Path, name: str, code: str) -> None:
 
 
 def package(folder: Path, name: str, **groups: str) -> None:
-    """What an installed package leaves behind for others to find."""
+    """The metadata that an installed package has."""
     about = folder / f"{name}-0.1.dist-info"
     about.mkdir()
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
@@ -74,7 +74,7 @@ def package(folder: Path, name: str, **groups: str) -> None:
     (about / "entry_points.txt").write_text("".join(lines))
 
 
-def test_the_page_is_followed_from_training_to_comparison(folder: Path) -> None:
+def test_the_commands_of_the_page_work_from_training_to_comparison(folder: Path) -> None:
     show, train, resume = commands("train")
     assert dfml(*show).exit_code == 0
     assert not (folder / "leaf").exists()
@@ -83,7 +83,7 @@ def test_the_page_is_followed_from_training_to_comparison(folder: Path) -> None:
     assert (folder / "leaf" / WEIGHTS).is_file()
     weights = (folder / "leaf" / WEIGHTS).read_bytes()
 
-    # As if it had been interrupted after the second meta-iteration.
+    # Restore the state of an interruption after the second meta-iteration.
     shutil.rmtree(folder / "leaf" / "checkpoints" / "000004")
     (folder / "leaf" / WEIGHTS).unlink()
     assert dfml(*resume).exit_code == 0
@@ -92,7 +92,7 @@ def test_the_page_is_followed_from_training_to_comparison(folder: Path) -> None:
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4]
     assert all(row["distillation_loss"] > 0 for row in rows)
 
-    # The learner is of a kind of dfml's own, and needs its method's file no more.
+    # The learner is of one of dfml's own kinds, so that it loads without the method's file.
     (folder / "my_method.py").unlink()
     del sys.modules["my_method"]
     (evaluate,) = commands("evaluate")
@@ -101,17 +101,17 @@ def test_the_page_is_followed_from_training_to_comparison(folder: Path) -> None:
     assert len(found["pairs"]) == 3
 
 
-def test_the_page_builds_a_zoo_with_options_that_are_there() -> None:
+def test_the_page_builds_a_zoo_with_existing_options() -> None:
     (build,) = commands("zoo")
     assert (
         "error: expected an image folder" in dfml(*("missing" if word == "glyphs" else word for word in build)).stderr
     )
 
 
-def test_its_settings_are_shown_changed_and_refused_as_those_of_any_method(folder: Path) -> None:
+def test_its_settings_are_shown_changed_and_refused_like_those_of_any_method(folder: Path) -> None:
     shown = dfml("train", "--show-config", *METHOD, "--set", "leaf_student.rate=0.5", "--way", "3")
     assert shown.exit_code == 0, shown.stderr
-    assert "  # Of Adam; it falls to zero along a half cosine.\n  rate: 0.5\n" in shown.stdout
+    assert "  # Highest learning rate of Adam; it falls to zero along a half cosine.\n  rate: 0.5\n" in shown.stdout
     settings = yaml.safe_load(shown.stdout)
     assert settings["method"] == "leaf_student"
     assert settings["leaf_student"]["way"] == 3
@@ -119,7 +119,7 @@ def test_its_settings_are_shown_changed_and_refused_as_those_of_any_method(folde
     assert "is for leaf_student" in error(dfml("train", "--show-config", *METHOD, "--set", "purer.way=1"), 2)
 
 
-def test_a_config_file_names_the_method_but_makes_no_code_run(folder: Path) -> None:
+def test_a_config_file_contains_the_method_s_name_but_imports_no_module(folder: Path) -> None:
     file = folder / "run.yaml"
     file.write_text(dfml("train", "--show-config", *METHOD, "--set", "leaf_student.rate=0.5").stdout)
     again = dfml("train", "--show-config", "--config", file, *METHOD)
@@ -138,7 +138,7 @@ def test_a_config_file_names_the_method_but_makes_no_code_run(folder: Path) -> N
     assert "unknown entry 'magic'" in error(dfml("train", "--show-config", "--config", file, *METHOD), 2)
 
 
-def test_a_learner_of_its_own_kind_says_how_it_is_found(
+def test_an_error_says_how_a_learner_of_a_new_kind_is_found(
     world: World, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(world.purer, folder / "leaf")
@@ -162,10 +162,10 @@ def test_a_method_without_training_is_evaluated_by_its_path(world: World, folder
     assert mine == theirs
     line = error(dfml("evaluate", "my_method:LeafStudent:zoo", "glyphs"), 2)
     assert "has to be trained" in line
-    # Without a zoo there, it is a path that is wrong, and nothing is imported.
+    # If there is no such zoo, the path is wrong, and nothing is imported.
     module(folder, "trap", "raise AssertionError('was imported')")
     assert "expected a learner's folder" in error(dfml("evaluate", "trap:Method:missing", "glyphs"), 1)
-    # What bears a method's name is that method, whatever follows.
+    # The name of one of dfml's own methods takes precedence over MODULE:CLASS.
     assert "expected a zoo" in error(dfml("evaluate", "random_init:Mine:zoo", "glyphs"), 1)
 
 
@@ -189,7 +189,7 @@ class Right(Method):
         ("mine:TrainingConfig", "", ["not a method", "expected a subclass of dfml.Method"]),
         ("mine:Method", "", ["not a method"]),
         ("mine:VALUE", "VALUE = 3", ["not a method"]),
-        ("mine:New", "class New(Right): name = 'purer'", ["calls itself 'purer'"]),
+        ("mine:New", "class New(Right): name = 'purer'", ["has the name 'purer'"]),
         ("mine:New", "class New(Right): name = 'zoo'", ["class attribute `name`", "found 'zoo'"]),
         ("mine:New", "class New(Right): name = 'two words'", ["class attribute `name`"]),
         ("mine:New", "class New(Method): config_type = TrainingConfig", ["class attribute `name`", "found None"]),
@@ -199,7 +199,7 @@ class Right(Method):
         (
             "mine:New",
             "class Config(TrainingConfig): rate: float\nclass New(Right): config_type = Config",
-            ["every setting needs a default", "'rate'"],
+            ["every setting needs a valid default", "'rate'"],
         ),
         ("mine:Right", "1 / 0", ["mine.py:8: ZeroDivisionError: division by zero"]),
         ("mine:Right", "import helper", ["helper.py:2: KeyError: 'no'"]),
@@ -209,7 +209,7 @@ class Right(Method):
         ("mine:Right", "raise SystemExit(0)", ["mine.py:8: SystemExit"]),
     ],
 )
-def test_what_is_wrong_with_a_method_is_said_in_one_line(folder: Path, path: str, code: str, words: list[str]) -> None:
+def test_an_unusable_method_is_an_error_in_one_line(folder: Path, path: str, code: str, words: list[str]) -> None:
     module(folder, "mine", BASE + code)
     module(folder, "helper", "values = {}\nvalues['no']")
     line = error(dfml("train", "zoo", "--out", "run", "--method", path), 2)
@@ -217,7 +217,7 @@ def test_what_is_wrong_with_a_method_is_said_in_one_line(folder: Path, path: str
     assert not (folder / "run").exists()
 
 
-def test_a_file_in_the_current_folder_takes_the_place_of_no_module(folder: Path) -> None:
+def test_a_file_in_the_current_folder_replaces_no_installed_module(folder: Path) -> None:
     module(folder, "dfml", BASE)
     module(folder, "mine", BASE)
     assert find_method("mine:Right").name == "right"
@@ -225,7 +225,7 @@ def test_a_file_in_the_current_folder_takes_the_place_of_no_module(folder: Path)
         find_method("dfml:Right")
 
 
-def test_an_announced_method_is_one_of_the_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_announced_method_is_found_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package(folder, "leaf", methods="leaf_student = my_method:LeafStudent\npurer = my_method:LeafStudent")
     monkeypatch.syspath_prepend(folder)
     assert "leaf_student" in method_names()
@@ -248,7 +248,7 @@ def test_an_announced_method_is_one_of_the_names(folder: Path, monkeypatch: pyte
         ("other = broken:Right", ["broken.py:8: ZeroDivisionError", "package leaf"]),
     ],
 )
-def test_what_is_wrong_with_an_announced_method_names_its_package(
+def test_an_unusable_announced_method_is_an_error_that_names_its_package(
     folder: Path, monkeypatch: pytest.MonkeyPatch, entry: str, words: list[str]
 ) -> None:
     module(folder, "broken", BASE + "1 / 0")

@@ -17,7 +17,7 @@ from dfml.evaluation import evaluate
 from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.embedding import EmbeddingClassifier, HeadFit, embedding_scores, episode_loss, fit_head
 from dfml.learners.student import Student, StudentEmbedding
-from dfml.learners.zoo_embedding import Representation, ZooEmbeddingLearner
+from dfml.learners.zoo_embedding import ZooEmbeddingLearner
 from tests.factories import PREPROCESSING, coloured_dataset, images, load_episode, written_zoo
 
 FITS: tuple[HeadFit, ...] = ("mean", "ridge")
@@ -28,17 +28,17 @@ supports = st.tuples(st.lists(st.integers(1, 6), min_size=2, max_size=5), st.int
 
 
 def support_set(shots: list[int], width: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Features of any length, and labels in no order; `shots` images of every class."""
-    draw = torch.Generator().manual_seed(seed)
+    """Features of different lengths and labels in random order, with `shots` images of every class."""
+    generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(len(shots)).repeat_interleave(torch.tensor(shots))
-    labels = labels[torch.randperm(len(labels), generator=draw)]
-    features = torch.randn(len(labels), width, generator=draw, dtype=torch.float64)
-    return features * (0.1 + 10 * torch.rand(len(labels), 1, generator=draw, dtype=torch.float64)), labels
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    features = torch.randn(len(labels), width, generator=generator, dtype=torch.float64)
+    return features * (0.1 + 10 * torch.rand(len(labels), 1, generator=generator, dtype=torch.float64)), labels
 
 
 @given(supports)
 def test_ridge_solves_the_normal_equations_and_the_least_squares_problem(case: tuple[list[int], int, int]) -> None:
-    """Bertinetto et al. 2019, with a weight of 1; of uneven classes, and of more or fewer images than features."""
+    """R2D2 (Bertinetto et al., ICLR 2019), weight 1, for uneven classes and more or fewer images than features."""
     features, labels = support_set(*case)
     way, width = len(case[0]), case[1]
     rows, targets = functional.normalize(features, dim=1), functional.one_hot(labels, way).double()
@@ -51,7 +51,7 @@ def test_ridge_solves_the_normal_equations_and_the_least_squares_problem(case: t
 
 
 @given(supports)
-def test_mean_points_to_the_mean_of_every_class(case: tuple[list[int], int, int]) -> None:
+def test_mean_is_the_unit_norm_prototype_of_every_class(case: tuple[list[int], int, int]) -> None:
     features, labels = support_set(*case)
     found = fit_head(features, labels, len(case[0]), "mean")
     for label, row in enumerate(found):
@@ -60,38 +60,38 @@ def test_mean_points_to_the_mean_of_every_class(case: tuple[list[int], int, int]
 
 
 @given(supports, st.sampled_from(FITS))
-def test_neither_order_nor_names_of_classes_matter(case: tuple[list[int], int, int], fit: HeadFit) -> None:
+def test_order_of_images_and_numbering_of_classes_do_not_matter(case: tuple[list[int], int, int], fit: HeadFit) -> None:
     features, labels = support_set(*case)
-    draw, way = torch.Generator().manual_seed(case[2]), len(case[0])
-    shuffled, renamed = torch.randperm(len(labels), generator=draw), torch.randperm(way, generator=draw)
+    generator, way = torch.Generator().manual_seed(case[2]), len(case[0])
+    shuffled, renamed = torch.randperm(len(labels), generator=generator), torch.randperm(way, generator=generator)
     found = fit_head(features[shuffled], renamed[labels[shuffled]], way, fit)
     torch.testing.assert_close(found[renamed], fit_head(features, labels, way, fit))
 
 
 @pytest.mark.parametrize("way", [2, 5, 20])
-def test_with_one_image_a_class_that_have_nothing_in_common_both_fits_rank_alike(way: int) -> None:
-    draw = torch.Generator().manual_seed(way)
-    basis = torch.linalg.qr(torch.randn(32, 32, generator=draw, dtype=torch.float64)).Q[:way]
+def test_with_one_orthogonal_image_per_class_both_fits_rank_alike(way: int) -> None:
+    generator = torch.Generator().manual_seed(way)
+    basis = torch.linalg.qr(torch.randn(32, 32, generator=generator, dtype=torch.float64)).Q[:way]
     support = basis * torch.linspace(0.1, 9, way, dtype=torch.float64)[:, None]
-    queries = torch.randn(50, 32, generator=draw, dtype=torch.float64)
+    queries = torch.randn(50, 32, generator=generator, dtype=torch.float64)
     mean, ridge = (embedding_scores(queries, fit_head(support, torch.arange(way), way, fit)) for fit in FITS)
     assert torch.equal(mean.argsort(dim=1), ridge.argsort(dim=1))
     torch.testing.assert_close(mean, 10 * functional.cosine_similarity(queries[:, None], support[None], dim=2))
 
 
-def test_ridge_sees_past_what_only_blurs_the_classes_as_the_mean_cannot() -> None:
-    draw = torch.Generator().manual_seed(0)
+def test_ridge_ignores_a_noisy_direction_that_misleads_the_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
     labels = torch.arange(2).repeat(30)
     signs = 2.0 * labels - 1.0
-    # A faint direction tells the classes apart; a loud one of no meaning has other means in either class by chance.
-    clear, loud = 0.3 * signs, 3.0 * torch.randn(60, generator=draw) + 0.5 * signs
-    features = torch.stack([clear, loud, torch.ones(60)], dim=1)
-    queries = torch.stack([clear, 3.0 * torch.randn(60, generator=draw), torch.ones(60)], dim=1)
-    right = {
+    # A weak direction separates the classes; in a strong, noisy one the class means differ by chance.
+    informative, noisy = 0.3 * signs, 3.0 * torch.randn(60, generator=generator) + 0.5 * signs
+    features = torch.stack([informative, noisy, torch.ones(60)], dim=1)
+    queries = torch.stack([informative, 3.0 * torch.randn(60, generator=generator), torch.ones(60)], dim=1)
+    accuracy = {
         fit: (embedding_scores(queries, fit_head(features, labels, 2, fit)).argmax(dim=1) == labels).float().mean()
         for fit in FITS
     }
-    assert right["ridge"] > 0.9 > 0.7 > right["mean"]
+    assert accuracy["ridge"] > 0.9 > 0.7 > accuracy["mean"]
 
 
 @every_fit
@@ -108,17 +108,16 @@ def student(fit: HeadFit, embedding: StudentEmbedding = "centred") -> Student:
     return Student.untrained("conv4", {}, (3, 2, 4), PREPROCESSING, embedding=embedding, fit=fit)
 
 
-def asked(folder: Path, fit: HeadFit, embedding: StudentEmbedding) -> ZooEmbeddingLearner:
-    representation: Representation = "probabilities" if embedding == "answers" else embedding
-    return ZooEmbeddingLearner(list(written_zoo(folder)), PREPROCESSING, representation=representation, fit=fit)
+def zoo_embedding(folder: Path, fit: HeadFit, embedding: StudentEmbedding) -> ZooEmbeddingLearner:
+    return ZooEmbeddingLearner(list(written_zoo(folder)), PREPROCESSING, representation=embedding, fit=fit)
 
 
 @every_fit
 @pytest.mark.parametrize(("kind", "embedding"), list(product(("student", "zoo"), get_args(StudentEmbedding))))
-def test_a_saved_classifier_answers_with_the_same_bits(
+def test_a_saved_classifier_predicts_the_same_bits(
     kind: str, embedding: StudentEmbedding, fit: HeadFit, tmp_path: Path
 ) -> None:
-    learner = student(fit, embedding) if kind == "student" else asked(tmp_path / "zoo", fit, embedding)
+    learner = student(fit, embedding) if kind == "student" else zoo_embedding(tmp_path / "zoo", fit, embedding)
     classifier = learner.adapt(images(5, 1), LABELS, ("ant", "bee", "cat"))
     expected = classifier.predict_proba(images(7, 2))
     classifier.save_pretrained(tmp_path / "classifier")
@@ -131,7 +130,7 @@ def test_a_saved_classifier_answers_with_the_same_bits(
         assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "classifier" / name).read_bytes()
 
 
-def test_the_fit_is_part_of_a_learner_and_changes_its_answers() -> None:
+def test_the_fit_belongs_to_the_learner_and_changes_its_predictions() -> None:
     mean, ridge = (student(fit).adapt(images(5, 1), LABELS) for fit in FITS)
     for each, fit in ((mean, "mean"), (ridge, "ridge")):
         assert isinstance(each, EmbeddingClassifier)
@@ -139,48 +138,50 @@ def test_the_fit_is_part_of_a_learner_and_changes_its_answers() -> None:
     assert not torch.allclose(mean.predict_proba(images(7, 2)), ridge.predict_proba(images(7, 2)), atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["maml", "nothing known"])
+@pytest.mark.parametrize("kind", ["maml", "unknown"])
 def test_a_classifier_around_a_learner_that_does_not_embed_is_refused(kind: str, tmp_path: Path) -> None:
     student("mean").adapt(images(5, 1), LABELS).save_pretrained(tmp_path)
-    about = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text())
     if kind == "maml":
         from dfml.learners import LearnerConfig, create_learner
 
         create_learner(LearnerConfig(), PREPROCESSING).save_pretrained(tmp_path / "maml")
-        about["learner"] = json.loads((tmp_path / "maml" / "config.json").read_text())
-    about["learner"]["kind"] = kind
-    (tmp_path / "config.json").write_text(json.dumps(about))
+        config["learner"] = json.loads((tmp_path / "maml" / "config.json").read_text())
+    config["learner"]["kind"] = kind
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(LearnerError, match=rf"found a learner of the kind '{kind}'"):
         FewShotClassifier.from_pretrained(tmp_path)
 
 
 @every_fit
-def test_an_evaluation_fits_as_adapting_does(fit: HeadFit) -> None:
+def test_an_evaluation_fits_the_head_like_adapt(fit: HeadFit) -> None:
     learner, data = student(fit), coloured_dataset(classes=4, per_class=12)
     by_hand = []
     for index in range(6):
         task = load_episode(data, 3, 4, 5, 1, index)
-        answers = learner.adapt(task.support_images, task.support_labels).predict(task.query_images)
-        by_hand.append((answers == task.query_labels).double().mean().item())
+        predicted = learner.adapt(task.support_images, task.support_labels).predict(task.query_images)
+        by_hand.append((predicted == task.query_labels).double().mean().item())
     found = evaluate(learner, data, way=3, shot=4, query=5, episodes=6, seed=1)
     assert found.accuracies == pytest.approx(by_hand)
 
 
 @given(st.integers(2, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.integers(0, 2**32))
-def test_an_episodes_loss_is_that_of_its_queries_under_the_class_means(
+def test_episode_loss_is_the_cross_entropy_of_cosines_to_the_prototypes(
     way: int, shot: int, query: int, others: int, seed: int
 ) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    embeddings = torch.randn(way * (shot + query) + others, 5, generator=draw, dtype=torch.float64).requires_grad_()
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(
+        way * (shot + query) + others, 5, generator=generator, dtype=torch.float64
+    ).requires_grad_()
     loss = episode_loss(embeddings, way, shot, query)
-    means = [functional.normalize(rows.mean(0), dim=0) for rows in embeddings[: way * shot].split(shot)]
-    surprise = []
+    centres = [functional.normalize(rows.mean(0), dim=0) for rows in embeddings[: way * shot].split(shot)]
+    losses = []
     for label in range(way):
         for row in range(query):
             image = functional.normalize(embeddings[way * shot + label * query + row], dim=0)
-            picks = torch.stack([torch.exp(10.0 * image @ mean) for mean in means])
-            surprise.append(-torch.log(picks[label] / picks.sum()))
-    torch.testing.assert_close(loss, torch.stack(surprise).mean())
+            scores = torch.stack([torch.exp(10.0 * image @ mean) for mean in centres])
+            losses.append(-torch.log(scores[label] / scores.sum()))
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
     (gradient,) = torch.autograd.grad(loss, embeddings)
     assert bool(gradient[: way * (shot + query)].any(dim=1).all())
     assert not bool(gradient[way * (shot + query) :].any())

@@ -33,13 +33,13 @@ METHODS = {
 SHEET = "Recovered images"
 
 
-def trained_page(method: Method, out: Path, *notes: str) -> tuple[str, Reader]:
+def trained_page(method: Method, out: Path, *messages: str) -> tuple[str, Reader]:
     """Train, write the page, and return its text and its elements."""
     members = zoo()
     method.fit(members, out=out, device="cpu")
     folder = RunFolder(out)
-    if notes:
-        folder.append_metrics({"iteration": 3, "notes": list(notes)})
+    if messages:
+        folder.append_metrics({"iteration": 3, "messages": list(messages)})
     write_training(
         folder, method.run_, method.name, method.config, members, seconds=61.7, command="dfml train 'a <zoo>'"
     )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ def state(value: float) -> State:
     return State({"weights": torch.full((5, 5), value)}, {"switch": {"on": True, "best": 0.1 + 0.2}})
 
 
-def test_gives_back_the_same_bits(tmp_path: Path) -> None:
+def test_tensors_and_values_are_read_with_the_same_bits(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 7, state(1 / 3))
     iteration, loaded = load_checkpoint(path, CPU)
     assert iteration == 7
@@ -31,7 +32,7 @@ def test_gives_back_the_same_bits(tmp_path: Path) -> None:
     assert loaded.values == state(1 / 3).values
 
 
-def test_keeps_the_newest(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     for iteration in (1, 2, 10, 3):
         save_checkpoint(tmp_path, iteration, state(iteration), keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["000003", "000010"]
@@ -43,6 +44,16 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
     content = (path / name).read_bytes()
     (path / name).write_bytes(content[:-1] + b"?")
     with pytest.raises(RunError, match="damaged"):
+        load_checkpoint(path, CPU)
+
+
+@pytest.mark.parametrize("version", [2, None])
+def test_a_checkpoint_of_another_format_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int | None
+) -> None:
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", version)
+    path = save_checkpoint(tmp_path, 1, state(0.0))
+    with pytest.raises(RunError, match=r"checkpoint .*000001: expected format version 1, found .*create it again"):
         load_checkpoint(path, CPU)
 
 
@@ -59,6 +70,14 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert load_checkpoint(good, CPU)[0] == 1
 
 
+def test_what_a_killed_writer_has_left_is_ignored_and_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".000002.0123.unfinished"
+    shutil.copytree(save_checkpoint(tmp_path, 1, state(1.0)), left)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["000001"]
+    save_checkpoint(tmp_path, 2, state(2.0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000001", "000002"]
+
+
 WRITER = """
 import sys, torch
 from pathlib import Path
@@ -72,7 +91,7 @@ for iteration in range(1, 100000):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_a_whole_checkpoint_remains(tmp_path: Path) -> None:
+def test_after_a_kill_at_any_time_a_complete_checkpoint_remains(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, env={**os.environ}
     )

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from dfml.errors import UsageError
-from dfml.training.device import computing_in, require_memory
+from dfml.training.device import computing_in, require_memory, select_device
 
 
 @pytest.mark.parametrize(
-    ("precision", "able", "found"),
+    ("precision", "features", "expected"),
     [
         ("auto", {"avx512_bf16": True}, torch.bfloat16),
         ("auto", {"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
@@ -19,25 +19,32 @@ from dfml.training.device import computing_in, require_memory
         ("float32", {"avx512_bf16": True}, torch.float32),
     ],
 )
-def test_auto_takes_bfloat16_where_the_processor_multiplies_it(
-    monkeypatch: pytest.MonkeyPatch, precision: str, able: dict[str, bool], found: torch.dtype
+def test_auto_is_bfloat16_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, precision: str, features: dict[str, bool], expected: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
     values = torch.eye(3)
     with computing_in(precision, torch.device("cpu")):  # type: ignore[arg-type]
-        assert (values @ values).dtype == found
+        assert (values @ values).dtype == expected
     assert (values @ values).dtype == torch.float32
 
 
-def test_a_torch_that_does_not_tell_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_without_that_function_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     values = torch.eye(3)
     with computing_in("auto", torch.device("cpu")):
         assert (values @ values).dtype == torch.float32
 
 
-def test_what_does_not_fit_the_memory_is_refused_with_both_figures() -> None:
-    there, cpu = psutil.virtual_memory().total, torch.device("cpu")
+def test_an_allocation_that_does_not_fit_the_memory_is_refused_with_both_sizes() -> None:
+    total, cpu = psutil.virtual_memory().total, torch.device("cpu")
     require_memory(2**20, cpu, "a test")
-    with pytest.raises(UsageError, match=rf"a test takes {2 * there / 2**30:.1f} GiB, \d+\.\d are free; choose a sm"):
-        require_memory(2 * there, cpu, "a test")
+    with pytest.raises(UsageError, match=rf"a test takes {2 * total / 2**30:.1f} GiB, \d+\.\d are free; choose a sm"):
+        require_memory(2 * total, cpu, "a test")
+
+
+def test_devices_that_do_not_exist_are_refused() -> None:
+    assert select_device("cpu") == torch.device("cpu")
+    for name in ("abacus", "cuda:99"):
+        with pytest.raises(UsageError, match="cannot be used"):
+            select_device(name)

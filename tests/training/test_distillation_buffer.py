@@ -19,21 +19,21 @@ CPU = torch.device("cpu")
 SIZE = 2
 
 
-def shown(values: list[int]) -> Tensor:
-    """One image a value, of that many 255ths everywhere."""
+def constant_images(values: list[int]) -> Tensor:
+    """One constant image per value, of brightness value / 255."""
     return torch.tensor(values, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, SIZE, SIZE)
 
 
-def answered(values: list[int]) -> Tensor:
-    """Two outputs that tell the value; sixteen bits hold them exactly."""
+def predictions(values: list[int]) -> Tensor:
+    """Two log-probabilities that depend on the value; 16 bits represent them exactly."""
     return torch.tensor([[-value / 8, value / 4] for value in values]).view(-1, 2)
 
 
 def filled(count: int, capacity: int = 8) -> DistillationBuffer:
-    """Images worth 0, 1, 2 ..., added one at a time."""
+    """Images of the values 0, 1, 2 ..., added one at a time, each with its value as its class."""
     buffer = DistillationBuffer(capacity, SIZE, 2, CPU)
     for value in range(count):
-        buffer.add(shown([value]), answered([value]), torch.tensor([value]))
+        buffer.add(constant_images([value]), predictions([value]), torch.tensor([value]))
     return buffer
 
 
@@ -43,59 +43,57 @@ def values(of: Tensor) -> list[int]:
 
 
 @given(st.integers(1, 5), st.lists(st.tuples(st.lists(st.integers(0, 255), max_size=12), st.booleans()), max_size=6))
-def test_holds_what_a_plain_ring_buffer_holds_however_images_come(
-    capacity: int, calls: list[tuple[list[int], bool]]
-) -> None:
+def test_it_holds_the_same_images_as_a_plain_ring_buffer(capacity: int, calls: list[tuple[list[int], bool]]) -> None:
     buffer, count = DistillationBuffer(capacity, SIZE, 2, CPU), 0
     ring, classes = [0] * capacity, [-1] * capacity
     for call, known in calls:
-        buffer.add(shown(call), answered(call), torch.tensor(call, dtype=torch.int64) if known else None)
+        buffer.add(constant_images(call), predictions(call), torch.tensor(call, dtype=torch.int64) if known else None)
         for value in call:
             ring[count % capacity], classes[count % capacity] = value, value if known else -1
             count += 1
     assert buffer.written == count
     assert len(buffer) == min(count, capacity)
-    assert torch.equal(buffer.images, shown(ring))
-    assert torch.equal(buffer.log_probabilities.float(), answered(ring))
+    assert torch.equal(buffer.images, constant_images(ring))
+    assert torch.equal(buffer.log_probabilities.float(), predictions(ring))
     assert buffer.classes.tolist() == classes
 
 
-def test_every_image_is_drawn_with_its_own_answer_and_nothing_else_is() -> None:
+def test_every_image_is_sampled_with_its_own_predictions() -> None:
     for count, kept in ((5, range(5)), (13, range(5, 13))):
-        drawn, answers = filled(count).sample(300, seeds.generator(0, "batch"))
-        assert drawn.shape == (300, 3, SIZE, SIZE)
-        assert drawn.dtype == answers.dtype == torch.float32
-        assert set(values(drawn)) == set(kept)
-        assert torch.equal(answers, answered(values(drawn)))
+        sampled, found = filled(count).sample(300, seeds.generator(0, "batch"))
+        assert sampled.shape == (300, 3, SIZE, SIZE)
+        assert sampled.dtype == found.dtype == torch.float32
+        assert set(values(sampled)) == set(kept)
+        assert torch.equal(found, predictions(values(sampled)))
 
 
-def test_all_are_drawn_equally_often_and_independently() -> None:
-    drawn = values(filled(8).sample(4000, seeds.generator(0, "batch"))[0])
-    counts = torch.bincount(torch.tensor(drawn), minlength=8)
+def test_all_images_are_sampled_equally_often_and_independently() -> None:
+    sampled = values(filled(8).sample(4000, seeds.generator(0, "batch"))[0])
+    counts = torch.bincount(torch.tensor(sampled), minlength=8)
     assert torch.all((counts - 500).abs() < 110)  # 5 standard deviations
-    repeated = sum(one == other for one, other in pairwise(drawn))
+    repeated = sum(one == other for one, other in pairwise(sampled))
     assert abs(repeated - 500) < 110
 
 
-def test_answers_are_kept_to_half_precision_and_those_not_given_stay_unknown() -> None:
+def test_predictions_are_stored_in_half_precision_and_nan_stays_nan() -> None:
     buffer = DistillationBuffer(4, SIZE, 6, CPU)
-    answers = (4.0 * torch.randn(4, 6, generator=seeds.generator(0, "probabilities"))).log_softmax(dim=1)
-    answers[1, 2:4] = math.nan
-    buffer.add(shown([1, 2, 3, 4]), answers.requires_grad_())
-    drawn, kept = buffer.sample(50, seeds.generator(0))
+    log_probabilities = (4.0 * torch.randn(4, 6, generator=seeds.generator(0, "probabilities"))).log_softmax(dim=1)
+    log_probabilities[1, 2:4] = math.nan
+    buffer.add(constant_images([1, 2, 3, 4]), log_probabilities.requires_grad_())
+    sampled, found = buffer.sample(50, seeds.generator(0))
     torch.testing.assert_close(
-        kept, answers.detach()[[v - 1 for v in values(drawn)]], rtol=1e-3, atol=0, equal_nan=True
+        found, log_probabilities.detach()[[v - 1 for v in values(sampled)]], rtol=1e-3, atol=0, equal_nan=True
     )
-    assert kept.isnan().any()
-    assert not kept.requires_grad
+    assert found.isnan().any()
+    assert not found.requires_grad
 
 
-def test_a_checkpoint_brings_back_the_same_draws_and_what_is_overwritten_next(tmp_path: Path) -> None:
+def test_after_loading_the_same_images_are_sampled_and_overwritten(tmp_path: Path) -> None:
     buffer, resumed = filled(11), DistillationBuffer(8, SIZE, 2, CPU)
     save_checkpoint(tmp_path, 1, State(buffer.state_dict()))
     resumed.load_state_dict(load_checkpoint(tmp_path / "000001", CPU)[1].tensors)
     for each in (buffer, resumed):
-        each.add(shown([250, 251]), answered([250, 251]))
+        each.add(constant_images([250, 251]), predictions([250, 251]))
     assert resumed.classes.tolist() == [8, 9, 10, -1, -1, 5, 6, 7]
     assert (resumed.written, len(resumed)) == (13, 8)
     expected, found = (each.sample(40, seeds.generator(3, "batch", 7)) for each in (buffer, resumed))
@@ -105,20 +103,20 @@ def test_a_checkpoint_brings_back_the_same_draws_and_what_is_overwritten_next(tm
 
 
 @given(st.integers(0, 30), st.integers(1, 9), st.integers(1, 9))
-def test_a_buffer_of_another_capacity_takes_the_newest_of_what_was_kept(count: int, held: int, capacity: int) -> None:
+def test_a_buffer_of_another_capacity_loads_the_newest_images(count: int, held: int, capacity: int) -> None:
     other = DistillationBuffer(capacity, SIZE, 2, CPU)
     other.load_state_dict(filled(count, held).state_dict())
     newest = list(range(count))[-min(held, capacity) :]
     assert len(other) == len(newest)
     other_values = values(other.images[: len(other)].float() / 255)
     assert sorted(other_values) == newest
-    assert torch.equal(other.log_probabilities[: len(other)].float(), answered(other_values))
+    assert torch.equal(other.log_probabilities[: len(other)].float(), predictions(other_values))
     assert other.classes[: len(other)].tolist() == other_values
-    other.add(shown([200]), answered([200]))
+    other.add(constant_images([200]), predictions([200]))
     assert sorted(values(other.images[: len(other)].float() / 255)) == [*newest, 200][-capacity:]
 
 
-def test_bytes_are_the_nearest_of_256_values_and_come_back_as_they_were() -> None:
+def test_bytes_are_the_nearest_of_256_values() -> None:
     every = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
     assert torch.equal(to_bytes(every.float() / 255), every)
     noise = 1.4 * images(20) - 0.2
@@ -126,12 +124,23 @@ def test_bytes_are_the_nearest_of_256_values_and_come_back_as_they_were() -> Non
 
 
 @given(st.lists(st.integers(-1, 3), max_size=20), st.integers(1, 4))
-def test_images_are_found_by_what_they_were_recovered_as(classes: list[int], at_least: int) -> None:
-    """Among those that are still kept; images of nothing in particular are of no class."""
+def test_slots_are_found_by_class(classes: list[int], at_least: int) -> None:
+    """Only images that are still in the buffer; those of class -1 belong to no class."""
     buffer = DistillationBuffer(12, SIZE, 2, CPU)
     for value, label in enumerate(classes):
-        buffer.add(shown([value]), answered([value]), torch.tensor([label]))
+        buffer.add(constant_images([value]), predictions([value]), torch.tensor([label]))
     kept = list(enumerate(classes))[-12:]
     expected = [{value for value, label in kept if label == wanted} for wanted in range(4)]
     found = [set(values(buffer.get(rows)[0])) for rows in buffer.indices_by_class(at_least)]
     assert found == [members for members in expected if len(members) >= at_least]
+
+
+@given(st.lists(st.integers(-1, 2), max_size=20), st.integers(0, 8))
+def test_the_newest_images_of_a_class_come_first(classes: list[int], count: int) -> None:
+    buffer = DistillationBuffer(7, SIZE, 2, CPU)
+    for value, label in enumerate(classes):
+        buffer.add(constant_images([value]), predictions([value]), torch.tensor([label]))
+    kept = list(enumerate(classes))[-7:]
+    for wanted in range(3):
+        expected = [value for value, label in reversed(kept) if label == wanted][:count]
+        assert values(buffer.newest(wanted, count)) == expected

@@ -18,12 +18,12 @@ SIZE = 2
 
 
 def flat(values: list[int]) -> Tensor:
-    """One image a value, of that many 255ths everywhere."""
+    """One constant image per value, of brightness value / 255."""
     return (torch.tensor(values, dtype=torch.float32) / 255).view(-1, 1, 1, 1).expand(-1, 3, SIZE, SIZE)
 
 
 def filled(counts: list[int], capacity: int = 8) -> TaskMemory:
-    """Image i of class c is worth 20 c + i, i less than 20."""
+    """Image i of class c has the value 20 c + i, for i below 20."""
     memory = TaskMemory(len(counts), capacity, SIZE, CPU)
     for index, count in enumerate(counts):
         memory.add(flat([20 * index + i for i in range(count)]), torch.full((count,), index))
@@ -39,7 +39,7 @@ def values(shown: Tensor) -> list[int]:
     st.integers(1, 5),
     st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 255)), max_size=20), min_size=1, max_size=5),
 )
-def test_holds_what_a_plain_ring_buffer_holds(capacity: int, calls: list[list[tuple[int, int]]]) -> None:
+def test_it_holds_the_same_images_as_plain_ring_buffers(capacity: int, calls: list[list[tuple[int, int]]]) -> None:
     memory, rings, counts = TaskMemory(3, capacity, SIZE, CPU), [[0] * capacity for _ in range(3)], [0, 0, 0]
     for call in calls:
         classes = torch.tensor([index for index, _ in call], dtype=torch.int64)
@@ -52,7 +52,7 @@ def test_holds_what_a_plain_ring_buffer_holds(capacity: int, calls: list[list[tu
     assert torch.equal(memory.images, expected)
 
 
-def test_one_call_with_more_than_fits_keeps_the_newest() -> None:
+def test_a_call_with_more_images_than_the_capacity_keeps_the_newest() -> None:
     memory = TaskMemory(2, 4, SIZE, CPU)
     memory.add(flat(list(range(11))), torch.tensor([1] * 10 + [0]))
     assert sorted(values(memory.images[1].float() / 255)) == [6, 7, 8, 9]
@@ -61,8 +61,8 @@ def test_one_call_with_more_than_fits_keeps_the_newest() -> None:
     assert memory.ready(5).tolist() == []
 
 
-def test_every_member_s_images_are_kept() -> None:
-    """One call with the images of four members, 20 a class: none of the 400 is lost (papers 2.9, 4)."""
+def test_the_images_of_every_member_are_kept() -> None:
+    """One call with 20 images per class of four members: all 400 are stored (the released FREE loses 300)."""
     memory = TaskMemory(20, 20, SIZE, CPU)
     of_member = [torch.arange(5 * member, 5 * member + 5).repeat(20) for member in range(4)]
     shown = images(400, size=SIZE)
@@ -73,7 +73,7 @@ def test_every_member_s_images_are_kept() -> None:
         assert torch.all((memory.images[index].float() / 255 - own).abs() <= 1 / 510 + 1e-6)
 
 
-def test_round_trip_errs_by_half_a_step_and_values_outside_are_clipped() -> None:
+def test_values_are_rounded_to_256_levels_and_clipped() -> None:
     memory, shown = TaskMemory(1, 100, 8, CPU), 1.4 * images(100, size=8) - 0.2
     memory.add(shown.requires_grad_(), torch.zeros(100, dtype=torch.int64))
     episode = memory.episode(1, 50, 50, seeds.generator(0))
@@ -87,7 +87,7 @@ def test_round_trip_errs_by_half_a_step_and_values_outside_are_clipped() -> None
 
 
 @given(st.data())
-def test_episodes_come_from_ready_classes_without_repetition(data: st.DataObject) -> None:
+def test_episodes_are_of_classes_with_enough_images_without_repetition(data: st.DataObject) -> None:
     counts = data.draw(st.lists(st.integers(0, 12), min_size=3, max_size=8))
     shot, query = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
     memory = filled(counts)
@@ -99,25 +99,25 @@ def test_episodes_come_from_ready_classes_without_repetition(data: st.DataObject
             memory.episode(way, shot, query, draw)
         return
     episode = memory.episode(way, shot, query, draw)
-    support, of_query = values(episode.support_images), values(episode.query_images)
-    assert len({*support, *of_query}) == way * (shot + query)
-    pairs = zip([*support, *of_query], torch.cat([episode.support_labels, episode.query_labels]).tolist(), strict=True)
+    support, queries = values(episode.support_images), values(episode.query_images)
+    assert len({*support, *queries}) == way * (shot + query)
+    pairs = zip([*support, *queries], torch.cat([episode.support_labels, episode.query_labels]).tolist(), strict=True)
     class_of = {(label, value // 20) for value, label in pairs}
     assert sorted(label for label, _ in class_of) == list(range(way))
     assert len({index for _, index in class_of}) == way
     assert {index for _, index in class_of} <= set(ready)
-    for value in [*support, *of_query]:  # among the newest, and really written
+    for value in [*support, *queries]:  # among the newest, and not an empty slot
         assert max(0, counts[value // 20] - 8) <= value % 20 < counts[value // 20]
 
 
-def test_classes_of_different_members_meet_in_one_episode() -> None:
+def test_an_episode_mixes_classes_of_different_members() -> None:
     memory = filled([4] * 6)  # two members of three classes each
     drawn = [memory.episode(3, 1, 1, seeds.generator(0, "task", index)) for index in range(40)]
     owners = [{value // 20 // 3 for value in values(episode.support_images)} for episode in drawn]
     assert sum(len(each) == 2 for each in owners) > 20  # 18 of 20 on average
 
 
-def test_draws_after_restore_are_the_same_and_so_is_what_is_overwritten() -> None:
+def test_after_loading_the_same_images_are_sampled_and_overwritten() -> None:
     memory, resumed = filled([11, 3, 8, 5]), TaskMemory(4, 8, SIZE, CPU)
     resumed.load_state_dict({name: tensor.clone() for name, tensor in memory.state_dict().items()})
     for each in (memory, resumed):
@@ -128,12 +128,13 @@ def test_draws_after_restore_are_the_same_and_so_is_what_is_overwritten() -> Non
         assert torch.equal(one, other)
 
 
-def test_a_memory_that_keeps_too_few_says_so() -> None:
-    with pytest.raises(UsageError, match=r"5 shot \+ 15 query = 20 images each, but 0 of 3 .*at most 8 are kept"):
+def test_an_error_says_how_many_images_are_missing() -> None:
+    message = r"5 shot \+ 15 query = 20 images each, but 0 of 3 .*at most 8 are kept per class"
+    with pytest.raises(UsageError, match=message):
         filled([19, 19, 19]).episode(3, 5, 15, seeds.generator(0))
 
 
-def test_all_classes_and_images_are_drawn_equally_often() -> None:
+def test_all_classes_and_images_are_sampled_equally_often() -> None:
     memory, counts = filled([4, 12, 1, 8]), torch.zeros(100)
     for index in range(2000):
         shown = memory.episode(2, 1, 1, seeds.generator(2, "task", index)).query_images
@@ -142,3 +143,13 @@ def test_all_classes_and_images_are_drawn_equally_often() -> None:
     assert all(abs(a - b) < 220 for a, b in pairwise(of_class.sum(1).tolist()))  # 1333 each; 7 standard deviations
     assert torch.all(of_class[1][4:12] > 100)  # 167 each; 5 standard deviations
     assert torch.all(of_class[1][:4] == 0)
+
+
+@given(st.integers(1, 5), st.integers(0, 12), st.integers(0, 8))
+def test_the_newest_images_of_a_class_come_first(capacity: int, written: int, count: int) -> None:
+    memory = TaskMemory(2, capacity, SIZE, CPU)
+    for value in range(written):
+        memory.add(flat([value, 200]), torch.tensor([1, 0]))
+    found = memory.newest(1, count)
+    assert values(found) == list(reversed(range(written)))[: min(count, capacity)]
+    assert found.shape[1:] == (3, SIZE, SIZE)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from dfml.cli.options import DEFAULT_METHOD
 from dfml.errors import ConfigError, UsageError
+from dfml.files import check_format_version
 from dfml.methods import find_method, method_names
 from dfml.methods.base import Method
 from dfml.methods.plugins import RUN_ENTRIES
@@ -58,6 +59,8 @@ def read_run_file(path: Path, requested: str | None = None) -> RunFile:
         raise ConfigError(f"--config {path} cannot be read as YAML ({error})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path}: expected `method:`, `zoo:` and settings below a method's name")
+    if "format_version" in content:  # a file by hand needs none
+        check_format_version(content["format_version"], f"--config {path}", ConfigError)
     for name in ("method", "zoo"):
         if not isinstance(content.get(name), str | None):
             raise ConfigError(f"--config {path}: expected text for {name!r}, found {content[name]!r}")

@@ -1,4 +1,4 @@
-"""A learner and labelled images of unseen classes -> accuracy with a confidence interval."""
+"""Few-shot accuracy of learners on labelled images of unseen classes, with confidence intervals."""
 
 from dfml.evaluation.protocol import Evaluation, evaluate
 from dfml.evaluation.snapshots import evaluate_snapshots

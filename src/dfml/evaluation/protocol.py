@@ -1,11 +1,11 @@
-"""The field's protocol: many seeded episodes of unseen classes, mean accuracy, 95% confidence interval."""
+"""The usual few-shot protocol: seeded episodes of unseen classes, mean accuracy and its 95% confidence interval."""
 
 from __future__ import annotations
 
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -17,28 +17,33 @@ from torch import Tensor
 from dfml import seeds
 from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError, ProtocolError, UsageError
-from dfml.images import resize_and_crop, to_float
+from dfml.evaluation.scores import adapted_scores, embedded_scores
 from dfml.learners.base import Calibration, MetaLearner, ProtocolName
-from dfml.learners.embedding import EmbeddingLearner, embedding_scores, fit_head
+from dfml.learners.embedding import EmbeddingLearner
 from dfml.learners.episode import episode_labels, sample_episode_indices
 
-# The normal quantile; at 600 episodes it differs from Student's by one in a thousand.
+# Quantile of the normal distribution; for 600 episodes that of Student's t distribution is larger by 0.2%.
 _Z = 1.96
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """Result of `evaluate`.
 
     Attributes:
-        name: The learner's.
-        accuracies: One an episode, so that two learners can be compared in pairs.
-        protocol: `strict` or `paper`.
-        seconds: Of the whole evaluation.
-        adapt_ms: Milliseconds to adapt to one support set.
-        predict_ms: Milliseconds a query image.
-        note: What a reader must know before he compares the figure.
-        versions: Of what computed it.
+        name: Name of the learner, with that of its calibration.
+        accuracies: Accuracy on the query set of every episode, fractions; `compare` takes their differences in pairs.
+        protocol: Batch-norm rule, `strict` or `paper`.
+        way: Number of classes per episode.
+        shot: Number of support images per class.
+        query: Number of query images per class.
+        seed: Seed of the episodes.
+        dataset: Name of the data set.
+        seconds: Wall-clock time of the whole evaluation.
+        adapt_ms: Mean time to adapt to one support set, with its calibration, in milliseconds.
+        predict_ms: Mean time to predict one query image, in milliseconds.
+        note: Restriction on how the accuracy may be compared; empty if there is none.
+        versions: Versions of Python and of the libraries that computed the result.
     """
 
     name: str
@@ -57,16 +62,16 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Mean over episodes, a fraction."""
+        """Mean accuracy over the episodes, a fraction."""
         return float(np.mean(self.accuracies))
 
     @property
     def ci(self) -> float:
-        """Half the width of the 95% confidence interval of the mean, a fraction."""
+        """Half the width of the 95% confidence interval of the mean, a fraction; infinite for a single episode."""
         return _half_width(np.asarray(self.accuracies))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for a `results.json`."""
+        """Return all values and those derived from them as `results.json` holds them."""
         values = asdict(self)
         accuracies = [round(value, 6) for value in values.pop("accuracies")]
         return {
@@ -80,7 +85,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two learners on the same episodes: the mean of `first - second`, and half its 95% confidence interval."""
+    """Difference in accuracy of two learners on the same episodes, from `compare`.
+
+    Attributes:
+        first: Name of the first learner.
+        second: Name of the second learner.
+        mean: Mean over the episodes of the first accuracy minus the second, a fraction.
+        ci: Half the width of the 95% confidence interval of `mean`, a fraction.
+    """
 
     first: str
     second: str
@@ -89,15 +101,32 @@ class Difference:
 
 
 def compare(first: Evaluation, second: Evaluation) -> Difference:
-    """Compare in pairs.
+    """Compare two learners in pairs, episode by episode.
+
+    Both must have been evaluated on the same episodes: the same data set, way, shot, query, seed and number of
+    episodes. The interval of the paired difference is usually much narrower than the two intervals suggest, because
+    hard episodes are hard for both.
+
+    Args:
+        first: Evaluation of the first learner.
+        second: Evaluation of the second learner.
+
+    Returns:
+        Mean of `first - second` over the episodes, with half the width of its 95% confidence interval, both fractions.
+        The learners differ significantly at the 5% level if `abs(mean) > ci`.
 
     Raises:
-        ValueError: If the two were not evaluated on the same episodes.
+        ValueError: If the two were evaluated on different episodes.
     """
     settings = ("way", "shot", "query", "seed", "dataset")
-    same = all(getattr(first, name) == getattr(second, name) for name in settings)
-    if not same or len(first.accuracies) != len(second.accuracies):
-        raise ValueError(f"{first.name} and {second.name} were evaluated on different episodes")
+    differing = [name for name in settings if getattr(first, name) != getattr(second, name)]
+    if len(first.accuracies) != len(second.accuracies):
+        differing.append("episodes")
+    if differing:
+        raise ValueError(
+            f"{first.name} and {second.name} were evaluated on different episodes (they differ in "
+            f"{', '.join(differing)}); evaluate both with the same settings"
+        )
     differences = np.subtract(first.accuracies, second.accuracies)
     return Difference(first.name, second.name, float(differences.mean()), _half_width(differences))
 
@@ -116,26 +145,38 @@ def evaluate(
     calibration: Calibration | None = None,
     on_episode: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Accuracy of a learner on classes that it has never seen.
+    """Measure the few-shot accuracy of a learner on labelled images of classes that it was not trained on.
+
+    Each episode samples `way` classes of the data set, and `shot` support and `query` query images of each. The learner
+    adapts to the support set, and the accuracy of the classifier is measured on the query set. The result is the mean
+    over episodes with a 95% confidence interval, the protocol of Snell et al. (NeurIPS 2017) and most work since.
 
     Args:
-        learner: What is judged.
-        dataset: Labelled images; episodes are drawn from all its classes.
-        way: Classes an episode.
-        shot: Support images a class.
-        query: Query images a class; never among the support images.
-        episodes: How many. Episode i is the same for every learner, whatever their number.
-        seed: Of the draws.
-        protocol: `strict`: one image's answer does not depend on the other queries. `paper`: it may.
-        allow_other_protocol: Evaluate a learner that was trained for the other protocol.
-        calibration: What adapted classifiers go through before they predict, several episodes at a time.
-        on_episode: Told the number of finished episodes.
+        learner: Learner to evaluate.
+        dataset: Labelled images, from `dfml.open_images` or `dfml.glyphs`. Images of another size than the learner's
+            are resized.
+        way: Number of classes per episode; default 5.
+        shot: Number of support images per class; default 1.
+        query: Number of query images per class; default 15. They are never among the support images.
+        episodes: Number of episodes; default 600. Episode i depends on `seed` and i alone, so it is the same for every
+            learner and for any number of episodes.
+        seed: Seed of the episodes; default 0.
+        protocol: `strict` (default): inductive, the prediction for one query image does not depend on the others.
+            `paper`: transductive, batch-norm normalises the query images of an episode with their own statistics, as in
+            the released code of PURER and FREE.
+        allow_other_protocol: Evaluate a learner that was trained for the other protocol, by the rule that it was
+            trained for; the result's `note` says so. Default False.
+        calibration: Calibration of every adapted classifier, such as `dfml.ICFIL()`; default None.
+        on_episode: Function that is called after every episode with the number of finished episodes.
+
+    Returns:
+        Accuracy of every episode, their mean and its confidence interval, timings, and all settings.
 
     Raises:
         ProtocolError: If the learner was trained for the other protocol.
-        DataError: If the data set has too few classes, or a class too few images.
-        LearnerError: If the calibration is not for this kind of learner.
-        UsageError: If no episode is asked for.
+        DataError: If the data set has fewer than `way` classes, or a class has fewer than `shot + query` images.
+        LearnerError: If the calibration does not support this kind of learner.
+        UsageError: If `episodes` is less than 1.
     """
     if episodes < 1:
         raise UsageError(f"expected at least one episode, found episodes={episodes}")
@@ -143,15 +184,15 @@ def evaluate(
     if calibration:
         calibration.check(learner)
     other = learner.protocol not in (protocol, "any")
-    began = time.perf_counter()
+    started = time.perf_counter()
     score = (
-        _embedded_scores(learner, dataset)
+        embedded_scores(learner, dataset)
         if isinstance(learner, EmbeddingLearner)
-        else _adapted_scores(learner, dataset, calibration)
+        else adapted_scores(learner, dataset, calibration)
     )
     accuracies, adapting, predicting = [], 0.0, 0.0
-    drawn = [sample_evaluation_episode(dataset, way, shot, query, seed, index) for index in range(episodes)]
-    for scores, adapt_seconds, predict_seconds in score(drawn, way):
+    indices = [sample_evaluation_episode(dataset, way, shot, query, seed, index) for index in range(episodes)]
+    for scores, adapt_seconds, predict_seconds in score(indices, way):
         target = episode_labels(way, query, scores.device)
         accuracies.append((scores.argmax(dim=1) == target).double().mean().item())
         adapting, predicting = adapting + adapt_seconds, predicting + predict_seconds
@@ -166,7 +207,7 @@ def evaluate(
         query=query,
         seed=seed,
         dataset=dataset.name,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - started,
         adapt_ms=1000.0 * adapting / episodes,
         predict_ms=1000.0 * predicting / (episodes * way * query),
         note=f"trained and adapted by the protocol {learner.protocol}" if other else "",
@@ -177,69 +218,32 @@ def evaluate(
 def sample_evaluation_episode(
     dataset: ImageDataset, way: int, shot: int, query: int, seed: int, index: int
 ) -> tuple[Tensor, Tensor]:
-    """Indices of the support and query images of one episode, class by class."""
-    rows = [dataset.of_class(label) for label in range(len(dataset.classes))]
-    sizes = torch.tensor([len(row) for row in rows])
-    classes, support, of_query = sample_episode_indices(
+    """Sample the images of one evaluation episode.
+
+    Args:
+        dataset: Labelled images.
+        way: Number of classes.
+        shot: Number of support images per class.
+        query: Number of query images per class.
+        seed: Seed of the evaluation.
+        index: Number of the episode, from 0.
+
+    Returns:
+        Indices into the data set of the support images and of the query images, both class by class.
+
+    Raises:
+        UsageError: If there are too few classes, or a class has too few images.
+    """
+    images_of_class = [dataset.of_class(label) for label in range(len(dataset.classes))]
+    sizes = torch.tensor([len(images) for images in images_of_class])
+    classes, support, queries = sample_episode_indices(
         sizes, way, shot, query, seeds.generator(seed, "evaluation", index)
     )
-    chosen = [rows[label] for label in classes.tolist()]
+    sampled = [images_of_class[label] for label in classes.tolist()]
     return (
-        torch.cat([row[place] for row, place in zip(chosen, support, strict=True)]),
-        torch.cat([row[place] for row, place in zip(chosen, of_query, strict=True)]),
+        torch.cat([images[indices] for images, indices in zip(sampled, support, strict=True)]),
+        torch.cat([images[indices] for images, indices in zip(sampled, queries, strict=True)]),
     )
-
-
-Score = Callable[[Sequence[tuple[Tensor, Tensor]], int], Iterator[tuple[Tensor, float, float]]]
-"""Support and query indices of episodes, way -> of each episode scores of the queries, seconds to adapt and predict."""
-
-_TOGETHER = 8  # tasks that are calibrated in one call
-
-
-def _adapted_scores(learner: MetaLearner, dataset: ImageDataset, calibration: Calibration | None) -> Score:
-    def score(episodes: Sequence[tuple[Tensor, Tensor]], way: int) -> Iterator[tuple[Tensor, float, float]]:
-        size = _TOGETHER if calibration else 1
-        for several in (episodes[start : start + size] for start in range(0, len(episodes), size)):
-            began = time.perf_counter()
-            supports = [_support(learner, dataset, support, way) for support, _ in several]
-            classifiers = [learner.adapt(*support) for support in supports]
-            if calibration:
-                classifiers = calibration.calibrate(learner, classifiers, supports)
-            adapting = (time.perf_counter() - began) / len(several)
-            for classifier, (_, of_query) in zip(classifiers, several, strict=True):
-                queries = to_float(dataset.images[of_query]).to(learner.device)
-                began = time.perf_counter()
-                # One batch: under the transductive rule, the whole query set normalises itself.
-                scores = classifier.predict_proba(queries, batch_size=len(queries))
-                yield scores, adapting, time.perf_counter() - began
-
-    return score
-
-
-def _support(learner: MetaLearner, dataset: ImageDataset, support: Tensor, way: int) -> tuple[Tensor, Tensor]:
-    images = resize_and_crop(to_float(dataset.images[support]), learner.preprocessing.size).to(learner.device)
-    return images, episode_labels(way, len(support) // way, learner.device)
-
-
-def _embedded_scores(learner: EmbeddingLearner, dataset: ImageDataset) -> Score:
-    """Every image is embedded once, not once an episode; its time is charged to the images as they are used."""
-    size = learner.preprocessing.size
-    began = time.perf_counter()
-    with torch.no_grad():
-        parts = [
-            learner.embed(resize_and_crop(to_float(part).to(learner.device), size))
-            for part in torch.split(dataset.images, 500)
-        ]
-    table = torch.cat(parts)
-    an_image = (time.perf_counter() - began) / len(dataset)
-
-    def score(episodes: Sequence[tuple[Tensor, Tensor]], way: int) -> Iterator[tuple[Tensor, float, float]]:
-        for support, of_query in episodes:
-            labels = episode_labels(way, len(support) // way, table.device)
-            head = fit_head(table[support], labels, way, learner.fit)
-            yield embedding_scores(table[of_query], head), an_image * len(support), an_image * len(of_query)
-
-    return score
 
 
 def require_evaluable(
@@ -252,16 +256,25 @@ def require_evaluable(
     *,
     allow_other_protocol: bool = False,
 ) -> None:
-    """Whether `evaluate` can do what it is asked for, so that many evaluations fail before the first begins.
+    """Check the arguments of `evaluate`, so that a command of many evaluations fails before the first of them starts.
+
+    Args:
+        learner: Learner to evaluate.
+        dataset: Labelled images.
+        way: Number of classes per episode.
+        shot: Number of support images per class.
+        query: Number of query images per class.
+        protocol: Protocol of the evaluation.
+        allow_other_protocol: Accept a learner that was trained for the other protocol.
 
     Raises:
         ProtocolError: If the learner was trained for the other protocol.
-        DataError: If the data set has too few classes, or a class too few images.
+        DataError: If the data set has fewer than `way` classes, or a class has fewer than `shot + query` images.
     """
     if learner.protocol not in (protocol, "any") and not allow_other_protocol:
         raise ProtocolError(
             f"{learner.name} was trained for the protocol {learner.protocol!r}, not {protocol!r}; evaluate it with "
-            f"--protocol {learner.protocol}, or train it for the other"
+            f"--protocol {learner.protocol}, or train a learner with --protocol {protocol}"
         )
     images = shot + query
     if way > len(dataset.classes):
@@ -269,10 +282,10 @@ def require_evaluable(
             f"{dataset.name} has {len(dataset.classes)} classes, but --way asks for {way}; choose a smaller --way"
         )
     for label, name in enumerate(dataset.classes):
-        found = len(dataset.of_class(label))
-        if found < images:
+        available = len(dataset.of_class(label))
+        if available < images:
             raise DataError(
-                f"class {name} of {dataset.name} has {found} images, but shot + query need {images}; "
+                f"class {name} of {dataset.name} has {available} images, but shot + query need {images}; "
                 "add images, leave the class out, or choose a smaller --shot or --query"
             )
 
@@ -282,6 +295,6 @@ def _half_width(values: np.ndarray) -> float:
 
 
 def versions() -> dict[str, str]:
-    """What computed a result."""
+    """Return the versions of Python, dfml, torch, timm and numpy, which are part of every result."""
     names = ("dfml", "torch", "timm", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

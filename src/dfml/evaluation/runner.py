@@ -1,7 +1,8 @@
-"""Evaluations of learners as a command asks for them: with progress, snapshots of a run, and calibrations."""
+"""Evaluation of the learners of a command: with progress, all snapshots of a run, and calibrations."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +20,11 @@ from dfml.training.run_folder import list_snapshots
 
 @dataclass(frozen=True)
 class LearnerEvaluation:
-    """What was found of one learner.
+    """Result of `evaluate_learner`.
 
     Attributes:
-        evaluation: Its figure.
-        curve: Meta-iteration -> figure, where all snapshots of its run were evaluated.
+        evaluation: Evaluation of the learner, or of the best snapshot of its run.
+        curve: Evaluations of all snapshots of the run by meta-iteration; empty if they were not evaluated.
     """
 
     evaluation: Evaluation
@@ -41,31 +42,34 @@ def evaluate_learner(
     calibration: Calibration | None = None,
     **settings: Any,
 ) -> LearnerEvaluation:
-    """Evaluate a learner; by the papers' protocol the best snapshot of its run, where there are any.
+    """Evaluate a learner with progress on standard error; by the protocol `paper`, the best snapshot of its run.
 
     Args:
-        learner: What is judged.
-        name: What it is called in tables.
-        folder: Where it came from.
-        dataset: Labelled images of its size.
-        episodes: See `evaluate`.
-        protocol: See `evaluate`.
-        calibration: See `evaluate`; its name is added to the learner's.
-        **settings: Further ones of `evaluate`.
+        learner: Learner to evaluate.
+        name: Name in tables.
+        folder: Folder of the run that trained the learner. By the protocol `paper` its snapshots are evaluated, if it
+            has any, instead of `learner`.
+        dataset: Labelled images of the learner's size.
+        episodes: Number of episodes.
+        protocol: `strict` or `paper`; see `evaluate`.
+        calibration: Calibration of every adapted classifier; its name is added to `name`. Default None.
+        **settings: Further arguments of `evaluate`.
+
+    Raises:
+        DfmlError: Whatever `evaluate` and `evaluate_snapshots` raise.
     """
     settings |= {"episodes": episodes, "protocol": protocol, "calibration": calibration}
     name += f" + {calibration.name}" if calibration else ""
     snapshots = list_snapshots(folder) if protocol == "paper" else []
     if not snapshots:
         with show_progress(name, episodes) as progress:
-            found = evaluate(learner, dataset, on_episode=lambda done: progress.update(done, {}), **settings)
-        return LearnerEvaluation(replace(found, name=name))
-    seen: list[int] = []
+            evaluation = evaluate(learner, dataset, on_episode=lambda done: progress.update(done, {}), **settings)
+        return LearnerEvaluation(replace(evaluation, name=name))
+    finished = itertools.count(1)
     with show_progress(f"{name}: snapshots", len(snapshots)) as progress:
 
-        def report(iteration: int, found: Evaluation) -> None:
-            seen.append(iteration)
-            progress.update(len(seen), {"accuracy": found.accuracy})
+        def report(iteration: int, evaluation: Evaluation) -> None:
+            progress.update(next(finished), {"accuracy": evaluation.accuracy})
 
         curve = evaluate_snapshots(folder, dataset, device=learner.device, on_snapshot=report, **settings)
     return LearnerEvaluation(replace(best_snapshot(curve), name=name), curve)
@@ -74,21 +78,29 @@ def evaluate_learner(
 def applicable_calibrations(
     learner: MetaLearner, learners: Sequence[MetaLearner], name: str | None
 ) -> list[Calibration | None]:
-    """How a learner is judged: as it is and, where a calibration is asked for and suits it, calibrated too.
+    """List the calibrations with which a learner is evaluated: none, and the requested one if it supports the learner.
+
+    Args:
+        learner: Learner to evaluate, one of `learners`.
+        learners: All learners of the command.
+        name: Name of the requested calibration, a key of `CALIBRATIONS`; None requests none.
+
+    Returns:
+        `[None]` or `[None, calibration]`; None stands for the uncalibrated learner.
 
     Raises:
-        LearnerError: If the calibration suits none of the learners.
+        LearnerError: If the calibration supports none of the learners.
     """
     if name is None:
         return [None]
-    chosen = CALIBRATIONS[name]()
-    unsuited = [error for each in learners if (error := _mismatch(chosen, each))]
-    if len(unsuited) == len(learners):
-        raise unsuited[0]
-    return [None] if _mismatch(chosen, learner) else [None, chosen]
+    calibration = CALIBRATIONS[name]()
+    errors = [error for other in learners if (error := _support_error(calibration, other))]
+    if len(errors) == len(learners):
+        raise errors[0]
+    return [None] if _support_error(calibration, learner) else [None, calibration]
 
 
-def _mismatch(calibration: Calibration, learner: MetaLearner) -> LearnerError | None:
+def _support_error(calibration: Calibration, learner: MetaLearner) -> LearnerError | None:
     try:
         calibration.check(learner)
     except LearnerError as error:
@@ -97,7 +109,12 @@ def _mismatch(calibration: Calibration, learner: MetaLearner) -> LearnerError | 
 
 
 def distinct_names(learners: Sequence[MetaLearner], sources: Sequence[str]) -> list[str]:
-    """What each learner is called in tables: its own name, with its source where two have the same."""
+    """Return a name in tables for each learner: its own, followed by its source in parentheses if others share it.
+
+    Args:
+        learners: Learners of the command.
+        sources: Where each learner comes from (its folder, or `METHOD:ZOO`).
+    """
     names = [learner.name for learner in learners]
     return [
         f"{name} ({source})" if names.count(name) > 1 else name for name, source in zip(names, sources, strict=True)

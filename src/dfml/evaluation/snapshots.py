@@ -1,4 +1,4 @@
-"""Evaluations over the course of a training: learning curves, and the papers' choice of the best snapshot."""
+"""Evaluation of the snapshots of a run: learning curves, and the best snapshot by the protocol `paper`."""
 
 from __future__ import annotations
 
@@ -24,36 +24,43 @@ def evaluate_snapshots(
     on_snapshot: Callable[[int, Evaluation], None] | None = None,
     **settings: Any,
 ) -> dict[int, Evaluation]:
-    """Evaluate every saved learner of a run.
+    """Evaluate every snapshot of a run, on the same episodes.
 
     Args:
-        run: The run's folder.
+        run: Folder of the run.
         dataset: Labelled images.
-        device: Where the learners compute; None: the CPU.
-        on_snapshot: Told the meta-iteration and its evaluation.
-        **settings: Of `evaluate`.
+        device: Device on which the learners compute; default the CPU.
+        on_snapshot: Function that is called after every snapshot with its meta-iteration and its evaluation.
+        **settings: Further arguments of `evaluate`.
 
     Returns:
-        Meta-iteration -> evaluation, in order.
+        Evaluations by meta-iteration, in order.
 
     Raises:
-        LearnerError: If the run has no snapshots.
+        LearnerError: If the run has no snapshots, or one of them cannot be loaded.
+        DfmlError: Whatever `evaluate` raises.
     """
     folders = list_snapshots(run)
     if not folders:
-        raise LearnerError(f"expected snapshots of a training in {run / SNAPSHOTS}, found none")
-    found: dict[int, Evaluation] = {}
+        raise LearnerError(f"expected snapshots of a run in {run / SNAPSHOTS}, found none; check the path of the run")
+    evaluations: dict[int, Evaluation] = {}
     for folder in folders:
         iteration = int(folder.name)
         learner = MetaLearner.from_pretrained(folder).to(device or torch.device("cpu"))
-        found[iteration] = evaluate(learner, dataset, **settings)
+        evaluations[iteration] = evaluate(learner, dataset, **settings)
         if on_snapshot:
-            on_snapshot(iteration, found[iteration])
-    return found
+            on_snapshot(iteration, evaluations[iteration])
+    return evaluations
 
 
-def best_snapshot(found: dict[int, Evaluation]) -> Evaluation:
-    """The papers' figure: the best of all snapshots on the very classes that it is reported for."""
-    best = max(found.values(), key=lambda evaluation: evaluation.accuracy)
-    note = f"maximum over {len(found)} evaluations: its interval is not a confidence interval"
+def best_snapshot(evaluations: dict[int, Evaluation]) -> Evaluation:
+    """Select the evaluation of the most accurate snapshot, as the released code of PURER and FREE reports it.
+
+    The selection uses the test classes themselves, so the accuracy is biased upwards; the result's `note` says so.
+
+    Args:
+        evaluations: Evaluations by meta-iteration, at least one.
+    """
+    best = max(evaluations.values(), key=lambda evaluation: evaluation.accuracy)
+    note = f"maximum over {len(evaluations)} evaluations: its interval is not a confidence interval"
     return replace(best, note=note)

@@ -22,6 +22,9 @@ from dfml.zoo.pretrained import PretrainedClassifier
 StudentRowLogits = Callable[[Tensor, Tensor | None], Tensor]
 """(images, `Target.rows`) -> the student's logits for the outputs of the target's member."""
 
+Losses = list[list[InversionLoss]]
+"""Losses before each step, for every target."""
+
 EmaStatistics = tuple[Tensor, ...]
 """Moving averages of the mean and variance of every batch-norm layer of a member, alternating."""
 
@@ -84,6 +87,20 @@ class InversionRun(ABC):
     @abstractmethod
     def step(self) -> list[InversionLoss]:
         """Take one optimiser step for every target and return the losses before it, detached."""
+
+    def take_steps(self, count: int, on_step: Callable[[list[InversionLoss]], None] | None = None) -> Losses:
+        """Take several steps and return the losses before each of them, one list per step.
+
+        Args:
+            count: Number of steps.
+            on_step: Called with the losses of every step.
+        """
+        history = []
+        for _ in range(count):
+            history.append(self.step())
+            if on_step:
+                on_step(history[-1])
+        return history
 
     @abstractmethod
     def images(self) -> list[Float[Tensor, "_images 3 _size _size"]]:
@@ -172,8 +189,7 @@ def recover(
     Works for members that an engine was meta-trained on and for new ones alike.
     """
     run = engine.start(targets, round_index)
-    for _ in range(engine.steps):
-        run.step()
+    run.take_steps(engine.steps)
     return run.images()
 
 

@@ -129,7 +129,7 @@ class ImageSource:
         """
         targets = self._targets(members, per_class, round_index)
         run = self.engine.start(targets, round_index, student=student)
-        history = [run.step() for _ in range(self.engine.steps)]
+        history = run.take_steps(self.engine.steps)
         images = run.images()
         kept = [
             position

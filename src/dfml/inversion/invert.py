@@ -17,8 +17,9 @@ from torch import Tensor
 from dfml.errors import RunError, UsageError
 from dfml.files import shape_mismatch
 from dfml.images import to_pil
-from dfml.inversion.engine import Engine, Target
+from dfml.inversion.engine import Engine, InversionRun, Target
 from dfml.inversion.fidelity import Fidelity, FidelityMeter
+from dfml.inversion.loss import InversionLoss
 from dfml.inversion.registry import (
     ENGINES,
     InversionConfig,
@@ -182,11 +183,13 @@ def _invert_member(
     for round_index, (classes, numbers) in enumerate(rounds):
         labels = torch.tensor(classes, device=zoo.device).repeat_interleave(len(numbers))
         run = engine.start([Target(name, classifier, labels)], round_index)
-        while run.done < engine.steps:
-            (loss,) = run.step()
+
+        def report(losses: list[InversionLoss], run: InversionRun = run, done: int = round_index) -> None:
             if on_step:
-                losses = {"label_loss": loss.label.item(), "batch_norm": loss.batch_norm.item()}
-                on_step(name, round_index * engine.steps + run.done, len(rounds) * engine.steps, losses)
+                figures = {"label_loss": losses[0].label.item(), "batch_norm": losses[0].batch_norm.item()}
+                on_step(name, done * engine.steps + run.done, len(rounds) * engine.steps, figures)
+
+        run.take_steps(engine.steps, report)
         (images,) = run.images()
         meter.add(images, labels)
         for label, of_class in zip(classes, torch.split(images.cpu(), len(numbers)), strict=True):

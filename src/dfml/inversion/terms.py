@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from dfml.divergences import kl_divergence
 from dfml.registries import Registry
 from dfml.zoo.statistics import LayerStatistics
 
@@ -224,8 +225,8 @@ def disagreement(
     if divergence == "kl":
         p, q = functional.log_softmax(member, dim=1), functional.log_softmax(student, dim=1)
         agreed = member.argmax(dim=1) == student.argmax(dim=1)
-        return ((p.exp() * (p - q)).sum(dim=1) * agreed).mean()
+        return (kl_divergence(p, q) * agreed).mean()
     p, q = (functional.log_softmax(logits / _JS_TEMPERATURE, dim=1) for logits in (member, student))
     middle = torch.logaddexp(p, q) - math.log(2.0)
-    both = (p.exp() * (p - middle) + q.exp() * (q - middle)).sum(dim=1).mean()
+    both = (kl_divergence(p, middle) + kl_divergence(q, middle)).mean()
     return both / (2.0 * math.log(2.0))

@@ -1,4 +1,4 @@
-"""One method per file: a zoo and a config in, a learner out."""
+"""Methods that turn a zoo into a learner; one package or file per method."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ METHODS: dict[str, type[Method]] = {
 
 
 def find_method(name: str) -> type[Method]:
-    """A method by name: one of dfml's own, one that an installed package announces, or `MODULE:CLASS`.
+    """Find a method.
 
-    dfml's own come first, whatever is announced; see `dfml.methods.plugins`.
+    Args:
+        name: Name of one of dfml's own methods (they take precedence), of one that an installed package announces, or
+            `MODULE:CLASS`; see `dfml.methods.plugins`.
 
     Raises:
-        UsageError: If there is none of that name, it cannot be imported or used, or it has the name of another.
+        UsageError: If there is no such method, it cannot be imported or used, or it has the name of one of dfml's own.
     """
     if name in METHODS:
         return METHODS[name]
@@ -40,10 +42,10 @@ def find_method(name: str) -> type[Method]:
         )
     kind = import_method(name) if is_path(name) else load_announced(name)
     if METHODS.get(kind.name, kind) is not kind:
-        raise UsageError(f"{name} calls itself {kind.name!r}, as a method of dfml does; give it a name of its own")
+        raise UsageError(f"{name} has the name {kind.name!r} of one of dfml's own methods; choose another name")
     return kind
 
 
 def method_names() -> list[str]:
-    """The names of dfml's own methods, then those that installed packages announce."""
+    """Names of dfml's own methods, followed by those that installed packages announce."""
     return [*METHODS, *(name for name in announced() if name not in METHODS)]

@@ -1,4 +1,4 @@
-"""`Method`: a zoo and a config in, a learner out. A method never sees labelled images."""
+"""`Method`: turns a zoo into a learner. A method gets a zoo and settings, and never labelled images."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from dfml.zoo.zoo import Zoo
 
 
 class Method(ABC):
-    """One way to turn a zoo into a learner.
+    """A way to turn a zoo into a learner.
 
     Args:
         config: All settings; None: the defaults.
-        **settings: Override single settings, as in `PURER(way=5, shot=1)`; within a section too, as in
-            `FREE(learner={"kind": "anil"})`.
+        **settings: Single settings that override those of `config`, as in `PURER(way=5, shot=1)`; also within a
+            section, as in `FREE(learner={"kind": "anil"})`.
+
+    Attributes:
+        name: Name of the method on the command line, in `config.yaml` and in tables.
+        config_type: Class of the settings; every setting has a default.
+        config: The settings.
 
     Raises:
         ConfigError: If a setting is unknown or has a wrong value.
@@ -32,12 +37,12 @@ class Method(ABC):
     name: ClassVar[str]
     config_type: ClassVar[type[TrainingConfig]]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    """Named settings for `--preset`."""
+    """Settings that `--preset NAME` chooses, by name; only those that differ from the defaults."""
     trains_on_demand: ClassVar[bool] = False
     """Whether training takes about a minute at most, so that `METHOD:ZOO` in place of a learner's folder trains the
     method first (`dfml.open_learner`). Methods without meta-iterations never need it."""
     run_: TrainingRun
-    """The run of the last `fit`; its hooks tell what can be shown of it."""
+    """The run of the last `fit`, with its metric descriptions, images and meta-trained engine."""
 
     def __init__(self, config: TrainingConfig | None = None, **settings: Any) -> None:
         base = config if config is not None else self.config_type()
@@ -45,10 +50,14 @@ class Method(ABC):
 
     @abstractmethod
     def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
-        """The method's state before the first meta-iteration.
+        """Create the state before the first meta-iteration.
+
+        Args:
+            zoo: The classifiers, on the device.
+            device: Device of all computations.
 
         Raises:
-            DfmlError: If the zoo does not suit the method or the config; nothing has been computed then.
+            DfmlError: If the zoo does not suit the method or its settings.
         """
 
     def fit(
@@ -65,28 +74,31 @@ class Method(ABC):
 
         Args:
             zoo: The classifiers.
-            out: The run's folder; None keeps nothing on disk.
-            resume: Continue the run in `out` if it holds one with the same settings; start it otherwise.
-            start_from: A checkpoint of another run (same method, zoo and backbone) to begin with, so that two settings
-                can be compared from one common history.
+            out: Folder of the run; None writes nothing to the disk.
+            resume: Continue the run in `out`, if there is one with the same settings; start a new one otherwise.
+            start_from: Checkpoint of another run (with the same method, zoo and backbone) to start from, so that
+                settings can be compared from a common state.
             device: `auto`, or a name that torch knows.
-            progress: Told about every meta-iteration.
+            progress: Progress display, which is updated after every meta-iteration; None shows nothing.
+
+        Returns:
+            The learner after the last meta-iteration. The run is available as `run_`.
 
         Raises:
-            DfmlError: If zoo, config and folder do not go together, or the run fails; what was computed is kept.
+            DfmlError: If zoo, settings and folder do not fit each other, or the run fails; what was written stays.
             Interrupted: After SIGINT or SIGTERM, once a checkpoint is written.
         """
-        place = select_device(device)
+        chosen_device = select_device(device)
         zoo.vet()
-        run = self.run_ = self.start(zoo.to(place), place)
+        run = self.run_ = self.start(zoo.to(chosen_device), chosen_device)
         folder = RunFolder(Path(out)) if out is not None else None
         start = Path(start_from).resolve() if start_from else folder.started_from() if folder and resume else None
-        going_on = resume and folder is not None and folder.newest_checkpoint() is not None
-        done = restore(run, start, place) if start and not going_on else 0
+        has_checkpoint = resume and folder is not None and folder.newest_checkpoint() is not None
+        done = restore(run, start, chosen_device) if start and not has_checkpoint else 0
         if folder:
             about = describe(self.name, self.config, zoo, start)
-            held = (folder.path / CONFIG).exists()
-            folder.check(about) if resume and held else folder.create(about)
+            exists = (folder.path / CONFIG).exists()
+            folder.check(about) if resume and exists else folder.create(about)
         return train(
             run,
             self.config,
@@ -94,5 +106,5 @@ class Method(ABC):
             resume=resume,
             done=done,
             progress=progress,
-            device=place,
+            device=chosen_device,
         )

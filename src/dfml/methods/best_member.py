@@ -30,6 +30,7 @@ from dfml.training.distillation_buffer import DistillationBuffer
 from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
 from dfml.training.metrics import describe_inversion_metrics
 from dfml.zoo.members import query_members
+from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.zoo import Zoo
 
 _BATCH = 128  # images per forward pass of a member
@@ -53,7 +54,10 @@ class BestMemberConfig(TrainingConfig):
 
 
 class BestMember(Method):
-    """The features of the member that is most similar to the whole zoo, with a head fitted to the support set."""
+    """The features of the member that is most similar to the whole zoo, with a head fitted to the support set.
+
+    Members that only predict take part in the comparison, but cannot be chosen.
+    """
 
     name: ClassVar[str] = "best_member"
     trains_on_demand: ClassVar[bool] = True
@@ -121,6 +125,9 @@ class BestMemberRun(TrainingRun):
         predictions = self.buffer.log_probabilities[: len(self.buffer)].float().exp().nan_to_num()
         similarities = []
         for member in self.zoo:
+            if not isinstance(member, PretrainedClassifier):  # it only predicts, and has no features
+                similarities.append(predictions.new_tensor(-1.0))
+                continue
             learner = ZooEmbeddingLearner([member], self.preprocessing, representation="features")
             features = torch.cat([learner.embed(to_float(batch)) for batch in batches])
             similarities.append(linear_cka(features, predictions))

@@ -1,7 +1,7 @@
-"""Methods that are not dfml's own: `MODULE:CLASS` of a Python file, or a name that an installed package announces.
+"""Methods from outside of dfml: `MODULE:CLASS` of a Python file, or a name that an installed package announces.
 
-Only a user who writes `MODULE:CLASS` makes dfml import that module. Nothing that is read from a folder can: a run's
-`config.yaml` names its method by the method's own name, a learner its kind.
+A module is imported only if the user writes `MODULE:CLASS`. No file of a run or a learner makes dfml import a module: a
+run's `config.yaml` contains the method's own name, and a learner's folder contains its kind.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from dfml.settings import build_config
 from dfml.training.loop import TrainingConfig
 
 GROUP = "dfml.methods"
-"""Of the entry points by which packages announce methods: name -> `module:Class`."""
+"""Group of the entry points by which packages announce methods: name -> `module:Class`."""
 
-RUN_ENTRIES = ("method", "zoo", "class_identity", "members", "classes", "start_from")
-"""What a run's `config.yaml` holds beside the section of its method, which therefore has another name."""
+RUN_ENTRIES = ("format_version", "method", "zoo", "class_identity", "members", "classes", "start_from")
+"""Entries of a run's `config.yaml` besides the settings of its method, which no method may be called."""
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -36,18 +36,21 @@ def is_path(name: str) -> bool:
 
 
 def announced() -> tuple[str, ...]:
-    """The names that installed packages announce; nothing of theirs is imported."""
+    """Names of the methods that installed packages announce; none of their modules is imported."""
     return tuple(sorted(entry_points(group=GROUP).names))
 
 
 def import_method(path: str) -> type[Method]:
-    """The method at `MODULE:CLASS`.
+    """Import a method.
 
-    The current folder is searched too, after everything that is installed: no file in it takes the place of a module
-    that dfml or anybody else imports later.
+    The current folder is searched last, so that no file in it replaces an installed module.
+
+    Args:
+        path: `MODULE:CLASS`.
 
     Raises:
-        UsageError: If there is no such module or class, the module fails, or the class is not a usable method.
+        UsageError: If there is no such module or class, the module raises an error, or the class is not a usable
+            method.
     """
     module, _, name = path.partition(":")
     if module.endswith(".py"):
@@ -61,9 +64,9 @@ def import_method(path: str) -> type[Method]:
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise UsageError(
                 f"there is no module {module!r}: expected {module.replace('.', '/')}.py in {here}, or an installed "
-                "package; start dfml in the folder of the file"
+                "package; run dfml in the folder of the file"
             ) from error
-        raise UsageError(f"the module {module} fails when it is imported, at {_where(error)}") from error
+        raise UsageError(f"the module {module} cannot be imported: {_where(error)}") from error
     if not hasattr(found, name):
         methods = [key for key, value in vars(found).items() if _is_method(value) and value.__module__ == module]
         raise UsageError(
@@ -73,31 +76,38 @@ def import_method(path: str) -> type[Method]:
 
 
 def load_announced(name: str) -> type[Method]:
-    """The method that an installed package announces by a name.
+    """Import the method that an installed package announces.
+
+    Args:
+        name: Name of the method, one of `announced`.
 
     Raises:
-        UsageError: If several packages do, its module fails, or what it announces is not a usable method of that name.
+        UsageError: If several packages announce the name, the module raises an error, or the announced object is not a
+            usable method of that name.
     """
     points = [point for point in entry_points(group=GROUP) if point.name == name]
     if len({point.value for point in points}) > 1:
-        raise UsageError(f"several packages announce a method {name!r}: {', '.join(map(_describe, points))}; keep one")
+        packages = ", ".join(map(_describe, points))
+        raise UsageError(f"several packages announce a method {name!r}: {packages}; uninstall all but one")
     try:
         found = points[0].load()
     except (Exception, SystemExit) as error:
         raise UsageError(
-            f"the method {name!r} of {_describe(points[0])} cannot be imported, at {_where(error)}"
+            f"the method {name!r} of {_describe(points[0])} cannot be imported: {_where(error)}"
         ) from error
     kind = _vet(found, points[0].value)
     if kind.name != name:
-        raise UsageError(f"{_describe(points[0])} is announced as {name!r}, but its name is {kind.name!r}; mend either")
+        raise UsageError(
+            f"{_describe(points[0])} is announced as {name!r}, but its name is {kind.name!r}; make them the same"
+        )
     return kind
 
 
 def _vet(found: object, path: str) -> type[Method]:
-    """A class that can be used as a method.
+    """Return the object if it is a class that can be used as a method.
 
     Raises:
-        UsageError: If it cannot; says what is missing.
+        UsageError: If it cannot be used; says what is missing.
     """
     if not _is_method(found):
         raise UsageError(f"{path} is not a method: expected a subclass of dfml.Method, found {found!r}")
@@ -117,7 +127,7 @@ def _vet(found: object, path: str) -> type[Method]:
     try:
         build_config(config_type, {})
     except ConfigError as error:
-        raise UsageError(f"{path}: every setting needs a default that is right: {error}") from error
+        raise UsageError(f"{path}: every setting needs a valid default: {error}") from error
     return found
 
 
@@ -130,7 +140,7 @@ def _describe(point: EntryPoint) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """File, line and message of an error: the last line of the user's own code that took part in it."""
+    """File and line of an error, in the last frame of the user's own code, and its message."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]

@@ -1,4 +1,4 @@
-"""What methods without meta-training share: an untrained learner, and a run that is finished before it begins."""
+"""Parts of methods without meta-training: their settings, a run without meta-iterations, an untrained learner."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from dfml.zoo.zoo import Zoo
 
 
 class AdaptationConfig(TrainingConfig):
-    """No meta-training; the papers' test-time adaptation, ten inner steps of learning rate 0.01."""
+    """Settings of methods that only adapt; as at test time in PURER and FREE, with ten inner steps at rate 0.01."""
 
     iterations: int = 0
+    """Number of meta-iterations; this method does not train."""
     learner: LearnerConfig = LearnerConfig(inner_steps=10, test_inner_steps=10)
+    """Learner, and how it adapts to a support set."""
 
 
-class Finished(TrainingRun):
-    """A run of no meta-iterations: its learner is there from the start."""
+class FinishedRun(TrainingRun):
+    """A run without meta-iterations, whose learner exists from the start.
+
+    Args:
+        learner: The learner.
+    """
 
     def __init__(self, learner: MetaLearner) -> None:
         self._learner = learner
@@ -30,7 +36,14 @@ class Finished(TrainingRun):
 
 
 def untrained_learner(config: AdaptationConfig, zoo: Zoo, device: torch.device, name: str) -> GradientLearner:
-    """A learner with random weights; of the zoo only the image size and normalisation are used."""
+    """A learner with random weights.
+
+    Args:
+        config: Settings of the method.
+        zoo: The zoo; only its image size and normalisation are used.
+        device: Device of the learner.
+        name: Name of the learner in tables.
+    """
     return create_learner(
         config.learner, zoo.preprocessing(), way=config.way, protocol=config.protocol, seed=config.seed, name=name
     ).to(device)

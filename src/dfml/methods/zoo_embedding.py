@@ -1,7 +1,7 @@
-"""`zoo_embedding`: ask all members for their representation, and take the nearest class mean.
+"""`zoo_embedding`: the outputs of all members, side by side, embed an image; a head is fitted to the support set.
 
-The softmax outputs of all members side by side are an image's embedding. Nothing is trained; every member must be kept
-and run on every image. A learner in one network has to beat this to be worth its training.
+A strong baseline without training. Its cost: all members are needed at test time and run on every image. A trained
+learner of one network is judged by how close it comes to this one.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import PositiveInt
 
 from dfml.learners.embedding import HeadFit
 from dfml.learners.zoo_embedding import Representation, ZooEmbeddingLearner
 from dfml.methods.base import Method
-from dfml.methods.untrained import Finished
+from dfml.methods.untrained import FinishedRun
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.zoo import Zoo
 
@@ -22,15 +23,20 @@ class ZooEmbeddingConfig(TrainingConfig):
     """Settings of `zoo_embedding`."""
 
     iterations: int = 0
+    """Number of meta-iterations; this method does not train."""
+    img_size: PositiveInt | None = None
+    """Side length of the images given to members in pixels; None: the most common input size of the members. Each
+    member resizes them to its own input size."""
     representation: Representation = "probabilities"
-    """What embeds an image: every member's `probabilities`, `centred` (softened probabilities less the
-    uniform distribution), `logits`, or unit-norm `features`, side by side."""
+    """Part of an image's embedding that a member contributes: its class `probabilities`; `centred`, these at
+    temperature 2 minus the uniform distribution; its `logits`; or its unit-norm `features`."""
     fit: HeadFit = "mean"
-    """How heads are fitted to a support set: `mean`, the nearest class mean by cosine, or `ridge` regression."""
+    """Classifier head of a few-shot task. `mean`: nearest class mean by cosine similarity. `ridge`: ridge
+    regression."""
 
 
 class ZooEmbedding(Method):
-    """Nearest class mean, by cosine, of all members' softmax outputs."""
+    """Outputs of all members as an embedding, with nearest class means or ridge regression."""
 
     name: ClassVar[str] = "zoo_embedding"
     config_type: ClassVar[type[TrainingConfig]] = ZooEmbeddingConfig
@@ -41,10 +47,10 @@ class ZooEmbedding(Method):
         config = self.config
         learner = ZooEmbeddingLearner(
             list(zoo),
-            zoo.preprocessing(),
+            zoo.preprocessing(config.img_size),
             representation=config.representation,
             fit=config.fit,
             way=config.way,
             name=self.name,
         )
-        return Finished(learner.to(device))
+        return FinishedRun(learner.to(device))

@@ -116,7 +116,8 @@ def _messages(folder: RunFolder, rows: Sequence[MetricRow]) -> list[str]:
     """What happened besides the metrics, such as an excluded member."""
     start = folder.started_from()
     first = [f"The run started from {start}; this page does not show what happened before."] if start else []
-    return [*first, *(f"Meta-iteration {row['iteration']}: {note}" for row in rows for note in row.get("notes", ()))]
+    later = (f"Meta-iteration {row['iteration']}: {message}" for row in rows for message in row.get("messages", ()))
+    return [*first, *later]
 
 
 def seconds_by_part(rows: Sequence[MetricRow], seconds: float) -> dict[str, float]:

@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def begin(members: Zoo | None = None, **settings: Any) -> FreeRun:
+def start_run(members: Zoo | None = None, **settings: Any) -> FreeRun:
     run = FREE(**{**SMALL, **settings}).start(members or zoo(), CPU)
     assert isinstance(run, FreeRun)
     return run
@@ -65,7 +65,7 @@ def broken(seed: int, labels: tuple[str, ...]) -> PretrainedClassifier:
 
 
 def test_the_warm_up_trains_the_engine_only() -> None:
-    run = begin(warm_up=2)
+    run = start_run(warm_up=2)
     learner, generator = weights(run), {k: v.clone() for k, v in run.source.engine.state_dict().items()}
     for iteration in (1, 2):
         metrics = run.step(iteration)
@@ -80,31 +80,31 @@ def test_the_warm_up_trains_the_engine_only() -> None:
     assert not equal(learner, weights(run))
 
 
-def test_images_of_every_member_are_remembered_each_under_its_own_classes() -> None:
-    """Papers 2.9, defect 4: the released code remembers the last member only."""
+def test_images_of_every_member_are_stored_under_its_own_classes() -> None:
+    """The released code stores the images of the last member only."""
     members = Zoo.of([member(0, ("ant", "bee", "cat")), member(1, ("dog", "elk")), member(2, ("fox", "ant", "gnu"))])
-    run = begin(members, warm_up=0, members_per_step=3)
+    run = start_run(members, warm_up=0, members_per_step=3)
     run.step(1)
     written = dict(zip(members.classes.names, run.memory.written.tolist(), strict=True))
     assert written == {"ant": 8, "bee": 4, "cat": 4, "dog": 4, "elk": 4, "fox": 4, "gnu": 4}
 
 
-def test_members_of_two_architectures_and_sizes_are_taught_by_their_own_networks() -> None:
-    """Papers 2.9, defects 5 and 10: released, all members of a mixed zoo are the same one, and sizes are cropped."""
+def test_members_of_two_architectures_and_sizes_are_distilled_from_their_own_networks() -> None:
+    """In the released code all members of a mixed zoo are one network, and images of another size are cropped."""
     from dfml.backbones import create_backbone
 
     larger = Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     other = PretrainedClassifier(create_backbone("fewshot_resnet10", 4, seed=1), ("w", "x", "y", "z"), larger)
     members = Zoo.of([member(0, ("ant", "bee", "cat")), other])
-    run = begin(members, img_size=16, warm_up=0)
-    asked: dict[int, Tensor] = {}
+    run = start_run(members, img_size=16, warm_up=0)
+    teacher_logits: dict[int, Tensor] = {}
     loss = run.distillation.loss
-    run.distillation.loss = lambda shown, answers, index: (  # type: ignore[method-assign]
-        asked.setdefault(index, answers),
-        loss(shown, answers, index),
+    run.distillation.loss = lambda inputs, logits, index: (  # type: ignore[method-assign]
+        teacher_logits.setdefault(index, logits),
+        loss(inputs, logits, index),
     )[1]
     metrics = run.step(1)
-    assert {index: answers.shape[1] for index, answers in asked.items()} == {0: 3, 1: 4}
+    assert {index: logits.shape[1] for index, logits in teacher_logits.items()} == {0: 3, 1: 4}
     assert run.memory.images.shape[-1] == 16
     assert metrics["replay_steps"] == 2
 
@@ -128,21 +128,21 @@ def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str) -> None:
     assert ends[0] == ends[1]
 
 
-def test_adapting_the_learner_on_the_way_changes_nothing() -> None:
-    """Papers 2.9, defect 9: released, images are made for a student that is adapted to the last task it saw."""
-    undisturbed, disturbed = begin(), begin()
+def test_adapting_the_learner_during_training_changes_nothing() -> None:
+    """In the released code images are generated for a student that is still adapted to the last task."""
+    plain, adapted = start_run(), start_run()
     for iteration in range(1, 6):
-        undisturbed.step(iteration)
-        disturbed.step(iteration)
-        disturbed.learner().adapt(images(3, seed=iteration), torch.arange(3))
-    assert equal(weights(undisturbed), weights(disturbed))
-    assert torch.equal(undisturbed.memory.images, disturbed.memory.images)
+        plain.step(iteration)
+        adapted.step(iteration)
+        adapted.learner().adapt(images(3, seed=iteration), torch.arange(3))
+    assert equal(weights(plain), weights(adapted))
+    assert torch.equal(plain.memory.images, adapted.memory.images)
 
 
 def test_the_learner_is_the_last_iterate(tmp_path: Path) -> None:
-    """Papers 2.9, defect 12: the released code keeps the best of many evaluations on the test classes."""
+    """The released code keeps the best of many evaluations on the test classes."""
     learner = FREE(**SMALL).fit(zoo(), out=tmp_path / "run", device="cpu")
-    run = begin()
+    run = start_run()
     for iteration in range(1, 7):
         run.step(iteration)
     assert isinstance(learner, GradientLearner)
@@ -151,31 +151,31 @@ def test_the_learner_is_the_last_iterate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("replay", "steps"), [("fixed", 5), ("none", None)])
 def test_the_length_of_the_replay_can_be_fixed(replay: str, steps: int | None) -> None:
-    """Papers 2.9, defect 14: until stagnation, runs and their seconds cannot be compared."""
-    run = begin(warm_up=0, replay=replay, replay_steps=5)
+    """With a replay until stagnation, the durations of runs cannot be compared."""
+    run = start_run(warm_up=0, replay=replay, replay_steps=5)
     for iteration in range(1, 4):
         assert run.step(iteration).get("replay_steps") == steps
     assert run.outer.updates == 3 * (steps or 0)
 
 
-def test_or_the_replay_ends_when_its_accuracy_has_stopped_to_rise() -> None:
-    run = begin(warm_up=0, replay="stagnation", replay_patience=3)
-    answers = iter([0.2, 0.5, 0.4, 0.5, 0.6, 0.1, 0.6, 0.2, 0.9])
-    run.outer.step = lambda episodes: {"outer_loss": 1.0, "accuracy": next(answers)}  # type: ignore[method-assign]
-    assert run.step(1)["replay_steps"] == 8  # 0.6 was the best; three in a row were no better
-    assert next(answers) == 0.9
+def test_the_replay_can_end_when_its_accuracy_has_stopped_improving() -> None:
+    run = start_run(warm_up=0, replay="stagnation", replay_patience=3)
+    accuracies = iter([0.2, 0.5, 0.4, 0.5, 0.6, 0.1, 0.6, 0.2, 0.9])
+    run.outer.step = lambda episodes: {"outer_loss": 1.0, "accuracy": next(accuracies)}  # type: ignore[method-assign]
+    assert run.step(1)["replay_steps"] == 8  # 0.6 is the best; the next three are not better
+    assert next(accuracies) == 0.9
 
 
-def test_replay_waits_until_enough_classes_are_known() -> None:
-    run = begin(zoo(3), warm_up=0, members_per_step=1, way=4)
+def test_the_replay_starts_when_enough_classes_have_images() -> None:
+    run = start_run(zoo(3), warm_up=0, members_per_step=1, way=4)
     assert run.step(1)["replay_steps"] == 0
     assert run.step(2)["replay_steps"] + run.step(3)["replay_steps"] > 0
 
 
 @pytest.mark.parametrize("rule", ["classes", "positions"])
 @pytest.mark.parametrize("alignment", ["sequential", "joint"])
-def test_distillation_teaches_what_the_members_answer(rule: str, alignment: str) -> None:
-    run = begin(
+def test_distillation_decreases_the_divergence_from_the_members(rule: str, alignment: str) -> None:
+    run = start_run(
         iterations=40,
         warm_up=0,
         replay="none",
@@ -189,8 +189,8 @@ def test_distillation_teaches_what_the_members_answer(rule: str, alignment: str)
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
 
 
-def test_distillation_leaves_the_head_of_episodes_alone() -> None:
-    run = begin(warm_up=0, replay="none")
+def test_distillation_does_not_change_the_head_of_episodes() -> None:
+    run = start_run(warm_up=0, replay="none")
     before = weights(run)
     run.step(1)
     changed = {name for name, value in weights(run).items() if not torch.equal(value, before[name])}
@@ -198,9 +198,9 @@ def test_distillation_leaves_the_head_of_episodes_alone() -> None:
     assert not any(name.startswith("head.") for name in changed)
 
 
-def test_without_alignment_only_the_replay_trains_and_nobody_disagrees() -> None:
+def test_without_alignment_only_the_replay_trains_and_there_is_no_disagreement() -> None:
     disagreeing = {"five": {**TINY, "weights": {"disagreement": 1.0, "divergence": "js"}}}
-    run = begin(warm_up=0, alignment="none", replay="none", inversion=disagreeing)
+    run = start_run(warm_up=0, alignment="none", replay="none", inversion=disagreeing)
     before = weights(run)
     metrics = run.step(1)
     assert "distillation_loss" not in metrics
@@ -208,30 +208,30 @@ def test_without_alignment_only_the_replay_trains_and_nobody_disagrees() -> None
     assert equal(before, weights(run))
 
 
-def test_a_bad_member_is_named_and_set_aside_while_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_member_that_cannot_be_inverted_is_excluded_with_a_message(tmp_path: Path) -> None:
     members = Zoo.of([member(0, ("ant", "bee", "cat")), broken(1, ("dog", "elk", "fox")), member(2, ("gnu", "hen"))])
-    heard: list[str] = []
+    messages: list[str] = []
 
-    class Listener(SilentProgress):
+    class Recorder(SilentProgress):
         def message(self, text: str) -> None:
-            heard.append(text)
+            messages.append(text)
 
     learner = FREE(**{**SMALL, "members_per_step": 3}).fit(
-        members, out=tmp_path / "run", device="cpu", progress=Listener()
+        members, out=tmp_path / "run", device="cpu", progress=Recorder()
     )
     assert isinstance(learner, GradientLearner)
     assert all(bool(value.isfinite().all()) for value in learner.parameters.values())
-    assert heard == ["member-001 is excluded: the generator diverged (its loss is not finite)"]
+    assert messages == ["member-001 is excluded: the generator diverged (its loss is not finite)"]
     rows = RunFolder(tmp_path / "run").read_metrics()
-    assert rows[0]["messages"] == heard
+    assert rows[0]["messages"] == messages
     assert not any("messages" in row for row in rows[1:])
 
 
-def test_a_member_stays_set_aside_after_a_resumed_run(tmp_path: Path) -> None:
+def test_an_excluded_member_stays_excluded_in_a_resumed_run(tmp_path: Path) -> None:
     members = Zoo.of([member(0, ("ant", "bee", "cat")), broken(1, ("dog", "elk", "fox")), member(2, ("gnu", "hen"))])
     settings = {**SMALL, "members_per_step": 3, "checkpoint_every": 1}
     FREE(**{**settings, "iterations": 3}).fit(members, out=tmp_path / "run", device="cpu")
-    run = begin(members, members_per_step=3)
+    run = start_run(members, members_per_step=3)
     from dfml.training.loop import restore
 
     assert restore(run, tmp_path / "run/checkpoints/000003", CPU) == 3
@@ -239,17 +239,17 @@ def test_a_member_stays_set_aside_after_a_resumed_run(tmp_path: Path) -> None:
     assert len(run.source.sample_members(4, 3)) == 2
 
 
-def test_a_run_without_any_good_member_fails_with_one_line() -> None:
+def test_a_run_without_any_usable_member_fails_with_one_line() -> None:
     members = Zoo.of([broken(0, ("ant", "bee", "cat")), broken(1, ("dog", "elk", "fox"))])
     with pytest.raises(
         RunError, match=r"no member is left to learn from: of 2, member-00\d was excluded first: the"
     ) as error:
-        begin(members).step(1)
+        start_run(members).step(1)
     assert "\n" not in str(error.value)
 
 
-def test_learns_its_pseudo_tasks() -> None:
-    run = begin(
+def test_the_outer_loss_on_recovered_tasks_decreases() -> None:
+    run = start_run(
         iterations=24,
         warm_up=4,
         replay_steps=6,
@@ -259,7 +259,7 @@ def test_learns_its_pseudo_tasks() -> None:
         memory=24,
         inversion={"five": {**TINY, "weights": {"disagreement": 0.0, "batch_norm": 0.1}}},
     )
-    untrained = begin(learner=LearnerConfig(kind="protonet")).outer
+    untrained = start_run(learner=LearnerConfig(kind="protonet")).outer
     for iteration in range(1, 25):
         run.step(iteration)
     tasks = [run.memory.episode(3, 1, 2, seeds.generator(7, "task", index)) for index in range(20)]
@@ -267,7 +267,7 @@ def test_learns_its_pseudo_tasks() -> None:
     assert after < 0.8 * before
 
 
-def test_defaults_are_the_papers() -> None:
+def test_defaults_are_those_of_the_paper() -> None:
     config = FreeConfig()
     assert (config.iterations, config.warm_up, config.members_per_step, config.images_per_class) == (999, 19, 4, 20)
     assert (config.replay, config.replay_patience, config.replay_tasks, config.memory) == ("stagnation", 10, 10, 400)
@@ -278,15 +278,15 @@ def test_defaults_are_the_papers() -> None:
     assert (five.weights.label, five.weights.disagreement, five.weights.batch_norm) == (1.0, 1.0, 0.0)
 
 
-def test_what_cannot_work_is_refused_before_it_starts() -> None:
+def test_settings_that_cannot_work_are_refused_before_the_start() -> None:
     with pytest.raises(UsageError, match=r"way 9 is larger than the number of classes of the zoo \(7\)"):
-        begin(way=9)
+        start_run(way=9)
     with pytest.raises(UsageError, match=r"iterations 2 end within the warm_up of 2"):
-        begin(iterations=2)
+        start_run(iterations=2)
     with pytest.raises(UsageError, match=r"memory 2 holds fewer images of a class than a task needs"):
-        begin(memory=2)
+        start_run(memory=2)
     with pytest.raises(UsageError, match=r"memory 1000000000 for each of 7 classes, of side length 16 pixels"):
-        begin(memory=10**9)
+        start_run(memory=10**9)
 
 
 def test_settings_within_a_section_keep_the_defaults_of_the_rest() -> None:
@@ -295,15 +295,15 @@ def test_settings_within_a_section_keep_the_defaults_of_the_rest() -> None:
     assert config.inversion.five.weights == FreeConfig().inversion.five.weights.model_copy(update={"label": 2.0})
 
 
-def test_pixels_can_disagree_with_a_learner_of_another_size() -> None:
+def test_the_disagreement_can_be_with_a_learner_of_another_size() -> None:
     members = Zoo.of([member(0, preprocessing=Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5)))])
     disagreeing = {"engine": "ei", "ei": {"steps": 2, "weights": {"disagreement": 1.0, "divergence": "js"}}}
-    run = begin(members, img_size=16, warm_up=0, inversion=disagreeing)
+    run = start_run(members, img_size=16, warm_up=0, inversion=disagreeing)
     assert run.step(1)["disagreement"] > 0.0
 
 
-def test_a_learner_that_is_not_finite_is_no_fault_of_the_members() -> None:
-    run = begin(warm_up=0, inversion={"five": {**TINY, "weights": {"disagreement": 1.0, "divergence": "js"}}})
+def test_a_learner_that_is_not_finite_excludes_no_member() -> None:
+    run = start_run(warm_up=0, inversion={"five": {**TINY, "weights": {"disagreement": 1.0, "divergence": "js"}}})
     with torch.no_grad():
         run.distillation.parameters["weight"].fill_(math.nan)
     with pytest.raises(RunError, match="the generator or the learner itself is not finite"):
@@ -318,8 +318,8 @@ def test_a_checkpoint_of_another_engine_is_refused(tmp_path: Path) -> None:
         FREE(**other).fit(zoo(), out=tmp_path / "other", start_from=start, device="cpu")
 
 
-def test_the_state_does_not_grow_once_the_memory_is_there() -> None:
-    run = begin(iterations=8, warm_up=0)
+def test_the_state_does_not_grow() -> None:
+    run = start_run(iterations=8, warm_up=0)
     sizes = []
     for iteration in range(1, 9):
         run.step(iteration)

@@ -22,7 +22,7 @@ def start(seed: int = 0) -> Parameters:
 
 
 def member_loss(seed: int) -> Callable[[Parameters], Tensor]:
-    """Cross-entropy of a smooth network on data of its own."""
+    """Cross-entropy of a smooth network on data that depends on the seed."""
     draw = torch.Generator().manual_seed(100 + seed)
     inputs = torch.randn(12, FEATURES, generator=draw, dtype=torch.float64)
     labels = torch.randint(WAY, (12,), generator=draw)
@@ -63,7 +63,7 @@ def remainder(members: int, step: float, share: float) -> float:
 def test_sequential_steps_descend_the_losses_minus_half_a_step_of_pairwise_inner_products(members: int) -> None:
     for step in (0.02, 0.01):
         assert 7 < remainder(members, step, 0.5) / remainder(members, step / 2, 0.5) < 9
-        for wrong in (0.0, 0.25, 1.0, -0.5):  # any other weight leaves a term of second order
+        for wrong in (0.0, 0.25, 1.0, -0.5):  # any other weight leaves a second-order term
             assert 3 < remainder(members, step, wrong) / remainder(members, step / 2, wrong) < 5
 
 
@@ -85,7 +85,7 @@ def test_equals_a_plain_loop_with_one_optimiser_for_all_members(
     optimiser: str, kind: type[torch.optim.Optimizer]
 ) -> None:
     losses, before = [member_loss(index) for index in range(4)], start()
-    for _ in range(2):  # nothing is carried over to the next round
+    for _ in range(2):  # the optimiser's state is new in every pass
         found = sequential(before, losses, lr=0.01, optimiser=optimiser)  # type: ignore[arg-type]
         point = {name: value.requires_grad_() for name, value in start().items()}
         plain, expected = kind(point.values(), lr=0.01), []  # type: ignore[call-arg]
@@ -98,7 +98,7 @@ def test_equals_a_plain_loop_with_one_optimiser_for_all_members(
         torch.testing.assert_close(flat(found.pseudo_gradient), flat(start()) - flat(point).detach())
 
 
-def test_adam_s_state_is_shared_by_the_members_of_a_round() -> None:
+def test_the_members_of_a_pass_share_the_state_of_adam() -> None:
     losses = [member_loss(index) for index in range(2)]
     both = flat(sequential(start(), losses, lr=0.01).pseudo_gradient)
     first = sequential(start(), losses[:1], lr=0.01).pseudo_gradient
@@ -107,11 +107,11 @@ def test_adam_s_state_is_shared_by_the_members_of_a_round() -> None:
     assert (both - alone).abs().max() > 1e-3
 
 
-def test_leaves_parameters_and_what_losses_close_over_as_they_were() -> None:
+def test_parameters_and_other_tensors_of_the_losses_are_not_changed() -> None:
     before, images = {name: value.requires_grad_() for name, value in start().items()}, torch.ones(1).requires_grad_()
     plain = [member_loss(index) for index in range(3)]
     losses = [lambda point, of=of: images.double().sum() * of(point) for of in plain]
-    with torch.no_grad():  # a caller's mode has no effect
+    with torch.no_grad():  # the caller's gradient mode has no effect
         updates = [
             sequential(before, losses, lr=0.1, optimiser="sgd"),
             sequential(before, losses, lr=0.1, optimiser="adam"),
@@ -125,7 +125,7 @@ def test_leaves_parameters_and_what_losses_close_over_as_they_were() -> None:
         assert {n: v.shape for n, v in update.pseudo_gradient.items()} == {n: v.shape for n, v in before.items()}
 
 
-def test_joint_is_the_mean_gradient_on_the_scale_of_the_sequential_one() -> None:
+def test_joint_is_the_sum_of_gradients_times_the_learning_rate() -> None:
     losses = [member_loss(index) for index in range(4)]
     leaves = {name: value.requires_grad_() for name, value in start().items()}
     mean = sum(loss(leaves) for loss in losses) / 4
@@ -142,7 +142,7 @@ def test_joint_is_the_mean_gradient_on_the_scale_of_the_sequential_one() -> None
     assert 3.5 < gap(0.01) / gap(0.005) < 4.5  # they differ by a term of second order
 
 
-def test_parameters_that_a_member_does_not_use_stay() -> None:
+def test_parameters_that_a_loss_does_not_use_are_not_changed() -> None:
     parameters = {"used": torch.ones(2), "other": torch.ones(3)}
     losses = [lambda point: point["used"].sum()]
     for optimiser in ("sgd", "adam"):
@@ -154,7 +154,7 @@ def test_parameters_that_a_member_does_not_use_stay() -> None:
 
 def test_mean_cosine_of_known_gradients() -> None:
     def gradients(*vectors: tuple[float, float]) -> list[Parameters]:
-        """Of two parameters: the angle must not be taken parameter by parameter."""
+        """Gradients of two parameters: the cosine is over all of them together."""
         return [{"a": torch.tensor([float(x)]), "b": torch.tensor([[float(y)]])} for x, y in vectors]
 
     assert mean_cosine(gradients((1, 0), (0, 5))) == pytest.approx(0)

@@ -39,9 +39,9 @@ def test_value_equals_the_definition(temperature: float) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_is_zero_without_a_gradient_where_both_answer_alike(temperature: float) -> None:
+def test_it_is_zero_with_a_zero_gradient_where_both_predict_the_same(temperature: float) -> None:
     teacher = logits(6, 5, 0)
-    shift = logits(6, 1, 1)  # a constant a row does not change what is answered
+    shift = logits(6, 1, 1)  # a constant per row does not change the probabilities
     student = (teacher + shift).requires_grad_()
     value = divergence(teacher, student, temperature)
     (gradient,) = torch.autograd.grad(value, student)
@@ -52,7 +52,7 @@ def test_is_zero_without_a_gradient_where_both_answer_alike(temperature: float) 
 @given(
     st.integers(0, 2**32), st.integers(1, 5), st.integers(2, 6), st.sampled_from([0.1, 3.0, 300.0]), st.floats(0.5, 8)
 )
-def test_is_never_negative_and_always_finite(
+def test_it_is_never_negative_and_always_finite(
     seed: int, images: int, outputs: int, scale: float, temperature: float
 ) -> None:
     teacher, student = logits(images, outputs, seed, scale), logits(images, outputs, seed + 1, scale)
@@ -62,14 +62,14 @@ def test_is_never_negative_and_always_finite(
     assert divergence(teacher.float(), student.float(), temperature).isfinite()
 
 
-def test_its_minimiser_is_the_teacher_s_answer_and_not_the_best_class() -> None:
-    """The released loss, `kl_div(softmax(s), softmax(t))`, is least at a one-hot answer (papers 2.9, 1)."""
+def test_its_minimiser_is_the_teacher_s_prediction_and_not_the_most_likely_class() -> None:
+    """The released loss, `kl_div(softmax(s), softmax(t))`, is smallest for a one-hot prediction."""
     teacher, student = logits(5, 4, 0, scale=1.0), logits(5, 4, 1).requires_grad_()
     p = teacher.softmax(dim=1)
     least = minimise(lambda: divergence(teacher, student), [student])
     torch.testing.assert_close(student.detach().softmax(dim=1), p, atol=1e-4, rtol=0)
     assert least < 1e-6
-    assert p.max() < 0.9  # so that a one-hot answer would not pass
+    assert p.max() < 0.9  # so that a one-hot prediction would fail
 
 
 def test_the_gradient_hardly_depends_on_the_temperature_and_reaches_both() -> None:
@@ -83,12 +83,12 @@ def test_the_gradient_hardly_depends_on_the_temperature_and_reaches_both() -> No
 CLASSES = ((0, 1, 2), (3, 1), (4, 5, 0, 6, 2))
 
 
-def test_rows_by_classes_are_shared_where_the_class_is() -> None:
+def test_rows_by_classes_are_shared_by_members_with_the_same_class() -> None:
     assert head_size("classes", CLASSES) == 7
     assert [rows.tolist() for rows in head_rows("classes", CLASSES)] == [list(classes) for classes in CLASSES]
 
 
-def test_rows_by_positions_are_shared_whatever_the_class() -> None:
+def test_rows_by_positions_are_shared_by_outputs_with_the_same_index() -> None:
     assert head_size("positions", CLASSES) == 5
     assert [rows.tolist() for rows in head_rows("positions", CLASSES)] == [[0, 1, 2], [0, 1], [0, 1, 2, 3, 4]]
 
@@ -109,8 +109,8 @@ def test_class_logits_are_the_whole_head_s_logits_of_those_rows() -> None:
     torch.testing.assert_close(class_logits(features, weight, bias, rows), whole[:, rows])
 
 
-def test_members_that_agree_about_classes_can_be_followed_by_classes_but_not_by_positions() -> None:
-    """Two members know the same classes in another order, the second of them one class fewer."""
+def test_members_with_the_same_classes_can_be_fitted_by_classes_but_not_by_positions() -> None:
+    """Two members have the same classes in another order, the second one class fewer."""
     features, truth = logits(20, 3, 0), logits(3, 3, 1)
     members = ((0, 1, 2), (2, 0))
     teachers = [(features @ truth.T)[:, list(classes)] for classes in members]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfml.backbones import create_backbone
 from dfml.errors import ConfigError, ZooError
@@ -17,9 +16,9 @@ from dfml.learners.base import MetaLearner
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.average import Average
 from dfml.methods.ot_fusion import Metric, OTFusion
-from dfml.methods.ot_fusion.transport import channel_layers, renumbered, reorder_blocks, transport
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from tests.factories import PREPROCESSING, SIZE, images, member, written_zoo, zoo
+from tests.methods.ot_fusion.networks import permuted, random_network
 
 METRICS: tuple[Metric, ...] = ("weights", "activations")
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -27,30 +26,8 @@ RESNETS = ("fewshot_resnet10", "fewshot_resnet18")
 seeds = st.integers(0, 2**32)
 
 
-def shuffled(network: nn.Module, seed: int) -> nn.Module:
-    """The same function with its channels in another order."""
-    draw = torch.Generator().manual_seed(seed)
-    layers = channel_layers(network)
-    norms = [layer for layer in layers if isinstance(network.get_submodule(layer.name), nn.BatchNorm2d)]
-    widths = {layer.writes: network.get_submodule(layer.name).num_features for layer in norms}
-    orders = {numbering: torch.randperm(width, generator=draw) for numbering, width in widths.items()}  # type: ignore[arg-type,misc]
-    return renumbered(network, layers, orders)  # type: ignore[arg-type]
-
-
-def shuffled_member(of: PretrainedClassifier, seed: int) -> PretrainedClassifier:
-    return PretrainedClassifier(shuffled(of.network, seed), of.labels, of.preprocessing)
-
-
-def lively(architecture: str, seed: int, classes: int = 3) -> nn.Module:
-    """A network none of whose weights, nor of its batch-norm statistics, is like another."""
-    network = create_backbone(architecture, classes, seed=seed)
-    draw = torch.Generator().manual_seed(seed)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for value in (layer.weight.data, layer.bias.data, layer.running_mean, layer.running_var):
-                assert value is not None
-                value.copy_(0.5 + torch.rand(value.shape, generator=draw))
-    return network.eval()
+def permuted_member(of: PretrainedClassifier, seed: int) -> PretrainedClassifier:
+    return PretrainedClassifier(permuted(of.network, seed), of.labels, of.preprocessing)
 
 
 def fuse(members: Zoo, **settings: Any) -> GradientLearner:
@@ -59,28 +36,16 @@ def fuse(members: Zoo, **settings: Any) -> GradientLearner:
     return fused
 
 
-def answers(learner: MetaLearner) -> Tensor:
+def predictions(learner: MetaLearner) -> Tensor:
     return learner.adapt(images(6, 1), LABELS).predict_proba(images(7, 2))
-
-
-@pytest.mark.parametrize("architecture", ["conv4", "conv4_64", *RESNETS])
-def test_renumbering_channels_changes_every_layer_and_no_answer(architecture: str) -> None:
-    network = lively(architecture, 0)
-    other = shuffled(network, 1)
-    before, after = network.state_dict(), other.state_dict()
-    same = [name for name, value in before.items() if torch.equal(value, after[name])]
-    assert {name.rpartition(".")[2] for name in same} <= {"num_batches_tracked", "bias"}  # of conv: zero; of the head
-    shown = images(5, 3, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(other(shown), network(shown), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @given(seed=seeds)
 @settings(max_examples=10)
-def test_renumbered_copies_of_a_member_fuse_to_that_member(metric: Metric, seed: int) -> None:
+def test_permuted_copies_of_a_member_fuse_to_that_member(metric: Metric, seed: int) -> None:
     one = member(seed % 5)
-    copies = Zoo.of([one, shuffled_member(one, seed), shuffled_member(one, seed + 1)])
+    copies = Zoo.of([one, permuted_member(one, seed), permuted_member(one, seed + 1)])
     fused = fuse(copies, metric=metric, images=16)
     alone = Average(way=3).fit(Zoo.of([one]), device="cpu")
     assert isinstance(alone, GradientLearner)
@@ -92,17 +57,17 @@ def test_renumbered_copies_of_a_member_fuse_to_that_member(metric: Metric, seed:
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_learner_adapts_as_the_member_does_and_the_plain_average_does_not(metric: Metric) -> None:
     one = member(0)
-    copies = Zoo.of([one, *(shuffled_member(one, seed) for seed in range(3))])
-    expected = answers(Average(way=3).fit(Zoo.of([one]), device="cpu"))
-    torch.testing.assert_close(answers(fuse(copies, metric=metric)), expected, rtol=1e-4, atol=1e-5)
-    assert (answers(Average(way=3).fit(copies, device="cpu")) - expected).abs().max() > 0.02
+    copies = Zoo.of([one, *(permuted_member(one, seed) for seed in range(3))])
+    expected = predictions(Average(way=3).fit(Zoo.of([one]), device="cpu"))
+    torch.testing.assert_close(predictions(fuse(copies, metric=metric)), expected, rtol=1e-4, atol=1e-5)
+    assert (predictions(Average(way=3).fit(copies, device="cpu")) - expected).abs().max() > 0.02
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("architecture", RESNETS)
 def test_channels_that_a_shortcut_adds_are_matched_as_one(architecture: str, metric: Metric) -> None:
-    one = PretrainedClassifier(lively(architecture, 0), ("a", "b", "c"), PREPROCESSING)
-    copies = Zoo.of([one, shuffled_member(one, 1)])
+    one = PretrainedClassifier(random_network(architecture, 0), ("a", "b", "c"), PREPROCESSING)
+    copies = Zoo.of([one, permuted_member(one, 1)])
     fused = fuse(copies, learner={"backbone": architecture}, metric=metric, images=16)
     for name, value in one.network.named_parameters():
         of_learner = name if name.startswith("head") else f"backbone.{name}"
@@ -112,11 +77,11 @@ def test_channels_that_a_shortcut_adds_are_matched_as_one(architecture: str, met
 @pytest.mark.parametrize("metric", METRICS)
 def test_members_that_differ_a_little_are_matched_too(metric: Metric) -> None:
     one = member(0)
-    near = shuffled_member(one, 4)
-    draw = torch.Generator().manual_seed(0)
+    near = permuted_member(one, 4)
+    generator = torch.Generator().manual_seed(0)
     moved = {}
     for name, value in near.network.named_parameters():
-        moved[name] = 0.02 * torch.randn(value.shape, generator=draw)
+        moved[name] = 0.02 * torch.randn(value.shape, generator=generator)
         value.add_(moved[name])
     fused = fuse(Zoo.of([one, near]), metric=metric)
     for name in ("blocks.0.conv.weight", "blocks.3.conv.weight", "blocks.3.norm.bias"):
@@ -128,41 +93,6 @@ def test_members_that_differ_a_little_are_matched_too(metric: Metric) -> None:
 def test_the_metrics_are_not_the_same() -> None:
     weights, activations = (fuse(zoo(3), metric=metric).parameters["head.weight"] for metric in METRICS)
     assert not torch.equal(weights, activations)
-
-
-@given(seed=seeds, channels=st.integers(1, 40), values=st.integers(2, 30))
-def test_transport_between_distinct_channels_undoes_their_order(seed: int, channels: int, values: int) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    ours = torch.randn(channels, values, generator=draw, dtype=torch.float64)
-    order = torch.randperm(channels, generator=draw)
-    found = transport(ours[order], ours)
-    assert torch.equal(order[found], torch.arange(channels))
-
-
-@given(seed=seeds, channels=st.integers(1, 5), alike=st.integers(0, 3), scale=st.sampled_from([1e-8, 1.0, 1e8]))
-def test_transport_is_the_cheapest_permutation(seed: int, channels: int, alike: int, scale: float) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    theirs, ours = torch.randn(2, channels, 3, generator=draw, dtype=torch.float64)
-    theirs[:alike] = theirs[:1]  # equal channels, in any order
-    theirs, ours = scale * theirs, scale * ours
-    costs = (ours[:, None] - theirs[None]).square().sum(dim=2)
-    found = transport(theirs, ours)
-    assert sorted(found.tolist()) == list(range(channels))
-    places = torch.arange(channels)
-    cheapest = min(float(costs[places, list(order)].sum()) for order in itertools.permutations(range(channels)))
-    assert float(costs[places, found].sum()) == pytest.approx(cheapest)
-
-
-@given(seed=seeds, channels=st.integers(1, 6), pixels=st.integers(1, 5))
-def test_a_head_over_flattened_maps_is_reordered_by_blocks(seed: int, channels: int, pixels: int) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    head = torch.randn(3, channels * pixels, generator=draw, dtype=torch.float64)
-    order = torch.randperm(channels, generator=draw)
-    expected = torch.empty_like(head)
-    for place in range(channels):
-        for pixel in range(pixels):
-            expected[:, place * pixels + pixel] = head[:, order[place] * pixels + pixel]
-    assert torch.equal(reorder_blocks(head, order, 1), expected)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -178,7 +108,7 @@ def test_heads_of_another_way_or_size_are_left_out_of_the_mean(metric: Metric) -
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_fusion_is_saved_repeats_itself_and_leaves_members_and_global_randomness_alone(
+def test_the_result_is_reproducible_and_members_and_global_random_state_are_unchanged(
     metric: Metric, tmp_path: Path
 ) -> None:
     members = written_zoo(tmp_path / "zoo")
@@ -188,13 +118,13 @@ def test_fusion_is_saved_repeats_itself_and_leaves_members_and_global_randomness
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in members[1].network.state_dict().items())
     again = OTFusion(way=3, metric=metric, seed=1).fit(members, device="cpu")
-    assert torch.equal(answers(first), answers(again))
+    assert torch.equal(predictions(first), predictions(again))
     loaded = MetaLearner.from_pretrained(tmp_path / "run")
     assert loaded.name == "ot_fusion"
-    assert torch.equal(answers(loaded), answers(first))
+    assert torch.equal(predictions(loaded), predictions(first))
 
 
-def test_fusion_says_which_member_it_cannot_use() -> None:
+def test_an_error_names_the_member_that_cannot_be_used() -> None:
     wide, resnet, foreign = (
         PretrainedClassifier(network, ("a", "b", "c"), PREPROCESSING)
         for network in (
@@ -208,7 +138,7 @@ def test_fusion_says_which_member_it_cannot_use() -> None:
             OTFusion(way=3).fit(Zoo.of([member(0), odd]), device="cpu")
     with pytest.raises(ZooError, match=r"architecture conv4_64, but member-000 .* set learner\.backbone"):
         OTFusion(way=3, learner={"backbone": "conv4_64"}).fit(zoo(), device="cpu")
-    with pytest.raises(ZooError, match="a member with 5 outputs, but none has"):
+    with pytest.raises(ZooError, match="a member with 5 outputs, but there is none"):
         OTFusion(way=5).fit(zoo(), device="cpu")
     blank = member(1)
     blank.network.get_parameter("blocks.1.norm.bias").fill_(torch.nan)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from dfml import seeds
-from dfml.errors import ConfigError, RunError, UsageError
+from dfml.errors import ConfigError, RunError, UsageError, ZooError
 from dfml.inversion.loss import InversionWeights, View, inversion_loss
 from dfml.learners import LearnerConfig
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.purer import PURER, PurerConfig, PurerRun
 from dfml.training.run_folder import RunFolder
-from dfml.zoo import Preprocessing, Zoo
+from dfml.zoo import CountedMember, Preprocessing, Zoo
 from tests.factories import PREPROCESSING, member, zoo
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def begin(members: Zoo | None = None, **settings: Any) -> PurerRun:
+def start_run(members: Zoo | None = None, **settings: Any) -> PurerRun:
     run = PURER(**{**SMALL, **settings}).start(members or zoo(), CPU)
     assert isinstance(run, PurerRun)
     return run
@@ -41,13 +41,13 @@ def same(first: GradientLearner, second: GradientLearner) -> bool:
     return all(torch.equal(value, second.parameters[name]) for name, value in first.parameters.items())
 
 
-def test_step_of_the_dataset_follows_the_plain_sum_of_the_members_losses_each_with_its_own_classes() -> None:
+def test_the_inversion_gradient_is_that_of_the_sum_of_losses_each_with_the_member_s_own_classes() -> None:
     """The released code weights member i of n by n - i + 1, and permutes labels against classes."""
     members = Zoo.of(
         [member(0, ("cat", "ant", "dog")), member(1, ("bee", "dog", "elk")), member(2, ("ant", "fox", "bee"))]
     )
     weights = InversionWeights(batch_norm=0.3, jitter=0)
-    run = begin(members, inversion=weights, images_per_class=4)
+    run = start_run(members, inversion=weights, images_per_class=4)
     with torch.no_grad():
         run.dataset.pixels.data = run.dataset.pixels.data.double()
     for classifier in members:
@@ -64,20 +64,20 @@ def test_step_of_the_dataset_follows_the_plain_sum_of_the_members_losses_each_wi
     assert metrics["inversion_loss"] > 0
 
 
-def test_a_large_zoo_is_sampled_anew_at_every_step() -> None:
-    run = begin(zoo(6), members_per_step=2)
+def test_members_of_a_large_zoo_are_sampled_in_every_step() -> None:
+    run = start_run(zoo(6), members_per_step=2)
     drawn = {tuple(run._sample_members(iteration)) for iteration in range(1, 60)}
     assert all(len(set(members)) == 2 for members in drawn)
     assert {member for members in drawn for member in members} == set(range(6))
     before = run.dataset.pixels.detach().clone()
     run.step(1)
-    known = {index for chosen in run._sample_members(1) for index in run.zoo.classes.of_member[chosen]}
+    expected = {index for chosen in run._sample_members(1) for index in run.zoo.classes.of_member[chosen]}
     moved = (run.dataset.pixels.detach() - before).abs().sum(dim=(1, 2, 3, 4)) > 0
-    assert {index for index, flag in enumerate(moved.tolist()) if flag} == known
+    assert {index for index, flag in enumerate(moved.tolist()) if flag} == expected
 
 
 def test_the_curriculum_raises_the_outer_loss_of_its_episode() -> None:
-    run = begin(
+    run = start_run(
         iterations=30, warm_up=1, curriculum_weight=10.0, inversion=InversionWeights(label=0.001, batch_norm=0.0)
     )
     fired = [metrics for i in range(1, 31) if "switch_loss_before" in (metrics := dict(run.step(i)))]
@@ -86,24 +86,24 @@ def test_the_curriculum_raises_the_outer_loss_of_its_episode() -> None:
 
 
 def test_the_curriculum_follows_the_reversed_gradient_of_the_outer_loss() -> None:
-    run = begin(curriculum_weight=0.5)
+    run = start_run(curriculum_weight=0.5)
     plain, _ = run._inversion_gradient(1)
-    (of_outer_loss,) = torch.autograd.grad(run._curriculum_loss(1), run.dataset.pixels)
-    assert of_outer_loss.abs().sum() > 0
+    (outer_gradient,) = torch.autograd.grad(run._curriculum_loss(1), run.dataset.pixels)
+    assert outer_gradient.abs().sum() > 0
     taken: list[torch.Tensor] = []
     run.pixel_optimiser.register_step_pre_hook(lambda *_: taken.append(run.dataset.pixels.grad.clone()))  # type: ignore[union-attr,arg-type,return-value]
     run.switch.observe(2, 0.0)
     run.step(1)
-    torch.testing.assert_close(taken[0], plain - 0.5 * of_outer_loss)
+    torch.testing.assert_close(taken[0], plain - 0.5 * outer_gradient)
 
 
 def test_without_weight_the_curriculum_never_fires() -> None:
-    run = begin(curriculum_weight=0.0, warm_up=1)
+    run = start_run(curriculum_weight=0.0, warm_up=1)
     assert not any("switch_loss_before" in run.step(iteration) for iteration in range(1, 12))
 
 
 def test_the_outer_step_is_taken_on_the_sum_over_episodes() -> None:
-    run = begin(episodes=3)
+    run = start_run(episodes=3)
     expected = [torch.zeros_like(value) for value in run.outer.parameters.values()]
     for index in range(3):
         episode = run.dataset.episode(3, 1, 2, seeds.generator(0, "episode", 1, index))
@@ -117,9 +117,9 @@ def test_the_outer_step_is_taken_on_the_sum_over_episodes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["maml", "anil", "protonet"])
-def test_learns_its_pseudo_episodes_with_every_learner(kind: str) -> None:
+def test_the_outer_loss_decreases_with_every_learner(kind: str) -> None:
     learner = LearnerConfig(kind=kind, inner_lr=0.1)  # type: ignore[arg-type]
-    run = begin(learner=learner, iterations=60, curriculum_weight=0.0, outer_lr=0.01)
+    run = start_run(learner=learner, iterations=60, curriculum_weight=0.0, outer_lr=0.01)
     metrics = [run.step(iteration) for iteration in range(1, 61)]
     first, last = (sum(m["outer_loss"] for m in part) for part in (metrics[:10], metrics[-10:]))
     assert last < 0.8 * first
@@ -131,7 +131,7 @@ def test_resumed_ends_with_the_same_bits(tmp_path: Path, shrinkage: float) -> No
     settings = {**SMALL, "learner": LearnerConfig(statistics_shrinkage=shrinkage, inner_steps=2)}
     straight = PURER(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
     PURER(**settings).fit(zoo(), out=tmp_path / "resumed", device="cpu")
-    for name in ("000006",):  # forget the end, as if it had been interrupted after 4
+    for name in ("000006",):  # remove the end, as after an interruption in meta-iteration 5
         for path in sorted((tmp_path / "resumed" / "checkpoints" / name).iterdir()):
             path.unlink()
     resumed = PURER(**settings).fit(zoo(), out=tmp_path / "resumed", resume=True, device="cpu")
@@ -150,7 +150,7 @@ def test_resumed_ends_with_the_same_bits(tmp_path: Path, shrinkage: float) -> No
     assert straight_bytes == resumed_bytes
 
 
-def test_curriculum_and_none_can_be_compared_from_one_warm_up(tmp_path: Path) -> None:
+def test_runs_with_and_without_curriculum_can_start_from_one_warm_up(tmp_path: Path) -> None:
     PURER(**{**SMALL, "iterations": 2}).fit(zoo(), out=tmp_path / "warm", device="cpu")
     start = tmp_path / "warm" / "checkpoints" / "000002"
     for weight in (0.0, 10.0):
@@ -161,7 +161,7 @@ def test_curriculum_and_none_can_be_compared_from_one_warm_up(tmp_path: Path) ->
         assert ("switch_loss_before" in rows[0]) is (weight > 0)
 
 
-def test_resuming_with_another_config_is_refused_and_loses_nothing(tmp_path: Path) -> None:
+def test_resuming_with_other_settings_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     PURER(**SMALL).fit(zoo(), out=tmp_path / "run", device="cpu")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(RunError, match=r"purer\.pixel_lr 0\.25 -> 0\.5"):
@@ -179,7 +179,7 @@ def test_a_checkpoint_of_another_run_is_refused_before_the_folder_is_made(tmp_pa
 
 def test_averaged_start_is_the_mean_of_the_members() -> None:
     members = zoo(3)
-    run = begin(members, start="average")
+    run = start_run(members, start="average")
     mean = torch.stack([m.network.state_dict()["blocks.1.conv.weight"] for m in members]).mean(dim=0)
     torch.testing.assert_close(run.outer.parameters["backbone.blocks.1.conv.weight"].detach(), mean)
 
@@ -187,12 +187,12 @@ def test_averaged_start_is_the_mean_of_the_members() -> None:
 def test_members_of_other_sizes_and_normalisations_take_part() -> None:
     larger = Preprocessing(32, (0.1, 0.1, 0.1), (0.5, 0.5, 0.5))
     members = Zoo.of([member(0, ("ant", "bee", "cat")), member(1, ("cat", "dog", "elk"), larger)])
-    run = begin(members)
+    run = start_run(members)
     assert run.dataset.preprocessing.size == 16
     assert run.step(1)["inversion_loss"] > 0
 
 
-def test_defaults_are_the_papers_with_a_random_start() -> None:
+def test_defaults_are_those_of_the_paper_with_a_random_start() -> None:
     config = PurerConfig()
     assert (config.iterations, config.warm_up, config.patience, config.episodes) == (60_000, 4000, 6, 4)
     assert (config.pixel_lr, config.outer_lr, config.curriculum_weight, config.start) == (0.25, 0.001, 10.0, "random")
@@ -203,14 +203,14 @@ def test_defaults_are_the_papers_with_a_random_start() -> None:
         "l2": 1e-5,
         "jitter": 2,
     }
-    assert begin(shot=5, query=15).dataset.pixels.shape[1] == 20
+    assert start_run(shot=5, query=15).dataset.pixels.shape[1] == 20
 
 
-def test_what_cannot_work_is_refused_before_it_starts() -> None:
+def test_settings_that_cannot_work_are_refused_before_the_start() -> None:
     with pytest.raises(UsageError, match=r"way 9 is larger than the number of classes of the zoo \(7\)"):
-        begin(way=9)
+        start_run(way=9)
     with pytest.raises(UsageError, match=r"a dataset of 1000000000 images \(images_per_class\) of each of 7 classes"):
-        begin(images_per_class=10**9)
+        start_run(images_per_class=10**9)
     with pytest.raises(ConfigError, match=r"'curriculum_wieght': unknown setting"):
         PURER(curriculum_wieght=1.0)
     with pytest.raises(ConfigError, match=r"'learner.inner': unknown setting; known are kind, backbone"):
@@ -222,7 +222,7 @@ def test_what_cannot_work_is_refused_before_it_starts() -> None:
 
 
 def test_the_state_does_not_grow_and_keeps_no_graph() -> None:
-    run = begin(iterations=12)
+    run = start_run(iterations=12)
     sizes = []
     for iteration in range(1, 13):
         run.step(iteration)
@@ -231,3 +231,26 @@ def test_the_state_does_not_grow_and_keeps_no_graph() -> None:
     assert all(size == sizes[0] for size in sizes)
     assert json.dumps(run.state_dict().values)
     assert not any(value.grad_fn for value in run.outer.parameters.values())
+
+
+def test_members_that_only_predict_take_no_part_and_neither_do_their_classes() -> None:
+    """With such a member added, all else is as without it."""
+    pair = [member(0, ("ant", "bee", "cat")), member(1, ("cat", "dog", "elk"))]
+    plain = start_run(Zoo.of(pair))
+    run = start_run(Zoo.of([*pair, CountedMember(member(2, ("ant", "fox", "gnu")))]), stacked=True)
+    assert run.pop_messages() == ["member-002 is not inverted: it only predicts, and purer needs gradients"]
+    assert run.pop_messages() == []
+    assert run._sample_members(1) == [0, 1]
+    for iteration in (1, 2, 3):
+        metrics, expected = run.step(iteration), plain.step(iteration)
+        assert {k: v for k, v in metrics.items() if "seconds" not in k} == {
+            k: v for k, v in expected.items() if "seconds" not in k
+        }
+    assert same(run.learner(), plain.learner())
+    assert len(run.images(run.zoo.classes.names.index("fox"), 5)) == 0
+    assert len(run.images(run.zoo.classes.names.index("dog"), 2)) == 2
+
+
+def test_a_zoo_whose_members_only_predict_is_refused() -> None:
+    with pytest.raises(ZooError, match=r"all 2 members of the zoo only predict; use --method zoo_embedding"):
+        start_run(Zoo.of([CountedMember(member(index)) for index in range(2)]))

@@ -7,7 +7,7 @@ from dfml.methods.purer.curriculum import GradientSwitch
 
 
 def reference_firings(accuracies: list[float], warm_up: int, patience: int) -> list[int]:
-    """Meta-iterations after which the switch is on, transcribed from the papers' notes (1.5)."""
+    """Meta-iterations after which the switch is on: the rule of the paper, computed from the whole history."""
     firings, history = [], []
     for iteration, accuracy in enumerate(accuracies, start=1):
         if iteration == warm_up:
@@ -22,26 +22,26 @@ def reference_firings(accuracies: list[float], warm_up: int, patience: int) -> l
 
 
 @given(st.lists(st.sampled_from([0.0, 0.2, 0.4, 0.6]), max_size=60), st.integers(1, 20), st.integers(1, 6))
-def test_fires_as_the_papers_say(accuracies: list[float], warm_up: int, patience: int) -> None:
+def test_the_switch_follows_the_rule_of_the_paper(accuracies: list[float], warm_up: int, patience: int) -> None:
     switch, fired = GradientSwitch(warm_up, patience), []
     for iteration, accuracy in enumerate(accuracies, start=1):
         resumed = GradientSwitch(warm_up, patience)
         resumed.load_state_dict(switch.state_dict())
-        switch = resumed  # survives a checkpoint at any time
+        switch = resumed  # the state can be saved and loaded at any time
         switch.observe(iteration, accuracy)
         if switch.take():
             fired.append(iteration)
     assert fired == reference_firings(accuracies, warm_up, patience)
 
 
-def test_is_on_for_one_step_only() -> None:
+def test_the_switch_is_on_for_one_step_only() -> None:
     switch = GradientSwitch(1, 6)
     switch.observe(1, 0.5)
     assert switch.take()
     assert not switch.take()
 
 
-def test_never_fires_while_accuracy_improves_or_when_disabled() -> None:
+def test_the_switch_stays_off_while_the_accuracy_improves_or_if_disabled() -> None:
     improving, disabled = GradientSwitch(1, 2), GradientSwitch(1, 2, enabled=False)
     improving.observe(1, 0.0)
     improving.take()

@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def begin(members: Zoo | None = None, **settings: Any) -> ZooStudentRun:
+def start_run(members: Zoo | None = None, **settings: Any) -> ZooStudentRun:
     run = ZooStudent(**{**SMALL, **settings}).start(members or zoo(), CPU)
     assert isinstance(run, ZooStudentRun)
     return run
@@ -55,17 +55,17 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_the_student_learns_what_all_members_answer() -> None:
+def test_the_student_learns_the_predictions_of_all_members() -> None:
     members = zoo(3)
-    run = begin(
+    run = start_run(
         members, iterations=40, images_per_class=10, memory=2000, student_steps=5, batch=32, teachers=None, lr=0.02
     )
     shown = images(60, seed=9)
-    answers = run.student.groups.log_softmax(query_members(members, shown))
+    predictions = run.student.groups.log_softmax(query_members(members, shown))
 
     def distance() -> float:
         with torch.no_grad():
-            return run.student.groups.divergence(answers, run.student.logits(shown), 1.0).item()
+            return run.student.groups.divergence(predictions, run.student.logits(shown), 1.0).item()
 
     before = distance()
     rows = [run.step(iteration) for iteration in range(1, 41)]
@@ -75,14 +75,16 @@ def test_the_student_learns_what_all_members_answer() -> None:
     assert distance() < 0.7 * before
 
 
-def test_a_memory_that_no_machine_has_is_refused_before_it_starts() -> None:
+def test_a_buffer_that_does_not_fit_the_memory_is_refused_before_the_start() -> None:
     with pytest.raises(UsageError, match=r"a memory of 1000000000 images \(memory\), of side length 16 pixels"):
-        begin(memory=10**9, iterations=10**9)
+        start_run(memory=10**9, iterations=10**9)
 
 
-def test_a_member_of_many_classes_is_visited_for_some_of_them_at_a_time() -> None:
+def test_a_member_with_many_classes_is_inverted_for_some_of_them_at_a_time() -> None:
     members = Zoo.of([member(0, tuple("abcdefgh")), member(1, tuple("cdefghij"))])
-    run = begin(members, mixed=0, memory=1000, inversion={**SMALL["inversion"], "engine": "ei", "classes_per_round": 3})
+    run = start_run(
+        members, mixed=0, memory=1000, inversion={**SMALL["inversion"], "engine": "ei", "classes_per_round": 3}
+    )
     assert len(run.buffer.images) == 4 * 2 * 3 * 3  # iterations, members, classes, images of each
     for iteration in (1, 2, 3, 4):
         run.step(iteration)
@@ -96,32 +98,32 @@ def test_a_member_of_many_classes_is_visited_for_some_of_them_at_a_time() -> Non
 
 def test_a_wider_student_is_the_same_with_more_channels() -> None:
     channels = {"backbone_arguments": {"channels": [64, 128, 256, 512]}}
-    usual, wide = (begin(backbone="conv4_pyramid", **more).student for more in ({}, channels))
+    usual, wide = (start_run(backbone="conv4_pyramid", **more).student for more in ({}, channels))
     shapes, wider = ([value.shape for value in each.network.parameters() if value.ndim == 4] for each in (usual, wide))
     assert wide.architecture["architecture"] == usual.architecture["architecture"]
     assert [shape[0] for shape in wider] == [2 * shape[0] for shape in shapes]
 
 
-def test_every_image_is_kept_with_the_answers_of_those_that_were_asked() -> None:
+def test_every_image_is_stored_with_the_predictions_of_its_teachers() -> None:
     members = zoo(4)
-    run = begin(members, teachers=3, mixed=0)
+    run = start_run(members, teachers=3, mixed=0)
     run.step(1)
     assert len(run.buffer) == 2 * 3 * 3
-    shown, answers = (
+    stored, predictions = (
         run.buffer.images[: len(run.buffer)].float() / 255.0,
         run.buffer.log_probabilities[: len(run.buffer)].float(),
     )
-    asked = [not bool(part.isnan().any()) for part in torch.split(answers, 3, dim=1)]
-    assert sum(asked) == 3
-    assert set(run.source.next_members(1, 2)) <= {index for index, yes in enumerate(asked) if yes}
-    expected = run.student.groups.log_softmax(query_members(members, shown))
-    known = ~answers.isnan()
-    torch.testing.assert_close(answers[known], expected[known], atol=1e-2, rtol=1e-2)
+    queried = [not bool(part.isnan().any()) for part in torch.split(predictions, 3, dim=1)]
+    assert sum(queried) == 3
+    assert set(run.source.next_members(1, 2)) <= {index for index, was_queried in enumerate(queried) if was_queried}
+    expected = run.student.groups.log_softmax(query_members(members, stored))
+    known = ~predictions.isnan()
+    torch.testing.assert_close(predictions[known], expected[known], atol=1e-2, rtol=1e-2)
 
 
-def test_half_the_bits_are_for_networks_only() -> None:
+def test_only_networks_compute_in_bfloat16() -> None:
     leaves = {**SMALL["inversion"], "ei": {"steps": 2, "start": "dead_leaves"}}
-    runs = [begin(precision=precision, teachers=None, inversion=leaves) for precision in ("float32", "bfloat16")]
+    runs = [start_run(precision=precision, teachers=None, inversion=leaves) for precision in ("float32", "bfloat16")]
     rows = [[run.step(iteration) for iteration in (1, 2)] for run in runs]
     full, half = (
         run.buffer.log_probabilities[:18].float() for run in runs
@@ -134,21 +136,21 @@ def test_half_the_bits_are_for_networks_only() -> None:
     assert not equal(*(weights(run) for run in runs))
 
 
-def test_mixed_images_are_made_of_earlier_ones_and_asked_about_too() -> None:
-    run = begin(mixed=2, memory=100)
+def test_mixed_images_are_made_from_earlier_ones_and_predicted_too() -> None:
+    run = start_run(mixed=2, memory=100)
     run.step(1)
-    assert len(run.buffer) == 18  # nothing was there to mix with
+    assert len(run.buffer) == 18  # there were no earlier images to mix with
     run.step(2)
     assert len(run.buffer) == 18 + 3 * 18
     assert not bool((run.buffer.images[36:54].flatten(1) == run.buffer.images[18:36].flatten(1)).all())
 
 
 def test_a_part_of_every_batch_is_an_episode_of_recovered_classes() -> None:
-    run = begin(mixed=1, batch=30, episode_way=4, episode_shot=2, episode_query=1, memory=200)
+    run = start_run(mixed=1, batch=30, episode_way=4, episode_shot=2, episode_query=1, memory=200)
     for iteration in (1, 2):
         run.step(iteration)
-    of_classes = run.buffer.indices_by_class(3)
-    chosen, way = run._sample_batch(of_classes, torch.Generator().manual_seed(0))
+    slots_by_class = run.buffer.indices_by_class(3)
+    chosen, way = run._sample_batch(slots_by_class, torch.Generator().manual_seed(0))
     assert (len(chosen), way) == (30, 4)
     classes = run.buffer.classes[chosen]
     support, query = classes[:8].view(4, 2), classes[8:12]
@@ -156,17 +158,17 @@ def test_a_part_of_every_batch_is_an_episode_of_recovered_classes() -> None:
     assert len(set(query.tolist())) == 4
     assert bool((query >= 0).all())
     assert all(len(set(chosen[[2 * row, 2 * row + 1, 8 + row]].tolist())) == 3 for row in range(4))
-    assert bool((classes[12:] == -1).any())  # the rest is of any kind, mixed images too
+    assert bool((classes[12:] == -1).any())  # the others are any images, mixed ones too
 
 
 @pytest.mark.parametrize(
     ("settings", "way"),
     [({"episode_way": 50}, 3), ({"batch": 15, "episode_way": 3}, 2), ({"batch": 8}, 0), ({"episode_query": 9}, 0)],
 )
-def test_an_episode_has_no_more_classes_than_there_are_or_fit_in_a_batch(settings: dict[str, Any], way: int) -> None:
+def test_an_episode_has_at_most_the_classes_that_exist_and_fit_a_batch(settings: dict[str, Any], way: int) -> None:
     """One member of three classes, eight images of each; seven make one class of an episode by default."""
     once = {"members_per_step": 1, "images_per_class": 8, "teachers": None, "iterations": 1, "batch": 64}
-    run = begin(Zoo.of([member(0)]), **{**once, "episodic_share": 0.9, **settings})
+    run = start_run(Zoo.of([member(0)]), **{**once, "episodic_share": 0.9, **settings})
     row = run.step(1)
     _, found = run._sample_batch(
         run.buffer.indices_by_class(run.config.episode_shot + run.config.episode_query), torch.Generator()
@@ -175,10 +177,11 @@ def test_an_episode_has_no_more_classes_than_there_are_or_fit_in_a_batch(setting
     assert ("outer_loss" in row) == (way > 0)
 
 
-def test_episodes_come_last_with_a_learning_rate_of_their_own() -> None:
-    run = begin(iterations=20, student_steps=5, images_per_class=8, batch=64, memory=2000)
+def test_the_episodic_steps_come_last_with_a_learning_rate_of_their_own() -> None:
+    run = start_run(iterations=20, student_steps=5, images_per_class=8, batch=64, memory=2000)
     rows = [run.step(iteration) for iteration in range(1, 21)]
-    assert ["outer_loss" in row for row in rows] == [False] * 18 + [True] * 2  # 15 of 100 steps; later visits have more
+    # The episodic steps are 15 of 100; later meta-iterations have more steps.
+    assert ["outer_loss" in row for row in rows] == [False] * 18 + [True] * 2
     rates = []
     for run.updates in range(101):
         rates.append(run._rate())
@@ -187,17 +190,17 @@ def test_episodes_come_last_with_a_learning_rate_of_their_own() -> None:
     assert rates[85] < 1e-3
     assert rates[86] == pytest.approx(0.2, rel=0.02)
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
-    plain = begin(iterations=20, student_steps=5, episodic=0.0)
+    plain = start_run(iterations=20, student_steps=5, episodic=0.0)
     plain.updates = 86
     assert plain._rate() == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.76 / 0.9)))
 
 
-def test_episodes_teach_to_tell_the_zoos_classes_apart() -> None:
-    """From the same images and answers, what the episodes ask for gets better than without them."""
+def test_the_episodic_loss_is_lower_after_training_with_it() -> None:
+    """With the same images and predictions, training with episodes lowers the episodic loss more than without."""
     losses = []
     for episodic in (0.0, 2.0):
         settings = {"images_per_class": 8, "memory": 500, "student_steps": 8, "batch": 64, "episodic_share": 0.7}
-        run = begin(zoo(2), iterations=6, episodic=episodic, inversion={"ei": {"steps": 20, "lr": 0.2}}, **settings)
+        run = start_run(zoo(2), iterations=6, episodic=episodic, inversion={"ei": {"steps": 20, "lr": 0.2}}, **settings)
         for iteration in range(1, 7):
             row = run.step(iteration)
         assert ("outer_loss" in row) == (episodic > 0)
@@ -213,7 +216,7 @@ def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str, precision:
     ZooStudent(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
     ZooStudent(**settings).fit(zoo(), out=tmp_path / "resumed", device="cpu")
     for path in sorted((tmp_path / "resumed" / "checkpoints" / "000004").iterdir()):
-        path.unlink()  # forget the end, as if it had been interrupted after 2
+        path.unlink()  # remove the end, as after an interruption in meta-iteration 3
     ZooStudent(**settings).fit(zoo(), out=tmp_path / "resumed", resume=True, device="cpu")
     ends = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "resumed")]
     assert ends[0] == ends[1]
@@ -228,7 +231,7 @@ def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str, precision:
 
 
 @pytest.mark.parametrize("changed", [{"iterations": 8}, {"iterations": 3}, {"mixed": 0}, {"memory": 7}])
-def test_a_checkpoint_is_gone_on_from_with_other_settings_of_the_images(
+def test_a_run_can_start_from_a_checkpoint_with_other_settings_of_the_images(
     tmp_path: Path, changed: dict[str, int]
 ) -> None:
     ZooStudent(**SMALL).fit(zoo(), out=tmp_path / "first", device="cpu")
@@ -238,11 +241,11 @@ def test_a_checkpoint_is_gone_on_from_with_other_settings_of_the_images(
     assert [row["iteration"] for row in rows] == list(range(3, {**SMALL, **changed}["iterations"] + 1))
 
 
-def test_a_backbone_that_draws_while_training_is_resumed_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_backbone_with_dropout_is_resumed_with_the_same_bits(tmp_path: Path) -> None:
     settings = {**SMALL, "backbone": "resnet10t", "backbone_arguments": {"drop_rate": 0.5}}
     straight = ZooStudent(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
     torch.manual_seed(7)
-    run = begin(**{key: settings[key] for key in ("backbone", "backbone_arguments")})
+    run = start_run(**{key: settings[key] for key in ("backbone", "backbone_arguments")})
     done = restore(run, tmp_path / "straight" / "checkpoints" / "000002", CPU)
     for iteration in range(done + 1, 5):
         run.step(iteration)
@@ -250,13 +253,13 @@ def test_a_backbone_that_draws_while_training_is_resumed_with_the_same_bits(tmp_
     assert equal(straight.network.state_dict(), weights(run))
 
 
-def test_members_of_several_architectures_sizes_and_ways_are_taught_together() -> None:
+def test_members_of_several_architectures_sizes_and_ways_are_distilled_together() -> None:
     from dfml.backbones import create_backbone
 
     larger = Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     other = PretrainedClassifier(create_backbone("fewshot_resnet10", 4, seed=1), ("w", "x", "y", "z"), larger)
     members = Zoo.of([member(0, ("ant", "bee", "cat")), other])
-    run = begin(members, img_size=16, teachers=None)
+    run = start_run(members, img_size=16, teachers=None)
     run.step(1)
     shown = run.buffer.images[: len(run.buffer)].float() / 255.0
     assert shown.shape == (21, 3, 16, 16)
@@ -265,7 +268,7 @@ def test_members_of_several_architectures_sizes_and_ways_are_taught_together() -
     assert run.learner().embed(images(2)).shape == (2, 7)
 
 
-def test_a_student_of_one_member_works_and_any_number_of_classes_can_be_adapted_to() -> None:
+def test_a_student_of_one_member_adapts_to_any_number_of_classes() -> None:
     learner = ZooStudent(**SMALL).fit(zoo(1), device="cpu")
     for way in (2, 7):
         probabilities = learner.adapt(images(2 * way, 1), torch.arange(way).repeat(2)).predict_proba(images(3, 2))
@@ -273,18 +276,18 @@ def test_a_student_of_one_member_works_and_any_number_of_classes_can_be_adapted_
     assert learner.protocol == "any"
 
 
-def test_the_saved_learner_is_the_same_and_its_accuracy_can_be_measured(tmp_path: Path) -> None:
+def test_a_loaded_learner_is_the_same_and_better_than_chance(tmp_path: Path) -> None:
     learner = ZooStudent(**SMALL).fit(zoo(), out=tmp_path / "run", device="cpu")
     loaded = MetaLearner.from_pretrained(tmp_path / "run")
     assert isinstance(learner, Student)
     assert isinstance(loaded, Student)
     assert torch.equal(learner.embed(images(4)), loaded.embed(images(4)))
     found = evaluate(loaded, coloured_dataset(), way=3, shot=5, query=5, episodes=20)
-    assert found.accuracy > 0.5  # colours; guessing is a third
+    assert found.accuracy > 0.5  # the classes differ in colour; chance level is a third
 
 
 def test_a_snapshot_is_not_changed_by_later_steps() -> None:
-    run = begin()
+    run = start_run()
     run.step(1)
     snapshot = run.learner()
     before = {name: value.clone() for name, value in snapshot.network.state_dict().items()}
@@ -293,49 +296,49 @@ def test_a_snapshot_is_not_changed_by_later_steps() -> None:
     assert not equal(before, weights(run))
 
 
-def test_disagreement_makes_images_harder_for_the_student() -> None:
+def test_the_disagreement_term_makes_images_harder_for_the_student() -> None:
     found = []
     for weight in (1e-6, 30.0):
         weights = {"disagreement": weight, "divergence": "js"}
-        run = begin(student_steps=8, inversion={"ei": {"steps": 8, "lr": 0.2, "weights": weights}})
-        assert run.step(1)["disagreement"] == 0.0  # nothing has been learned that could be disagreed with
+        run = start_run(student_steps=8, inversion={"ei": {"steps": 8, "lr": 0.2, "weights": weights}})
+        assert run.step(1)["disagreement"] == 0.0  # the student has not been trained yet
         found.append(run.step(2)["disagreement"])
     assert found[1] > 1.2 * found[0] > 0.0
 
 
-class Listener(SilentProgress):
+class Recorder(SilentProgress):
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.messages: list[str] = []
 
     def message(self, text: str) -> None:
-        self.heard.append(text)
+        self.messages.append(text)
 
 
-def test_a_member_that_cannot_be_recovered_from_is_named() -> None:
+def test_a_message_names_a_member_that_cannot_be_inverted() -> None:
     broken = member(1, ("dog", "elk", "fox"))
     broken.network.get_classifier().weight.fill_(math.nan)  # type: ignore[operator]
-    progress = Listener()
+    progress = Recorder()
     members = Zoo.of([member(0, ("ant", "bee", "cat")), broken])
     learner = ZooStudent(**{**SMALL, "teachers": None}).fit(members, device="cpu", progress=progress)
     assert isinstance(learner, Student)
     assert all(bool(value.isfinite().all()) for value in learner.network.state_dict().values())
-    assert progress.heard == ["member-001 is excluded: the generator diverged (its loss is not finite)"]
+    assert progress.messages == ["member-001 is excluded: the generator diverged (its loss is not finite)"]
 
 
-def test_without_a_good_member_the_run_fails_with_one_line() -> None:
+def test_a_run_without_any_usable_member_fails_with_one_line() -> None:
     broken = member(1)
     broken.network.get_classifier().weight.fill_(math.nan)  # type: ignore[operator]
     with pytest.raises(RunError, match="no member is left to learn from"):
         ZooStudent(**SMALL).fit(Zoo.of([broken]), device="cpu")
 
 
-def test_a_member_whose_classes_nobody_confirms_is_named() -> None:
-    """Three agree about their classes; a fourth has the same classes in another order."""
+def test_a_message_names_a_member_whose_classes_no_other_confirms() -> None:
+    """Three members have the same classes; a fourth has them in another order."""
     twins = [member(0, ("a", "b", "c")) for _ in range(3)]
     members = Zoo.of([*twins, member(0, ("b", "c", "a"))])
-    progress = Listener()
+    progress = Recorder()
     settings = {**SMALL, "iterations": 12, "teachers": None, "images_per_class": 10, "memory": 2000, "way": 3}
     settings["inversion"] = {"ei": {"steps": 60, "lr": 0.1}}
     ZooStudent(**settings).fit(members, device="cpu", progress=progress)
-    assert [line.split(" recognises ")[0] for line in progress.heard] == ["member-003"]
-    assert "labels in another order" in progress.heard[0]
+    assert [line.split(" recognises ")[0] for line in progress.messages] == ["member-003"]
+    assert "labels in another order" in progress.messages[0]

@@ -11,7 +11,7 @@ from tests.factories import images
 
 
 def cut(count: int, size: int, seed: int = 0) -> Tensor:
-    """Which pixels are the second image's: images x rows x columns."""
+    """Mask of the pixels of the second images: images x rows x columns."""
     black, white = (torch.full((count, 3, size, size), value, dtype=torch.uint8) for value in (0, 1))
     return cut_and_mix(black, white, seeds.generator(seed, "mix"))[:, 0].bool()
 
@@ -27,14 +27,14 @@ def test_a_box_is_of_the_second_image_and_the_rest_of_the_first(count: int, size
     assert torch.equal(box, rows[:, :, None] & columns[:, None, :])
     for side in (rows, columns):
         framed = torch.nn.functional.pad(side.int(), (1, 1))
-        assert torch.all(framed.diff(dim=1).abs().sum(dim=1) <= 2)  # one beginning, one end: no gap
+        assert torch.all(framed.diff(dim=1).abs().sum(dim=1) <= 2)  # one start and one end: no gap
     assert all(torch.equal(one, other) for one, other in zip(to_mix, before, strict=True))
 
 
-def test_boxes_have_areas_from_nothing_to_all_and_lie_anywhere() -> None:
+def test_boxes_have_all_areas_and_positions() -> None:
     box = cut(4000, 16)
     area = box.float().mean(dim=(1, 2))
-    # Of a box of side s around a uniform centre, s - s^2/4 of either axis is inside; s^2 is uniform.
+    # A box of side s with a uniform centre covers s - s^2/4 of either axis; s^2 is uniform.
     assert abs(area.mean() - (1 / 2 - 1 / 5 + 1 / 48)) < 0.02
     assert area.min() < 0.02
     assert area.max() > 0.8
@@ -42,10 +42,10 @@ def test_boxes_have_areas_from_nothing_to_all_and_lie_anywhere() -> None:
     for turned in (often.flip(0), often.flip(1), often.T):
         torch.testing.assert_close(often, turned, atol=0.06, rtol=0)
     assert 0.1 < often.min() < often.max() < 0.6
-    assert (box != box.transpose(1, 2)).any(dim=(1, 2)).float().mean() > 0.8  # row and column are drawn apart
+    assert (box != box.transpose(1, 2)).any(dim=(1, 2)).float().mean() > 0.8  # row and column are sampled independently
 
 
-def test_images_of_a_batch_are_cut_differently_and_repeatably() -> None:
+def test_the_images_of_a_batch_have_different_boxes_that_depend_on_the_generator_only() -> None:
     box = cut(50, 16)
     assert len(torch.unique(box.flatten(1), dim=0)) > 40
     assert torch.equal(box, cut(50, 16))

@@ -1,4 +1,4 @@
-"""`dro`: a distributionally robust generator of weights, after the abstract of Wang et al. (UAI 2022)."""
+"""`dro`: a distributionally robust weight generator, after the abstract of Wang et al. (UAI 2022)."""
 
 from dfml.methods.dro.algorithm import DRO, DROConfig, DRORun
 

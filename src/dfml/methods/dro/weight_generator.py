@@ -1,10 +1,10 @@
-"""A network that generates networks: a task embedding goes in, the weights of a backbone come out.
+"""A network that maps a task embedding to the weights of a backbone.
 
-A network with one output for every weight would itself need millions of weights. But its loss is a squared distance to
-the members' weights, which whatever lies outside of the span of their differences can only make larger; and within the
-span, one number for every member says it all: how far to go from the mean of all towards that member. These shares are
-what is generated. The network is tiny, the loss needs nothing of the weights but their Gram matrix, which is computed
-once, and a ResNet costs no more to learn than a Conv4.
+A network with one output per weight would need millions of weights itself. But its loss is a squared distance to the
+members' weights, and any component outside of the span of their differences can only increase it. Within the span, the
+weights are given by one coefficient per member: the mean of all members, plus the coefficients times the members'
+deviations from the mean. The network generates these coefficients. It is small, the loss depends on the weights only
+through their Gram matrix, which is computed once, and a ResNet costs no more than a Conv4.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from torch.nn import functional
 from dfml import seeds
 from dfml.learners.network import Parameters
 
-_SAME = 1e-12  # of a tensor's squared norm: well above what rounding leaves where all members are equal
+_SAME = 1e-12  # relative to a tensor's squared norm; well above the rounding errors where all members are equal
 
 
 class MemberWeights:
     """The backbones of members that share one architecture.
 
     Args:
-        backbones: Weights of every member, by the same names; they are referred to, not copied.
+        backbones: Weights of every member, with the same names; not copied.
 
     Attributes:
-        gram: Inner products of what members differ in from their mean. Every tensor that differs is first divided by
-            its root mean square deviation and then counts the same, however many weights it has; the trace is the
-            number of members. Zero where all members are the same.
+        gram: Gram matrix of the members' deviations from their mean, members x members. Every tensor in which members
+            differ is divided by its root mean square deviation, so that it has the same weight whatever its size; the
+            trace is the number of members. Zero if all members are the same.
     """
 
     def __init__(self, backbones: Sequence[Parameters]) -> None:
@@ -52,37 +52,39 @@ class MemberWeights:
         mean = stacked.mean(dim=0)
         return mean, stacked.sub_(mean)
 
-    def mix(self, shares: Float[Tensor, "members"]) -> Parameters:
-        """The mean of the members, plus every member's difference from it times its share."""
+    def mix(self, coefficients: Float[Tensor, "members"]) -> Parameters:
+        """The mean of the members' weights, plus each member's deviation from it times its coefficient."""
         mixed = {}
         for name in self._backbones[0]:
             mean, deviations = self._deviations(name)
-            mixed[name] = mean + torch.tensordot(shares.to(mean), deviations, dims=1)
+            mixed[name] = mean + torch.tensordot(coefficients.to(mean), deviations, dims=1)
         return mixed
 
 
 class WeightGenerator:
-    """Two hidden layers from a task embedding to shares of members, and an embedding for every member.
+    """A network with two hidden layers from a task embedding to coefficients, and an embedding for every member.
 
     Args:
-        members: How many.
-        embedding_size: Numbers in an embedding.
-        hidden: Units of a layer.
-        seed: Of the first weights and embeddings.
+        members: Number of members.
+        embedding_size: Dimension of the embeddings.
+        hidden: Width of the hidden layers.
+        seed: Seed of the initial weights and embeddings.
+        device: Device of the parameters.
 
     Attributes:
-        parameters: Leaves that take gradients. The last layer starts at zero, and so with the mean of the members.
+        parameters: Leaf tensors that require gradients. The last layer is zero at first, so that the mean of the
+            members is generated for all embeddings.
     """
 
     def __init__(self, members: int, embedding_size: int, hidden: int, seed: int, device: torch.device) -> None:
-        def draw(name: str, rows: int, columns: int, scale: float) -> Tensor:
+        def normal(name: str, rows: int, columns: int, scale: float) -> Tensor:
             return scale * torch.randn(rows, columns, generator=seeds.generator(seed, "generator", name))
 
         values = {
-            "embeddings": draw("embeddings", members, embedding_size, 1.0),
-            "first.weight": draw("first", hidden, embedding_size, 1.0),  # an embedding's squares sum to 1, not to size
+            "embeddings": normal("embeddings", members, embedding_size, 1.0),
+            "first.weight": normal("first", hidden, embedding_size, 1.0),  # the squares of an embedding sum to 1
             "first.bias": torch.zeros(hidden),
-            "second.weight": draw("second", hidden, hidden, math.sqrt(2.0 / hidden)),
+            "second.weight": normal("second", hidden, hidden, math.sqrt(2.0 / hidden)),
             "second.bias": torch.zeros(hidden),
             "shares.weight": torch.zeros(members, hidden),
             "shares.bias": torch.zeros(members),
@@ -90,15 +92,15 @@ class WeightGenerator:
         self.parameters: Parameters = {name: value.to(device).requires_grad_() for name, value in values.items()}
 
     def embeddings(self) -> Float[Tensor, "members size"]:
-        """The members' embeddings, with mean zero and a root mean square length of one, so that lengths mean something.
+        """Embeddings of all members, with mean zero and a root mean square length of one.
 
-        Otherwise embeddings could escape from any perturbation by growing.
+        Without this scaling, the embeddings could grow until no perturbation matters.
         """
         centred = self.parameters["embeddings"] - self.parameters["embeddings"].mean(dim=0)
         return centred / root_mean_square(centred)
 
-    def shares(self, embeddings: Float[Tensor, "tasks size"]) -> Float[Tensor, "tasks members"]:
-        """How far to go from the mean of the members' weights towards every member's."""
+    def coefficients(self, embeddings: Float[Tensor, "tasks size"]) -> Float[Tensor, "tasks members"]:
+        """Coefficients of the members' deviations from their mean, for `MemberWeights.mix`."""
         values = embeddings
         for layer in ("first", "second"):
             values = functional.silu(self._linear(layer, values))
@@ -110,12 +112,20 @@ class WeightGenerator:
     def losses(
         self, embeddings: Float[Tensor, "members size"], gram: Float[Tensor, "members members"]
     ) -> Float[Tensor, "members"]:
-        """Squared distance of the weights generated for every member to its own; on average 1 for the mean of all."""
-        missing = self.shares(embeddings) - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        return ((missing @ gram) * missing).sum(dim=1)
+        """Squared distances of the generated weights to the members' weights.
+
+        Args:
+            embeddings: Embedding of each member's task.
+            gram: `MemberWeights.gram`.
+
+        Returns:
+            One loss per member; their mean is 1 if the mean of all members is generated.
+        """
+        errors = self.coefficients(embeddings) - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        return ((errors @ gram) * errors).sum(dim=1)
 
 
-def worst_moves(
+def worst_case_perturbations(
     losses: Callable[[Tensor], Tensor],
     points: Float[Tensor, "points size"],
     start: Float[Tensor, "points size"],
@@ -123,31 +133,35 @@ def worst_moves(
     radius: float,
     steps: int,
 ) -> Float[Tensor, "points size"]:
-    """Where to move points so that the sum of their losses grows most, within a Wasserstein ball.
+    """Perturbations of points that increase the sum of their losses most, within a Wasserstein ball.
 
-    The distribution of the moved points is at most `radius` from that of the points in the 2-Wasserstein distance: the
-    moves have a root mean square length of `radius` at most, so points that hurt more may move further. The ascent is
-    along the normalised gradient, from a first move in a given direction: at a minimum of the loss there is no gradient
-    to follow.
+    The perturbations have a root mean square length of at most `radius`, so that the 2-Wasserstein distance between the
+    distributions of the points before and after is at most `radius`, and points where the loss grows faster may move
+    further. They are found by projected gradient ascent with normalised gradients. The ascent starts from a given
+    direction, since there is no gradient to follow at a minimum of the loss.
 
     Args:
-        losses: Of every point; one's depends on that point only.
-        points: Where they are.
-        start: Direction of the first move; its length does not matter, but must not be zero.
-        radius: Of the ball.
-        steps: Of the ascent; together they can cross the ball.
+        losses: Function that returns one loss per point; each must depend on its own point only.
+        points: The points.
+        start: Direction of the initial perturbation; it must not be zero, and its length does not matter.
+        radius: Radius of the ball.
+        steps: Number of ascent steps; together they are as long as the diameter of the ball.
+
+    Returns:
+        The perturbations, detached.
     """
-    moves = start * (radius / root_mean_square(start))
+    perturbations = start * (radius / root_mean_square(start))
     for _ in range(steps):
-        moves = moves.detach().requires_grad_()
+        perturbations = perturbations.detach().requires_grad_()
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(losses(points + moves).sum(), moves)
-        tiny = torch.finfo(gradient.dtype).tiny  # where the loss is flat, nothing moves
-        moves = moves + gradient / root_mean_square(gradient).clamp(min=tiny) * (2.0 * radius / steps)
-        moves = moves * (radius / root_mean_square(moves)).clamp(max=1.0)
-    return moves.detach()
+            (gradient,) = torch.autograd.grad(losses(points + perturbations).sum(), perturbations)
+        tiny = torch.finfo(gradient.dtype).tiny  # where the loss is constant, nothing moves
+        ascent = gradient / root_mean_square(gradient).clamp(min=tiny) * (2.0 * radius / steps)
+        perturbations = perturbations + ascent
+        perturbations = perturbations * (radius / root_mean_square(perturbations)).clamp(max=1.0)
+    return perturbations.detach()
 
 
 def root_mean_square(points: Float[Tensor, "points size"]) -> Float[Tensor, ""]:
-    """Of the lengths of points."""
+    """Root mean square of the lengths of points."""
     return points.square().sum(dim=1).mean().sqrt()

@@ -19,27 +19,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import UsageError
-from dfml.images import resize_and_crop
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.loss import InversionWeights, View, sample_view
-from dfml.inversion.registry import InversionConfig, LearnedEngine
-from dfml.learners import LearnerConfig, create_learner
+from dfml.inversion.registry import LearnedEngine
+from dfml.learners import create_learner
 from dfml.learners.classifier import strip
 from dfml.learners.episode import Episode
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters
 from dfml.methods.base import Method
-from dfml.methods.free.alignment import InnerOptimiser, MemberLoss, joint, mean_cosine, member_gradients, sequential
-from dfml.methods.free.distillation import Distillation, HeadRule
+from dfml.methods.free.alignment import MemberLoss, joint, mean_cosine, member_gradients, sequential
+from dfml.methods.free.config import FreeConfig
+from dfml.methods.free.distillation import Distillation
 from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
 from dfml.training.checkpoint import State
 from dfml.training.device import require_memory
@@ -47,65 +46,11 @@ from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
 from dfml.training.metrics import describe_inversion_metrics
 from dfml.training.outer_loop import OuterLoop
 from dfml.training.task_memory import TaskMemory
+from dfml.zoo.members import teacher_logits
 from dfml.zoo.zoo import Zoo
 
 VIEW = InversionWeights(jitter=4, wrap=False, flip=True)
 """Random shift and mirroring of the images for the distillation."""
-
-
-class FreeConfig(TrainingConfig):
-    """Settings of FREE; defaults are those of the released code unless a setting says otherwise."""
-
-    iterations: NonNegativeInt = 999
-    """Number of meta-iterations."""
-    learner: LearnerConfig = LearnerConfig(inner_steps=5, test_inner_steps=10)
-    img_size: PositiveInt | None = None
-    """Side length of the learner's input and of the images in memory in pixels; None: the most common input size of the
-    members."""
-    inversion: InversionConfig = InversionConfig()
-    """Inversion engine, and the settings of each engine."""
-    members_per_step: PositiveInt = 4
-    """Number of members per meta-iteration, sampled at random."""
-    images_per_class: PositiveInt = 20
-    """Number of images recovered for each class of a member in a meta-iteration (for at most
-    `inversion.classes_per_round` classes of a member)."""
-    warm_up: NonNegativeInt = 19
-    """Number of meta-iterations at the beginning that train the inversion engine only."""
-    alignment: Literal["sequential", "joint", "none"] = "sequential"
-    """Distillation of the members into the learner. `sequential`: one member after the other (BELL). `joint`: all at
-    once (an ablation). `none`: no distillation, and thus no disagreement term in the inversion loss."""
-    alignment_optimiser: InnerOptimiser = "adam"
-    """Optimiser of the sequential updates: `adam` as in the released code, `sgd` as in the theory."""
-    alignment_lr: PositiveFloat = 0.001
-    """Learning rate of the sequential updates, or of the joint update."""
-    distillation_head: HeadRule = "classes"
-    """Row of the distillation head that is trained by an output of a member. `classes`: the row of the output's class.
-    `positions`: the row with the output's index, as in the released code. The head is used for the distillation only;
-    the head that episodes start from is trained by the replay."""
-    temperature: PositiveFloat = 1.0
-    """Temperature of the distillation."""
-    cosine_every: NonNegativeInt = 0
-    """Number of meta-iterations between measurements of the cosine between the members' gradients with respect to the
-    backbone; 0: no measurements."""
-    outer_lr: PositiveFloat = 0.001
-    """Learning rate of Adam for the meta-learned weights. Replay and distillation have an Adam each, because their
-    gradients differ in scale."""
-    memory: PositiveInt = 400
-    """Number of images kept per class, as bytes: 79 MB for 64 classes of 32 x 32 images."""
-    replay: Literal["stagnation", "fixed", "none"] = "stagnation"
-    """Length of the replay in a meta-iteration. `stagnation`: until the accuracy has not improved for `replay_patience`
-    steps (as in the released code; the time varies). `fixed`: `replay_steps` steps. `none`: no replay."""
-    replay_patience: PositiveInt = 10
-    """Number of replay steps in a row without improvement that end a replay until `stagnation`."""
-    replay_steps: PositiveInt = 20
-    """Number of steps of a `fixed` replay."""
-    replay_tasks: PositiveInt = 10
-    """Number of tasks per replay step; their losses are summed."""
-    patience: PositiveInt = 5
-    """Number of inversions in a row without progress after which a member is excluded."""
-    statistics_momentum: float = Field(default=0.01, gt=0.0, le=1.0)
-    """Weight of a new replay step in the moving average of the support sets' batch-norm statistics, in (0, 1]; used if
-    `learner.statistics_shrinkage` is not 0."""
 
 
 class FREE(Method):
@@ -259,10 +204,9 @@ class FreeRun(TrainingRun):
     @torch.no_grad()
     def _member_loss(self, member: int, images: Tensor, view: View) -> MemberLoss:
         """The distillation loss of one member on a view of its images, as a function of the student's weights."""
-        preprocessing, classifier = self.preprocessing, self.zoo.classifier(member)
+        preprocessing = self.preprocessing
         inputs = preprocessing.denormalise(view.apply(preprocessing.normalise(images)))
-        teacher_logits = classifier.logits(resize_and_crop(inputs, classifier.size))
-        return self.distillation.loss(inputs, teacher_logits, member)
+        return self.distillation.loss(inputs, teacher_logits(self.zoo[member], inputs), member)
 
     def _bell_replay(self, iteration: int) -> dict[str, float]:
         """BELL, replay: meta-train the learner on tasks that mix the classes of all members in memory."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml import seeds
+from dfml.divergences import kl_divergence
 from dfml.images import resize_and_crop
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters
@@ -77,7 +78,7 @@ def divergence(
     """
     teacher = functional.log_softmax(teacher_logits / temperature, dim=1)
     student = functional.log_softmax(student_logits / temperature, dim=1)
-    return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * kl_divergence(teacher, student).mean()
 
 
 class Distillation:

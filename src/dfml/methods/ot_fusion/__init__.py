@@ -1,4 +1,4 @@
-"""`ot_fusion`: align the members' channels by optimal transport, then average their weights."""
+"""`ot_fusion`: mean of the members' weights after their channels are matched by optimal transport."""
 
 from dfml.methods.ot_fusion.algorithm import Metric, OTFusion, OTFusionConfig
 

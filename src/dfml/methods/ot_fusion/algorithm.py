@@ -1,8 +1,8 @@
-"""`ot_fusion`: the members' channels matched by optimal transport, then the mean of their weights, then adaptation.
+"""`ot_fusion`: mean of the members' weights after their channels are matched by optimal transport, then adaptation.
 
-Averaging fails because networks that were trained apart keep alike features in different channels. Here every member's
-channels are first renumbered as those of the first member, which changes nothing of what it computes (Singh and Jaggi,
-"Model Fusion via Optimal Transport", NeurIPS 2020).
+A plain mean fails because networks that were trained independently have similar features in different channels. Here
+the channels of every member are first permuted to match those of the first member, which does not change its function
+(Singh and Jaggi, "Model Fusion via Optimal Transport", NeurIPS 2020).
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from dfml.methods.average import average_members, member_backbones
 from dfml.methods.base import Method
 from dfml.methods.ot_fusion.transport import (
     MATCHABLE,
-    Orders,
-    Rows,
+    ChannelFeatures,
+    Permutations,
     channel_activations,
     channel_layers,
     match_by_activations,
     match_by_weights,
-    renumbered,
+    permute_channels,
 )
-from dfml.methods.untrained import AdaptationConfig, Finished, untrained_learner
+from dfml.methods.untrained import AdaptationConfig, FinishedRun, untrained_learner
 from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.zoo import Zoo
 
 Metric = Literal["weights", "activations"]
-"""What makes two channels alike: their incoming weights, or their answers to the same images."""
+"""Features that channels are matched by: their incoming weights, or their activations on the same images."""
 
 
 class OTFusionConfig(AdaptationConfig):
     """Settings of `ot_fusion`."""
 
     metric: Metric = "weights"
-    """What channels are matched by: `weights`, the incoming ones, or `activations` on images that nobody recorded.
-    Chosen on CIFAR-FS val, where weights are three points better (5-shot, two zoos of 100 members)."""
+    """Features that channels are matched by: `weights`, their incoming weights, or `activations` on synthetic images.
+    On the validation classes of CIFAR-FS (5-shot, two zoos of 100 members), `weights` is three points better."""
     images: PositiveInt = 64
-    """Dead leaves on which `activations` are compared."""
+    """Number of dead leaves images for the metric `activations`."""
 
 
 class OTFusion(Method):
-    """Mean of the members' weights once their channels are matched; one architecture only.
+    """Mean of the members' weights after channel matching (Singh and Jaggi, NeurIPS 2020); one architecture only.
 
-    Heads take part with their inputs in the matched order. Their rows are not matched: members answer different
-    questions with the same output numbers, and adaptation learns the rows anew.
+    The inputs of the heads are permuted as well. The rows of the heads are not matched, because members have different
+    classes, and adaptation trains the rows again.
     """
 
     name: ClassVar[str] = "ot_fusion"
@@ -68,39 +68,42 @@ class OTFusion(Method):
         layers, match = channel_layers(zoo.classifier(0).network), self._matcher(zoo)
         matched = [
             PretrainedClassifier(
-                renumbered(member.network, layers, match(member)), member.labels, member.preprocessing, member.source
+                permute_channels(member.network, layers, match(member)),
+                member.labels,
+                member.preprocessing,
+                member.source,
             )
             for member in zoo.classifiers()
         ]
         learner.parameters = average_members(Zoo.of(matched), learner)
-        return Finished(learner)
+        return FinishedRun(learner)
 
-    def _matcher(self, zoo: Zoo) -> Callable[[PretrainedClassifier], Orders]:
-        """A member -> the order in which its channels are most like the first member's."""
+    def _matcher(self, zoo: Zoo) -> Callable[[PretrainedClassifier], Permutations]:
+        """Function that returns the permutations that match a member's channels to those of the first member."""
         reference = zoo.classifier(0)
         layers = channel_layers(reference.network)
         if self.config.metric == "weights":
             return lambda member: match_by_weights(member.network, reference.network, layers)
         images = self._images(zoo.preprocessing()).to(zoo.device)
 
-        def seen(member: PretrainedClassifier) -> Rows:
+        def activations(member: PretrainedClassifier) -> ChannelFeatures:
             return channel_activations(member.network, layers, member.preprocessing.normalise(images))
 
-        ours = seen(reference)
-        return lambda member: match_by_activations(seen(member), ours)
+        reference_activations = activations(reference)
+        return lambda member: match_by_activations(activations(member), reference_activations)
 
     def _images(self, preprocessing: Preprocessing) -> Float[Tensor, "images 3 size size"]:
-        """What members are shown, of one size for all: their maps are compared pixel by pixel."""
+        """Dead leaves images in [0, 1], of one size for all members: feature maps are compared pixel by pixel."""
         generator = seeds.generator(self.config.seed, "ot_fusion")
         return preprocessing.denormalise(dead_leaves(self.config.images, preprocessing.size, generator)).clamp(0.0, 1.0)
 
 
 def require_fusible(zoo: Zoo, learner: GradientLearner) -> None:
-    """Make sure that the members can be matched and averaged, before the work begins.
+    """Check that the channels of all members can be matched and their weights averaged.
 
     Raises:
-        ZooError: If it is not known how the layers of a member's architecture hang together, if its weights are not
-            finite, or if it is not of the learner's architecture.
+        ZooError: If the layers of a member's architecture are not known, its weights are not finite, or it does not
+            have the learner's architecture.
     """
     for index, member in enumerate(zoo.classifiers()):
         if not isinstance(member.network, MATCHABLE):

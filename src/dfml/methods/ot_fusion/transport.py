@@ -1,8 +1,8 @@
-"""Channels of one network matched with those of another of the same architecture, by optimal transport.
+"""Matching of the channels of two networks of the same architecture by optimal transport.
 
-Networks that were trained apart compute alike things in different channels. Renumbering the channels of one changes
-nothing of what it computes, and puts its weights where the other has the like (Singh and Jaggi, "Model Fusion via
-Optimal Transport", NeurIPS 2020).
+Networks that were trained independently compute similar features in different channels. A permutation of the channels
+of one does not change its function, and moves its weights to where the other has similar ones (Singh and Jaggi, "Model
+Fusion via Optimal Transport", NeurIPS 2020).
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from torch import Tensor, nn
 from dfml.backbones.conv4 import Conv4
 from dfml.backbones.resnet import FewShotResNet
 
-_MOST_PIVOTS = 10_000_000  # of the solver; a few thousand are enough for 512 channels
+_MAX_PIVOTS = 10_000_000  # of the solver; a few thousand are enough for 512 channels
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module with weights, and the numberings of channels that it takes part in.
+    """A module with weights, and the channel groups of its inputs and outputs.
 
-    Channels that are handed on, or added to each other by a shortcut, share one numbering.
+    A channel group is a set of channels that are permuted together. An output and the inputs of the layers that read it
+    are of one group, and so are outputs that a shortcut adds.
 
     Attributes:
-        name: Of the module in its network.
-        reads: The numbering of its input channels; None: what nobody may renumber (colours, and channels of a layer
+        name: Name of the module in its network.
+        reads: Channel group of the inputs; None: inputs that are not permuted (colours, and the channels of a layer
             that maps every channel to itself).
-        writes: The numbering of its output channels; None: classes.
+        writes: Channel group of the outputs; None: classes.
     """
 
     name: str
@@ -43,18 +44,18 @@ class Layer:
     writes: int | None
 
 
-Orders = dict[int, Int64[Tensor, " _channels"]]
-"""For every numbering: which of a network's channels goes to each place."""
+Permutations = dict[int, Int64[Tensor, " _channels"]]
+"""Channel group -> for each new position, the index of the channel that goes there."""
 
-Rows = dict[int, Float[Tensor, "_channels values"]]
-"""For every numbering: what is known of each channel."""
+ChannelFeatures = dict[int, Float[Tensor, "_channels values"]]
+"""Channel group -> one row of features per channel."""
 
 MATCHABLE = (Conv4, FewShotResNet)
-"""Networks of which it is known how their layers hang together."""
+"""Architectures whose channel groups are known."""
 
 
 def channel_layers(network: nn.Module) -> tuple[Layer, ...]:
-    """The layers of a network in forward order, with the numberings of their channels.
+    """The layers of a network in forward order, with their channel groups.
 
     Raises:
         TypeError: If the network is not one of `MATCHABLE`.
@@ -66,42 +67,44 @@ def channel_layers(network: nn.Module) -> tuple[Layer, ...]:
     raise TypeError(f"expected {' or '.join(kind.__name__ for kind in MATCHABLE)}, but found {type(network).__name__}")
 
 
-def match_by_weights(network: nn.Module, reference: nn.Module, layers: Sequence[Layer]) -> Orders:
-    """Match channels whose incoming weights are alike, from the first layer to the last.
+def match_by_weights(network: nn.Module, reference: nn.Module, layers: Sequence[Layer]) -> Permutations:
+    """Match channels with similar incoming weights, from the first layer to the last.
 
-    A numbering is settled when it is first read, so that later incoming weights can be compared in the reference's
-    order; of a residual stream, that is by the layers that begin it.
+    The permutation of a group is computed when a layer first reads it, so that the incoming weights of later layers can
+    be compared in the order of the reference. The group of a residual stream is matched by the layers before its first
+    reader.
 
     Args:
-        network: Whose channels are renumbered.
-        reference: Whose channels stay.
-        layers: Of both; see `channel_layers`.
+        network: Network whose channels are permuted.
+        reference: Network whose channels stay.
+        layers: Layers of both; see `channel_layers`.
     """
-    orders: Orders = {}
-    known: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    permutations: Permutations = {}
+    incoming: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for layer in layers:
-        if layer.reads is not None and layer.reads not in orders:
-            theirs, ours = (torch.cat(rows, dim=1) for rows in zip(*known[layer.reads], strict=True))
-            orders[layer.reads] = transport(theirs, ours)
+        if layer.reads is not None and layer.reads not in permutations:
+            features, reference_features = (torch.cat(rows, dim=1) for rows in zip(*incoming[layer.reads], strict=True))
+            permutations[layer.reads] = match_channels(features, reference_features)
         if layer.writes is not None:
-            known[layer.writes].append((_incoming(network, layer, orders), _incoming(reference, layer, {})))
-    return orders
+            pair = (_incoming_weights(network, layer, permutations), _incoming_weights(reference, layer, {}))
+            incoming[layer.writes].append(pair)
+    return permutations
 
 
-def match_by_activations(theirs: Rows, ours: Rows) -> Orders:
-    """Match channels that answer alike to the same images; see `channel_activations`."""
-    return {numbering: transport(rows, ours[numbering]) for numbering, rows in theirs.items()}
+def match_by_activations(features: ChannelFeatures, reference: ChannelFeatures) -> Permutations:
+    """Match channels with similar activations on the same images; see `channel_activations`."""
+    return {group: match_channels(rows, reference[group]) for group, rows in features.items()}
 
 
 @torch.no_grad()
 def channel_activations(
     network: nn.Module, layers: Sequence[Layer], inputs: Float[Tensor, "images 3 height width"]
-) -> Rows:
-    """What every channel answers to images: the outputs of the batch-norm layers that write it, pixel by pixel.
+) -> ChannelFeatures:
+    """Activations of every channel: the outputs of the batch-norm layers that write it, for all pixels of all images.
 
     Args:
-        network: In evaluation mode.
-        layers: See `channel_layers`.
+        network: The network, in evaluation mode.
+        layers: Its layers; see `channel_layers`.
         inputs: Normalised images.
     """
     maps: dict[int, list[Tensor]] = defaultdict(list)
@@ -109,73 +112,85 @@ def channel_activations(
         for layer in layers:
             module = network.get_submodule(layer.name)
             if layer.writes is not None and isinstance(module, nn.BatchNorm2d):
-                seen = maps[layer.writes]
-                handle = module.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output))
+                outputs = maps[layer.writes]
+                handle = module.register_forward_hook(lambda _, __, output, outputs=outputs: outputs.append(output))
                 hooks.callback(handle.remove)
         network.forward_features(inputs)  # type: ignore[operator]
     return {
-        numbering: torch.cat([output.transpose(0, 1).flatten(1) for output in outputs], dim=1)
-        for numbering, outputs in maps.items()
+        group: torch.cat([output.transpose(0, 1).flatten(1) for output in outputs], dim=1)
+        for group, outputs in maps.items()
     }
 
 
-def transport(
-    theirs: Float[Tensor, "channels values"], ours: Float[Tensor, "channels values"]
+def match_channels(
+    features: Float[Tensor, "channels values"], reference: Float[Tensor, "channels values"]
 ) -> Int64[Tensor, " channels"]:
-    """Which of their channels goes to each place of ours, at the least sum of squared distances.
+    """The permutation of channels with the smallest sum of squared distances to the reference, by optimal transport.
 
-    Every channel has mass one. Between equally many, some optimal plan moves each channel as a whole (Birkhoff), and
-    the solver, which walks from vertex to vertex, ends with such a plan: a permutation.
+    Every channel has mass one. For equal numbers of channels some optimal plan is a permutation (Birkhoff's theorem),
+    and the solver returns one, because it moves from vertex to vertex of the set of plans.
 
     Args:
-        theirs: Finite.
-        ours: Finite.
+        features: Finite features of the channels.
+        reference: Finite features of the reference's channels.
 
     Returns:
-        For each of our channels, the number of theirs.
+        For each channel of the reference, the index of the channel that matches it.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler warns of POT's source when it is first imported
+        warnings.simplefilter("ignore")  # POT's source gives compiler warnings when it is first imported
         import ot
-    # A squared distance is two squared norms, of which every permutation pays the same sum, less twice this.
-    alike = (ours @ theirs.T).double().cpu().numpy()
-    costs = alike.max() - alike  # the solver fails where a cost is negative, and stops early where all are tiny
+    # Minus half a squared distance, up to the squared norms, whose sum is the same for every permutation.
+    similarities = (reference @ features.T).double().cpu().numpy()
+    costs = similarities.max() - similarities  # the solver fails for negative costs, and stops early for tiny ones
     mass = np.ones(len(costs))
-    plan = ot.emd(mass, mass, costs / max(costs.max(), np.finfo(float).tiny), numItermax=_MOST_PIVOTS)
-    return torch.from_numpy(plan.argmax(axis=1)).to(theirs.device)
+    plan = ot.emd(mass, mass, costs / max(costs.max(), np.finfo(float).tiny), numItermax=_MAX_PIVOTS)
+    return torch.from_numpy(plan.argmax(axis=1)).to(features.device)
 
 
-def renumbered(network: nn.Module, layers: Sequence[Layer], orders: Orders) -> nn.Module:
-    """A copy with its channels in another order, which computes the same function."""
+def permute_channels(network: nn.Module, layers: Sequence[Layer], permutations: Permutations) -> nn.Module:
+    """A copy of a network with permuted channels, which computes the same function.
+
+    Args:
+        network: The network; it is not changed.
+        layers: Its layers; see `channel_layers`.
+        permutations: Permutations of some or all of its channel groups.
+    """
     copied = copy.deepcopy(network)
     for layer in layers:
         module = copied.get_submodule(layer.name)
-        module.load_state_dict({name: _reorder(value, layer, orders) for name, value in module.state_dict().items()})
+        tensors = {name: _permute(value, layer, permutations) for name, value in module.state_dict().items()}
+        module.load_state_dict(tensors)
     return copied
 
 
-def _incoming(network: nn.Module, layer: Layer, orders: Orders) -> Tensor:
-    """A layer's weights by output channel, its inputs in the reference's order."""
-    reading = Layer(layer.name, layer.reads, None)
+def _incoming_weights(network: nn.Module, layer: Layer, permutations: Permutations) -> Tensor:
+    """A layer's weights, one row per output channel, with its inputs in the order of the reference."""
+    inputs_only = Layer(layer.name, layer.reads, None)
     parameters = network.get_submodule(layer.name).parameters()
-    return torch.cat([_reorder(value.detach(), reading, orders).reshape(len(value), -1) for value in parameters], dim=1)
+    rows = [_permute(value.detach(), inputs_only, permutations).reshape(len(value), -1) for value in parameters]
+    return torch.cat(rows, dim=1)
 
 
-def _reorder(values: Tensor, layer: Layer, orders: Orders) -> Tensor:
-    for axis, numbering in enumerate((layer.writes, layer.reads)):
-        if numbering in orders and axis < values.dim():
-            values = reorder_blocks(values, orders[numbering], axis)
+def _permute(values: Tensor, layer: Layer, permutations: Permutations) -> Tensor:
+    for axis, group in enumerate((layer.writes, layer.reads)):
+        if group in permutations and axis < values.dim():
+            values = permute_blocks(values, permutations[group], axis)
     return values
 
 
-def reorder_blocks(values: Tensor, order: Int64[Tensor, " channels"], axis: int) -> Tensor:
-    """Reorder an axis that counts (channel, rest): a head over a flattened map has all pixels of a channel together."""
+def permute_blocks(values: Tensor, permutation: Int64[Tensor, " channels"], axis: int) -> Tensor:
+    """Permute the channels along an axis on which each channel has a block of consecutive entries.
+
+    A head on a flattened feature map has such an axis: all pixels of a channel are next to each other.
+    """
     shape = values.shape
-    blocks = values.reshape(*shape[:axis], len(order), -1, *shape[axis + 1 :])
-    return blocks.index_select(axis, order).reshape(shape)
+    blocks = values.reshape(*shape[:axis], len(permutation), -1, *shape[axis + 1 :])
+    return blocks.index_select(axis, permutation).reshape(shape)
 
 
 def _chain(blocks: int) -> tuple[Layer, ...]:
+    """Layers of a Conv4: the output of each block is a channel group of its own."""
     layers: list[Layer] = []
     for index in range(blocks):
         layers += _conv_norm(f"blocks.{index}", index - 1 if index else None, index)
@@ -183,14 +198,15 @@ def _chain(blocks: int) -> tuple[Layer, ...]:
 
 
 def _residual(network: FewShotResNet) -> tuple[Layer, ...]:
+    """Layers of a few-shot ResNet: blocks without a projection shortcut share the group of the residual stream."""
     layers = _conv_norm("stem", None, 0)
-    stream, numberings = 0, 1
+    stream, groups = 0, 1
     for index, block in enumerate(network.blocks):
-        inner, after = numberings, stream
-        numberings += 1
+        inner, after = groups, stream
+        groups += 1
         layers += _conv_norm(f"blocks.{index}.first", stream, inner)
         if not isinstance(block.shortcut, nn.Identity):
-            after, numberings = numberings, numberings + 1
+            after, groups = groups, groups + 1
             layers += _conv_norm(f"blocks.{index}.shortcut", stream, after)
         layers += _conv_norm(f"blocks.{index}.second", inner, after)
         stream = after
@@ -198,4 +214,5 @@ def _residual(network: FewShotResNet) -> tuple[Layer, ...]:
 
 
 def _conv_norm(name: str, reads: int | None, writes: int) -> list[Layer]:
+    """A convolution and the batch-norm layer after it."""
     return [Layer(f"{name}.conv", reads, writes), Layer(f"{name}.norm", None, writes)]

@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import UsageError, ZooError
-from dfml.inversion.loss import InversionWeights, sample_view
+from dfml.inversion.loss import sample_view
 from dfml.inversion.pixel_gradient import InversionGradient
-from dfml.learners import LearnerConfig, create_learner
+from dfml.learners import create_learner
 from dfml.learners.classifier import strip
 from dfml.learners.episode import Episode
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.average import average_members
 from dfml.methods.base import Method
+from dfml.methods.purer.config import PurerConfig
 from dfml.methods.purer.curriculum import GradientSwitch
 from dfml.methods.purer.dynamic_dataset import DynamicDataset
 from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
@@ -38,48 +38,6 @@ from dfml.training.metrics import describe_inversion_metrics
 from dfml.training.outer_loop import OuterLoop
 from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.zoo import Zoo
-
-
-class PurerConfig(TrainingConfig):
-    """Settings of PURER; defaults are those of the released CIFAR-FS scripts, except for the random start."""
-
-    learner: LearnerConfig = LearnerConfig()
-    start: Literal["random", "average"] = "random"
-    """Initial weights of the learner. `random`; or `average`: the mean of the members' weights, as in the released
-    scripts, which requires that all members have the learner's architecture."""
-    img_size: PositiveInt | None = None
-    """Side length of the recovered images and of the learner's input in pixels; None: the most common input size of the
-    members."""
-    episodes: PositiveInt = 4
-    """Number of episodes per meta-iteration; their outer losses are summed."""
-    outer_lr: PositiveFloat = 0.001
-    """Learning rate of Adam for the meta-learned weights."""
-    images_per_class: PositiveInt | None = None
-    """Number of images of each class in the dynamic dataset; None: shot + query."""
-    pixel_lr: PositiveFloat = 0.25
-    """Learning rate of Adam for the pixels of the dynamic dataset."""
-    inversion: InversionWeights = InversionWeights()
-    """Weights of the inversion loss."""
-    members_per_step: PositiveInt = 13
-    """Largest number of members per step of the dynamic dataset; sampled at random from a larger zoo."""
-    stacked: bool | None = None
-    """Evaluate all members of one architecture in one batched call; None: only on a GPU, where that is faster."""
-    curriculum_weight: NonNegativeFloat = 10.0
-    """Weight of the reversed outer loss (lambda in the paper); 0: episode inversion without curriculum."""
-    warm_up: PositiveInt = 4000
-    """Number of meta-iterations before the Gradient Switch may turn on."""
-    patience: PositiveInt = 6
-    """Number of consecutive meta-iterations without a new best accuracy that turn the Gradient Switch on."""
-    statistics_momentum: float = Field(default=0.01, gt=0.0, le=1.0)
-    """Weight of a new meta-iteration in the moving average of the support sets' batch-norm statistics, in (0, 1]; used
-    if `learner.statistics_shrinkage` is not 0."""
-
-    @field_validator("inversion")
-    @classmethod
-    def _no_student(cls, weights: InversionWeights) -> InversionWeights:
-        if weights.disagreement or weights.momentum:
-            raise ValueError("PURER has no student and no earlier batches: disagreement and momentum must be 0")
-        return weights
 
 
 class PURER(Method):
@@ -106,7 +64,7 @@ class PurerRun(TrainingRun):
     def __init__(self, config: PurerConfig, zoo: Zoo, device: torch.device) -> None:
         self.config, self.zoo, self.device = config, zoo, device
         self.iterations = config.iterations
-        self.members = [index for index in range(len(zoo)) if isinstance(zoo[index], PretrainedClassifier)]
+        self.members = [index for index in range(len(zoo)) if _has_gradients(zoo, index)]
         self._messages = _excluded_messages(zoo, self.members)
         active = sorted({label for member in self.members for label in zoo.classes.of_member[member]})
         if config.way > len(active):
@@ -255,6 +213,11 @@ class PurerRun(TrainingRun):
         self.switch.load_state_dict(state.values["switch"])
 
 
+def _has_gradients(zoo: Zoo, index: int) -> bool:
+    """Whether a member is differentiable; those that are read from files are, and need not be loaded for this."""
+    return zoo.member_configs[index] is not None or isinstance(zoo[index], PretrainedClassifier)
+
+
 def _excluded_messages(zoo: Zoo, members: Sequence[int]) -> list[str]:
     """Messages about the members that take no part.
 
@@ -267,7 +230,7 @@ def _excluded_messages(zoo: Zoo, members: Sequence[int]) -> list[str]:
             "zoo only predict; use --method zoo_embedding"
         )
     return [
-        f"{zoo.name(index)} is excluded: it only predicts, and {PURER.name} needs gradients with respect to images"
+        f"{zoo.name(index)} is not inverted: it only predicts, and {PURER.name} needs gradients"
         for index in range(len(zoo))
         if index not in members
     ]

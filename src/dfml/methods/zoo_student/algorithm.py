@@ -16,32 +16,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
 from dfml import seeds
 from dfml.images import resize_and_crop, to_bytes, to_float
 from dfml.inversion.agreement import CrossMemberAgreement
-from dfml.inversion.ei import PixelInversionConfig
 from dfml.inversion.image_source import ImageSource
-from dfml.inversion.loss import InversionWeights
-from dfml.inversion.registry import InversionConfig, LearnedEngine
-from dfml.learners.base import ProtocolName
+from dfml.inversion.registry import LearnedEngine
 from dfml.learners.classifier import strip
-from dfml.learners.embedding import HeadFit, episode_loss
+from dfml.learners.embedding import episode_loss
 from dfml.learners.episode import sample_episode_indices
-from dfml.learners.student import Student, StudentEmbedding
+from dfml.learners.student import Student
 from dfml.methods.base import Method
+from dfml.methods.zoo_student.config import ZooStudentConfig
 from dfml.methods.zoo_student.mixing import cut_and_mix
 from dfml.optimisers import MuonAndAdam
 from dfml.schedules import half_cosine
 from dfml.training.checkpoint import State
-from dfml.training.device import Precision, computing_in, require_memory
+from dfml.training.device import computing_in, require_memory
 from dfml.training.distillation_buffer import DistillationBuffer
 from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
 from dfml.training.metrics import describe_inversion_metrics
@@ -50,90 +47,6 @@ from dfml.zoo.zoo import Zoo
 
 _WARM_UP = 0.1  # fraction of the distillation in which the learning rate rises
 _EPISODIC_RATE = 0.2  # learning rate at the beginning of the episodic steps, as a fraction of the highest
-
-
-class ZooStudentConfig(TrainingConfig):
-    """Settings of `zoo_student`, chosen on the validation classes of CIFAR-FS (docs/results/zoo-student.md)."""
-
-    shot: PositiveInt = 1
-    """Not used: the student adapts to any number of images per class. Its training episodes have `episode_shot`."""
-    query: PositiveInt = 15
-    """Not used; the training episodes have `episode_query`."""
-    protocol: ProtocolName = "strict"
-    """Not used: a prediction of the student never depends on other images."""
-    iterations: PositiveInt = 120
-    """Number of meta-iterations."""
-    snapshot_every: PositiveInt = 25
-    """Number of meta-iterations between snapshots of the learner (for learning curves)."""
-    checkpoint_every: PositiveInt = 25
-    """Number of meta-iterations between checkpoints, from which `--resume` and `--from` continue."""
-    backbone: str = "conv4_pyramid"
-    """Architecture of the student: a name that `dfml.backbones.create_backbone` takes."""
-    backbone_arguments: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of the architecture, such as `{channels: [64, 128, 256, 512]}` for twice the width, which takes three
-    times as long and has not been more accurate so far."""
-    img_size: PositiveInt | None = None
-    """Side length of the student's input in pixels; None: the most common input size of the members."""
-    embedding: StudentEmbedding = "centred"
-    """Embedding of an image in few-shot tasks. `probabilities`: the predicted class probabilities of all members.
-    `centred`: these at temperature 2, minus the uniform distribution. `features`: the input of the student's head."""
-    fit: HeadFit = "ridge"
-    """Classifier head of a few-shot task. `mean`: nearest class mean by cosine similarity. `ridge`: ridge
-    regression."""
-    inversion: InversionConfig = InversionConfig(
-        engine="ei",
-        ei=PixelInversionConfig(
-            start="auto",
-            steps=30,
-            lr=0.05,
-            weights=InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001),
-        ),
-    )
-    """Inversion engine, and the settings of each engine."""
-    members_per_step: PositiveInt = 1
-    """Number of members that images are recovered from in a meta-iteration; all members take turns."""
-    images_per_class: PositiveInt = 20
-    """Number of images recovered for each class of a member in a meta-iteration (for at most
-    `inversion.classes_per_round` classes of a member)."""
-    mixed: NonNegativeInt = 1
-    """Number of mixed images per recovered image: a box of an earlier image pasted into it (CutMix)."""
-    teachers: PositiveInt | None = None
-    """Number of members that predict each image, sampled at random in every meta-iteration; None: all."""
-    memory: PositiveInt = 100_000
-    """Largest number of images that are kept with their predictions. An image takes 3 kB at 32 x 32 pixels, and its
-    predictions 1 kB for 100 members with five classes each."""
-    student_steps: PositiveInt = 25
-    """Average number of optimiser steps of the student per meta-iteration: few at the beginning, when there are few
-    images, and twice as many at the end."""
-    batch: PositiveInt = 256
-    """Number of images per optimiser step of the student."""
-    mirror: bool = True
-    """Mirror half of the batches left to right, with unchanged targets; suits photographs, but not letters."""
-    episodic: NonNegativeFloat = 0.2
-    """Weight of the episodic loss in the last steps of the student: the cross-entropy of a few-shot episode of classes
-    of the zoo, with nearest class means, that is a part of every batch. 0: no episodes."""
-    episodic_share: float = Field(default=0.15, ge=0.0, lt=1.0)
-    """Fraction of the student's steps, at the end of the training, that have the episodic loss, in [0, 1). In earlier
-    steps it lowered the accuracy."""
-    episode_way: PositiveInt = 32
-    """Largest number of classes per training episode; there are fewer if the zoo or the batch has no room for them."""
-    episode_shot: PositiveInt = 3
-    """Number of support images per class of a training episode."""
-    episode_query: PositiveInt = 4
-    """Number of query images per class of a training episode."""
-    lr: PositiveFloat = 0.01
-    """Highest learning rate of Adam. It rises linearly during the first tenth of the distillation and falls to zero
-    along a half cosine; the episodic steps begin at a fifth of it and fall to zero likewise."""
-    kernel_lr: NonNegativeFloat = 0.1
-    """Highest learning rate of Muon, which updates the convolution kernels, with the same schedule; 0: Adam updates
-    them too."""
-    temperature: PositiveFloat = 4.0
-    """Temperature of the distillation."""
-    precision: Precision = "auto"
-    """Precision of the student in training, and of the members' predictions. `auto`: bfloat16 where the hardware
-    multiplies it natively, else float32."""
-    patience: PositiveInt = 5
-    """Number of inversions in a row without progress after which a member is excluded."""
 
 
 class ZooStudent(Method):
@@ -325,7 +238,7 @@ class ZooStudentRun(TrainingRun):
             return _EPISODIC_RATE * half_cosine(done)
         if done < _WARM_UP:
             return max(done / _WARM_UP, 0.01)
-        return 0.5 * (1.0 + math.cos(math.pi * (done - _WARM_UP) / (1.0 - _WARM_UP)))
+        return half_cosine((done - _WARM_UP) / (1.0 - _WARM_UP))
 
     def learner(self) -> Student:
         """See `TrainingRun.learner`."""

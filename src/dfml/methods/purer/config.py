@@ -1,0 +1,53 @@
+"""Settings of PURER."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+
+from dfml.inversion.loss import InversionWeights
+from dfml.learners import LearnerConfig
+from dfml.training.loop import TrainingConfig
+
+
+class PurerConfig(TrainingConfig):
+    """Settings of PURER; defaults are those of the released CIFAR-FS scripts, except for the random start."""
+
+    learner: LearnerConfig = LearnerConfig()
+    start: Literal["random", "average"] = "random"
+    """Initial weights of the learner. `random`; or `average`: the mean of the members' weights, as in the released
+    scripts, which requires that all members have the learner's architecture."""
+    img_size: PositiveInt | None = None
+    """Side length of the recovered images and of the learner's input in pixels; None: the most common input size of the
+    members."""
+    episodes: PositiveInt = 4
+    """Number of episodes per meta-iteration; their outer losses are summed."""
+    outer_lr: PositiveFloat = 0.001
+    """Learning rate of Adam for the meta-learned weights."""
+    images_per_class: PositiveInt | None = None
+    """Number of images of each class in the dynamic dataset; None: shot + query."""
+    pixel_lr: PositiveFloat = 0.25
+    """Learning rate of Adam for the pixels of the dynamic dataset."""
+    inversion: InversionWeights = InversionWeights()
+    """Weights of the inversion loss."""
+    members_per_step: PositiveInt = 13
+    """Largest number of members per step of the dynamic dataset; sampled at random from a larger zoo."""
+    stacked: bool | None = None
+    """Evaluate all members of one architecture in one batched call; None: only on a GPU, where that is faster."""
+    curriculum_weight: NonNegativeFloat = 10.0
+    """Weight of the reversed outer loss (lambda in the paper); 0: episode inversion without curriculum."""
+    warm_up: PositiveInt = 4000
+    """Number of meta-iterations before the Gradient Switch may turn on."""
+    patience: PositiveInt = 6
+    """Number of consecutive meta-iterations without a new best accuracy that turn the Gradient Switch on."""
+    statistics_momentum: float = Field(default=0.01, gt=0.0, le=1.0)
+    """Weight of a new meta-iteration in the moving average of the support sets' batch-norm statistics, in (0, 1]; used
+    if `learner.statistics_shrinkage` is not 0."""
+
+    @field_validator("inversion")
+    @classmethod
+    def _no_student(cls, weights: InversionWeights) -> InversionWeights:
+        if weights.disagreement or weights.momentum:
+            raise ValueError("PURER has no student and no earlier batches: disagreement and momentum must be 0")
+        return weights

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfml.errors import DataError
+from dfml.images import resize_and_crop, to_bytes, to_float, to_pil
+from tests.factories import images
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 32))
+def test_any_image_becomes_a_square_of_the_right_size_in_range(height: int, width: int, size: int) -> None:
+    shown = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height))
+    result = resize_and_crop(shown, size)
+    assert result.shape == (2, 3, size, size)
+    assert 0.0 <= result.min() <= result.max() <= 1.0
+
+
+def test_images_of_the_right_size_are_returned_as_they_are() -> None:
+    shown = 2.0 * images(2) - 0.5  # synthetic images may leave [0, 1]
+    assert resize_and_crop(shown, shown.shape[-1]) is shown
+
+
+@pytest.mark.parametrize("axis", [-2, -1])
+def test_the_centre_of_the_long_side_is_kept(axis: int) -> None:
+    centre = images(1, size=8)
+    border = torch.zeros(1, 3, 8, 4) if axis == -1 else torch.zeros(1, 3, 4, 8)
+    assert torch.equal(resize_and_crop(torch.cat([border, centre, border], dim=axis), 8), centre)
+
+
+def test_integer_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user's calls are not type-checked
+    with pytest.raises(DataError, match=r"found torch\.uint8; divide bytes by 255"):
+        resize_and_crop(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), 8)
+
+
+def test_bytes_survive_the_way_to_floats_and_back() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    assert torch.equal(to_bytes(to_float(levels)), levels)
+    assert torch.equal(to_bytes(torch.full((1, 3, 1, 1), -0.5)), torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
+    assert torch.equal(to_bytes(torch.full((1, 3, 1, 1), 1.5)), torch.full((1, 3, 1, 1), 255, dtype=torch.uint8))
+
+
+def test_a_pillow_image_has_the_pixels_in_rgb() -> None:
+    image = torch.zeros(3, 2, 4)
+    image[0, 1, 3] = 1.0
+    picture = to_pil(image)
+    assert (picture.mode, picture.size) == ("RGB", (4, 2))
+    assert picture.getpixel((3, 1)) == (255, 0, 0)
+    assert picture.getpixel((0, 0)) == (0, 0, 0)
