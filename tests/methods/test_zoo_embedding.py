@@ -86,7 +86,7 @@ def test_a_loaded_learner_has_the_same_representation_and_head(tmp_path: Path) -
 
 
 def test_the_image_size_is_a_setting() -> None:
-    members = Zoo.of([member(0), member(1, ("d", "e"), LARGER)])
+    members = Zoo.of([member(0), member(1, ("d", "e"), LARGER), member(2)])
     assert ZooEmbedding().fit(members, device="cpu").preprocessing.size == 16
     learner = ZooEmbedding(img_size=24).fit(members, device="cpu")
     assert isinstance(learner, ZooEmbeddingLearner)

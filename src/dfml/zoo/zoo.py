@@ -105,7 +105,7 @@ class Zoo:
         return len(self.member_configs)
 
     def __iter__(self) -> Iterator[Predicts]:
-        """The members, each loaded when its turn comes."""
+        """The members in order; each is loaded when it is reached."""
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Predicts:
@@ -220,8 +220,8 @@ class Zoo:
         Returns:
             That size, and the mean and standard deviation averaged over members.
         """
-        each = [(config or self[index]).preprocessing for index, config in enumerate(self.member_configs)]
-        sizes = [p.size for p in each]
+        own = [(config or self[index]).preprocessing for index, config in enumerate(self.member_configs)]
+        sizes = [p.size for p in own]
         common = max(sizes, key=lambda candidate: (sizes.count(candidate), candidate))
 
         def average(values: list[tuple[float, float, float]]) -> tuple[float, float, float]:
@@ -229,7 +229,7 @@ class Zoo:
             red, green, blue = (round(sum(column) / len(values), 6) for column in columns)
             return red, green, blue
 
-        return Preprocessing(size or common, average([p.mean for p in each]), average([p.std for p in each]))
+        return Preprocessing(size or common, average([p.mean for p in own]), average([p.std for p in own]))
 
 
 def _description(member: Predicts) -> tuple[str, tuple[str, ...], Preprocessing]:

@@ -125,9 +125,9 @@ def find_format(path: Path, *, announced: bool = True) -> MemberFormat | None:
         ZooError: If an announced format is needed for the decision and cannot be imported.
     """
     known = (*_registered.values(), *map(_import_built_in, _built_in()))
-    found = next((each for each in known if each.recognises(path)), None)
+    found = next((candidate for candidate in known if candidate.recognises(path)), None)
     if found is None and announced:
-        found = next((each for each in _announced() if each.recognises(path)), None)
+        found = next((candidate for candidate in _announced() if candidate.recognises(path)), None)
     return found
 
 
@@ -180,7 +180,7 @@ def _import_built_in(name: str) -> MemberFormat:
 
 
 def _announced(name: str | None = None) -> Iterator[MemberFormat]:
-    """The formats that installed packages announce, each imported when its turn comes."""
+    """Yield the formats that installed packages announce; each is imported when it is reached."""
     for point in entry_points(group=GROUP) if name is None else entry_points(group=GROUP, name=name):
         origin = f"the format {point.name!r} of the package {point.dist.name if point.dist else 'unknown'}"
         try:
