@@ -81,7 +81,6 @@ def test_axes_are_logarithmic_unless_a_value_is_negative_or_the_run_says_no() ->
 
     assert scale((1.0, 0.0)) == "log"
     assert scale((1.0, -0.1)) == "linear"
-    assert scale((0.0, 0.0)) == "linear"
     assert scale((1.0, 2.0), logarithmic=False) == "linear"
 
 
@@ -99,6 +98,17 @@ def test_many_panels_are_shared_out_to_figures() -> None:
     assert [len(each.figure.axes) for each in drawn] == [3, 3, 1]
     crowd = {f"m{index}_loss": 1.0 for index in range(9)}
     assert sum(len(each.figure.axes) for each in metric_figures([{"iteration": 1, **crowd}], {})) == 6
+
+
+def test_a_term_that_is_always_zero_is_not_drawn_but_a_fraction_is() -> None:
+    metrics = [{"iteration": step, "outer_loss": 0.0, "accuracy": 0.0} for step in (1, 2)]
+    (drawn,) = metric_figures(metrics, DESCRIPTIONS)
+    assert drawn.title == "accuracy"
+
+
+def test_long_labels_are_broken_into_lines() -> None:
+    (drawn,) = metric_figures([{"iteration": 1, "far": 1.0}], {"far": MetricDescription("distance of BN statistics")})
+    assert drawn.figure.axes[0].get_ylabel() == "distance of BN\nstatistics"
 
 
 def test_nothing_to_draw_is_no_figure() -> None:

@@ -64,7 +64,7 @@ def test_page_shows_the_run(name: str, tmp_path: Path) -> None:
     assert len([tag for tag, _ in reader.elements if tag == "img"]) == trained
     assert ("other" in text) == trained
     rows = RunFolder(tmp_path / "run").read_metrics()
-    drawn = {key for row in rows for key in row} & method.run_.describe_metrics().keys()
+    drawn = {key for row in rows for key, value in row.items() if value} & method.run_.describe_metrics().keys()
     assert bool(drawn) == trained
     for key in drawn:
         assert method.run_.describe_metrics()[key].caption in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, INK)
 _SMALLEST = 1e-6  # a loss can reach zero, which a logarithmic axis cannot show
 _MAX_PANELS = 3  # in one figure
 _MAX_UNDESCRIBED = 6
+_MAX_LABEL = 16  # characters per line of an axis label: panels are low
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def metric_figures(rows: Sequence[MetricRow], descriptions: Mapping[str, MetricD
     Args:
         rows: Lines of `metrics.jsonl`; a metric may be missing from any of them.
         descriptions: Metric -> `TrainingRun.describe_metrics`. A metric without a description is drawn if its name
-            ends in `_loss` (the first six of these).
+            ends in `_loss` (the first six of these). A metric that is 0 in every row, such as a loss term of weight 0,
+            is not drawn, unless it is a fraction.
 
     Returns:
         Figures in the order of the descriptions; empty if the rows have nothing to draw.
@@ -98,7 +101,7 @@ def _drawn_metrics(rows: Sequence[MetricRow], descriptions: Mapping[str, MetricD
     for name, description in described.items():
         needed = {name, description.arrow_to or name}
         selected = [row for row in rows if needed <= row.keys()]
-        if selected:
+        if selected and (description.percent or any(row[key] for row in selected for key in needed)):
             metrics.append(_Metric(name, description, _COLOURS[len(metrics) % len(_COLOURS)], selected))
     return metrics
 
@@ -126,9 +129,9 @@ def _draw_panel(axes: Axes, title: str, metrics: Sequence[_Metric]) -> None:
     elif all(metric.description.percent and _is_fraction(metric) for metric in metrics):
         axes.set_ylim(0, 102)
     if len(metrics) == 1:
-        axes.set_ylabel(metrics[0].label, color=metrics[0].colour, parse_math=False)
+        axes.set_ylabel(textwrap.fill(metrics[0].label, _MAX_LABEL), color=metrics[0].colour, parse_math=False)
         return
-    axes.set_ylabel(title, parse_math=False)
+    axes.set_ylabel(textwrap.fill(title, _MAX_LABEL), parse_math=False)
     legend = axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9)
     for text, metric in zip(legend.get_texts(), metrics, strict=True):
         text.set_parse_math(False)
@@ -138,10 +141,10 @@ def _draw_panel(axes: Axes, title: str, metrics: Sequence[_Metric]) -> None:
 def _draw_curve(axes: Axes, metric: _Metric, smallest: float) -> None:
     """Draw every value in a pale line, and the running mean in a strong one."""
     steps, values = metric.iterations, metric.values(metric.name, smallest)
-    marker = "." if len(values) == 1 else None
-    axes.plot(steps, values, color=metric.colour, linewidth=0.7, alpha=0.35, marker=marker)
+    axes.plot(steps, values, color=metric.colour, linewidth=0.7, alpha=0.35)
     mean = _running_mean(values, max(1, len(values) // 40))
-    axes.plot(steps, mean, color=metric.colour, linewidth=1.8, label=metric.label)
+    marker = "o" if len(values) == 1 else None
+    axes.plot(steps, mean, color=metric.colour, linewidth=1.8, marker=marker, markersize=4.5, label=metric.label)
 
 
 def _draw_arrows(axes: Axes, metric: _Metric, smallest: float) -> None:
@@ -157,8 +160,8 @@ def _draw_arrows(axes: Axes, metric: _Metric, smallest: float) -> None:
 
 def _can_be_logarithmic(metric: _Metric) -> bool:
     names = {metric.name, metric.description.arrow_to or metric.name}
-    values = [row[name] for row in metric.rows for name in names]
-    return metric.description.logarithmic and not metric.description.percent and min(values) >= 0 < max(values)
+    positive = all(row[name] >= 0 for row in metric.rows for name in names)
+    return metric.description.logarithmic and not metric.description.percent and positive
 
 
 def _is_fraction(metric: _Metric) -> bool:
