@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from dfml.data import splits
 from dfml.registries import Registry
 from dfml.zoo import formats
 from tests.factories import written_zoo
@@ -24,7 +23,6 @@ def _zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A folder with `zoo/`; what the examples register and import is forgotten afterwards."""
     monkeypatch.setenv("DFML_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(formats, "_registered", {})
-    monkeypatch.setattr(splits, "_REGISTERED", dict(splits._REGISTERED))
     written_zoo(tmp_path / "zoo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
-from dfml.errors import UsageError
+from dfml.errors import DfmlError, UsageError
 
 Part = TypeVar("Part")
 
@@ -20,15 +20,26 @@ class Registry(Generic[Part]):
     Args:
         kind: Word for one part in messages, such as "engine".
         group: Entry-point group in which packages announce parts (name -> `module:object`), such as `dfml.engines`.
-        own: dfml's own parts; nobody can replace them.
+        own: dfml's own parts; they cannot be replaced.
+        accepts: (name, object) -> whether what a package announces under a name is such a part.
+        expected: Description of such a part, for the message where `accepts` says no.
     """
 
-    def __init__(self, kind: str, group: str, own: Mapping[str, Part]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        own: Mapping[str, Part],
+        *,
+        accepts: Callable[[str, Any], bool] = lambda name, part: True,
+        expected: str = "",
+    ) -> None:
         self._kind, self._group = kind, group
+        self._accepts, self._expected = accepts, expected
         self._own, self._registered = dict(own), dict[str, Part]()
 
     def register(self, name: str, part: Part) -> None:
-        """Make a part available under a name; the last one registered under a name counts.
+        """Make a part available under a name in this process; the last one registered under a name counts.
 
         Raises:
             UsageError: If the name belongs to one of dfml's own parts.
@@ -46,39 +57,45 @@ class Registry(Generic[Part]):
         """The part of a name; one that a package announces is imported now.
 
         Raises:
-            UsageError: If there is none, several packages announce different ones, or its module fails.
+            UsageError: If there is none, several packages announce different ones, its module fails, or the object is
+                no such part.
         """
-        if name in self._own:
-            return self._own[name]
-        if name in self._registered:
-            return self._registered[name]
+        for parts in (self._own, self._registered):
+            if name in parts:
+                return parts[name]
         points = [point for point in entry_points(group=self._group) if point.name == name]
         if not points:
             raise UsageError(f"unknown {self._kind} {name!r}; choose one of {', '.join(self.names())}")
-        return cast("Part", load_entry_point(self._kind, points))
+        part = load_entry_point(self._kind, points)
+        if not self._accepts(name, part):
+            raise UsageError(
+                f"{describe_entry_point(points[0])} is announced as the {self._kind} {name!r}: expected "
+                f"{self._expected}, found {part!r}"
+            )
+        return cast("Part", part)
 
 
-def load_entry_point(kind: str, points: list[EntryPoint]) -> object:
+def load_entry_point(kind: str, points: Sequence[EntryPoint], error: type[DfmlError] = UsageError) -> object:
     """Import what packages announce under one name.
 
     Args:
         kind: Word for the part in messages.
         points: Entry points of one group and one name; at least one.
+        error: Class of the error.
 
     Raises:
-        UsageError: If they differ, or the module fails; names the file and line.
+        DfmlError: Of the class `error`, if they differ, or the module fails; names the file and line.
     """
     name = points[0].name
     if len({point.value for point in points}) > 1:
-        raise UsageError(
-            f"several packages announce a {kind} {name!r}: {', '.join(map(describe_entry_point, points))}; keep one"
-        )
+        packages = ", ".join(map(describe_entry_point, points))
+        raise error(f"several packages announce a {kind} {name!r}: {packages}; uninstall all but one")
     try:
         return points[0].load()
-    except (Exception, SystemExit) as error:
-        raise UsageError(
-            f"the {kind} {name!r} of {describe_entry_point(points[0])} cannot be imported, at {error_place(error)}"
-        ) from error
+    except (Exception, SystemExit) as caught:
+        raise error(
+            f"the {kind} {name!r} of {describe_entry_point(points[0])} cannot be imported: {error_place(caught)}"
+        ) from caught
 
 
 def describe_entry_point(point: EntryPoint) -> str:

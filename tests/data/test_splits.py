@@ -37,7 +37,7 @@ SIZES = [(CIFAR_FS, (64, 16, 20)), (MINI_IMAGENET, (64, 16, 20)), (VGG_FLOWER, (
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Restore the registry after the test."""
-    monkeypatch.setattr(splits, "_REGISTERED", dict(splits._REGISTERED))
+    monkeypatch.setattr(splits._SPLITS, "_registered", {})
 
 
 @pytest.mark.parametrize(("split", "counts"), SIZES, ids=[split.name for split, _ in SIZES])
@@ -80,7 +80,7 @@ def test_other_folders_are_left_out_and_missing_ones_named() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"out of cifar-fs, cub, miniimagenet, vgg-flower, found 'cifar'"):
+    with pytest.raises(UsageError, match=r"unknown class split 'cifar'; choose one of cifar-fs, cub, miniimagenet, vgg-flower"):
         official_split("cifar", "test", [])
     for name in SHIPPED:
         with pytest.raises(UsageError, match="split out of train, val, test, found 'dev'"):
@@ -107,7 +107,6 @@ def test_the_shipped_splits_are_of_the_type_that_others_have_to_be() -> None:
 @pytest.mark.usefixtures("registry")
 def test_a_registered_split_divides_a_folder(tmp_path: Path) -> None:
     register_split(Initials())
-    register_split(Initials())  # registering an equal one again is allowed
     assert split_names() == (*SHIPPED, "initials")
     path = write_folder(tmp_path / "data", [(f"{name}/0.png", plain(1)) for name in ("tea", "tin", "toy", "van")])
     opened = open_images(path, split="test", official="initials", size=1, cache=tmp_path / "cache")
@@ -116,10 +115,10 @@ def test_a_registered_split_divides_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("registry")
-def test_a_split_that_has_changed_is_not_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_that_has_changed_is_not_taken_from_the_cache(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "data", [(f"{name}/0.png", plain(1)) for name in ("tea", "tin", "toy")])
     for chosen in (("tea",), ("toy", "tin")):
-        monkeypatch.setitem(splits._REGISTERED, "mine", Initials("mine", chosen))
+        register_split(Initials("mine", chosen))
         for _ in range(2):
             opened = open_images(path, split="test", official="mine", size=1, cache=tmp_path / "cache")
             assert opened.classes == chosen
@@ -127,8 +126,8 @@ def test_a_split_that_has_changed_is_not_taken_from_the_cache(tmp_path: Path, mo
 
 
 @pytest.mark.usefixtures("registry")
-def test_a_name_is_registered_once() -> None:
-    with pytest.raises(UsageError, match="'cub' is registered already"):
+def test_names_of_shipped_splits_are_protected() -> None:
+    with pytest.raises(UsageError, match="'cub' is one of dfml's own"):
         register_split(Initials("cub"))
     assert find_split("cub") is splits.CUB
 
@@ -166,8 +165,8 @@ def test_a_split_that_a_package_announces_is_found_by_its_name(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ("mine = my_splits:missing", "cannot be imported: AttributeError"),
-        ("mine = not_there:mine", "cannot be imported: ModuleNotFoundError"),
+        ("mine = my_splits:missing", "cannot be imported: .*AttributeError"),
+        ("mine = not_there:mine", "cannot be imported: .*ModuleNotFoundError"),
         ("mine = json:loads", "expected an object with this `name` and a method `classes`"),
     ],
 )
@@ -186,7 +185,7 @@ def test_two_packages_that_announce_one_split_are_refused(tmp_path: Path, monkey
     announce(tmp_path, "one", splits="mine = one:mine")
     announce(tmp_path, "two", splits="mine = two:mine")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UsageError, match=r"package one\), .*package two\); keep one"):
+    with pytest.raises(UsageError, match=r"package one\), .*package two\); uninstall all but one"):
         find_split("mine")
 
 

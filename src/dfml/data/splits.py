@@ -14,16 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 from dfml.errors import DataError, UsageError
+from dfml.registries import Registry
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-
-GROUP = "dfml.splits"
-"""Entry points by which installed packages announce class splits: name -> `module:OBJECT`."""
 
 
 @runtime_checkable
@@ -171,17 +168,22 @@ VGG_FLOWER = ListedSplit(
 
 CUB = PositionSplit("cub", 200, {"train": slice(0, None, 2), "val": slice(1, None, 4), "test": slice(3, None, 4)})
 
-_REGISTERED: dict[str, ClassSplit] = {split.name: split for split in (CIFAR_FS, CUB, MINI_IMAGENET, VGG_FLOWER)}
+_SPLITS: Registry[ClassSplit] = Registry(
+    "class split",
+    "dfml.splits",
+    {split.name: split for split in (CIFAR_FS, CUB, MINI_IMAGENET, VGG_FLOWER)},
+    accepts=lambda name, split: isinstance(split, ClassSplit) and split.name == name,
+    expected="an object with this `name` and a method `classes`",
+)
 
 
 def register_split(split: ClassSplit) -> None:
     """Make a class split available under its name, in this process.
 
     Raises:
-        UsageError: If another split of that name is registered.
+        UsageError: If the name is one of dfml's own.
     """
-    if _REGISTERED.setdefault(split.name, split) != split:
-        raise UsageError(f"a class split named {split.name!r} is registered already; choose another name")
+    _SPLITS.register(split.name, split)
 
 
 def split_names() -> tuple[str, ...]:
@@ -189,47 +191,16 @@ def split_names() -> tuple[str, ...]:
 
     No code of those packages is imported.
     """
-    announced = sorted(entry_points(group=GROUP).names)
-    return (*_REGISTERED, *(name for name in announced if name not in _REGISTERED))
+    return _SPLITS.names()
 
 
 def find_split(name: str) -> ClassSplit:
-    """A class split by its name.
-
-    A registered one comes before an announced one of the same name.
+    """The class split of a name; one that a package announces is imported now.
 
     Raises:
-        UsageError: If there is none of that name, or what a package announces cannot be imported or is no class split.
+        UsageError: If there is none, or what a package announces cannot be imported or is no class split.
     """
-    if name in _REGISTERED:
-        return _REGISTERED[name]
-    points = [point for point in entry_points(group=GROUP) if point.name == name]
-    if not points:
-        raise UsageError(f"expected a class split out of {', '.join(split_names())}, found {name!r}")
-    if len({point.value for point in points}) > 1:
-        packages = ", ".join(map(_describe, points))
-        raise UsageError(f"several packages announce a class split {name!r}: {packages}; keep one of them")
-    return _load(points[0])
-
-
-def _load(point: EntryPoint) -> ClassSplit:
-    try:
-        split = point.load()
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(
-            f"the class split {point.name!r} of {_describe(point)} cannot be imported: {reason}"
-        ) from error
-    if not isinstance(split, ClassSplit) or split.name != point.name:
-        raise UsageError(
-            f"{_describe(point)} is announced as the class split {point.name!r}: expected an object with this `name` "
-            f"and a method `classes`, found {split!r}"
-        )
-    return split
-
-
-def _describe(point: EntryPoint) -> str:
-    return f"{point.value} (package {point.dist.name if point.dist else 'unknown'})"
+    return _SPLITS.find(name)
 
 
 def official_split(name: str, split: str, folders: Sequence[str]) -> tuple[str, ...]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-import sysconfig
-import traceback
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from dfml.errors import ConfigError, UsageError
 from dfml.methods.base import Method
+from dfml.registries import describe_entry_point, error_place, load_entry_point
 from dfml.settings import build_config
 from dfml.training.loop import TrainingConfig
 
@@ -66,7 +65,7 @@ def import_method(path: str) -> type[Method]:
                 f"there is no module {module!r}: expected {module.replace('.', '/')}.py in {here}, or an installed "
                 "package; run dfml in the folder of the file"
             ) from error
-        raise UsageError(f"the module {module} cannot be imported: {_where(error)}") from error
+        raise UsageError(f"the module {module} cannot be imported: {error_place(error)}") from error
     if not hasattr(found, name):
         methods = [key for key, value in vars(found).items() if _is_method(value) and value.__module__ == module]
         raise UsageError(
@@ -86,19 +85,11 @@ def load_announced(name: str) -> type[Method]:
             usable method of that name.
     """
     points = [point for point in entry_points(group=GROUP) if point.name == name]
-    if len({point.value for point in points}) > 1:
-        packages = ", ".join(map(_describe, points))
-        raise UsageError(f"several packages announce a method {name!r}: {packages}; uninstall all but one")
-    try:
-        found = points[0].load()
-    except (Exception, SystemExit) as error:
-        raise UsageError(
-            f"the method {name!r} of {_describe(points[0])} cannot be imported: {_where(error)}"
-        ) from error
-    kind = _vet(found, points[0].value)
+    kind = _vet(load_entry_point("method", points), points[0].value)
     if kind.name != name:
         raise UsageError(
-            f"{_describe(points[0])} is announced as {name!r}, but its name is {kind.name!r}; make them the same"
+            f"{describe_entry_point(points[0])} is announced as {name!r}, but its name is {kind.name!r}; make both "
+            "the same"
         )
     return kind
 
@@ -133,18 +124,3 @@ def _vet(found: object, path: str) -> type[Method]:
 
 def _is_method(value: Any) -> TypeGuard[type[Method]]:
     return isinstance(value, type) and issubclass(value, Method) and value is not Method
-
-
-def _describe(point: EntryPoint) -> str:
-    return f"{point.value} (package {point.dist.name if point.dist else 'unknown'})"
-
-
-def _where(error: BaseException) -> str:
-    """File and line of an error, in the last frame of the user's own code, and its message."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
-    folders = [str(Path(__file__).parents[1]), *(sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib"))]
-    own = [frame for frame in frames if not frame.filename.startswith(tuple(folders))]
-    last = (own or frames)[-1]
-    return f"{last.filename}:{last.lineno}: {type(error).__name__}: {error}"

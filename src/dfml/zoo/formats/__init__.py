@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from dfml.errors import DfmlError, UsageError, ZooError, ZooMemberError
+from dfml.registries import describe_entry_point, load_entry_point
 from dfml.zoo.pretrained import Preprocessing
 
 GROUP = "dfml.formats"
@@ -182,14 +183,10 @@ def _import_built_in(name: str) -> MemberFormat:
 def _announced(name: str | None = None) -> Iterator[MemberFormat]:
     """Yield the formats that installed packages announce; each is imported when it is reached."""
     for point in entry_points(group=GROUP) if name is None else entry_points(group=GROUP, name=name):
-        origin = f"the format {point.name!r} of the package {point.dist.name if point.dist else 'unknown'}"
-        try:
-            found = point.load()
-        except (Exception, SystemExit) as error:
-            raise ZooError(
-                f"{origin} cannot be imported ({type(error).__name__}: {error}); mend or uninstall the package"
-            ) from error
+        found = load_entry_point("format", [point], ZooError)
+        origin = f"the format {point.name!r} of {describe_entry_point(point)}"
         _check(found, origin, ZooError)
+        assert isinstance(found, MemberFormat)
         if found.name != point.name or found.name in _built_in():
             raise ZooError(f"{origin} needs that name, and one that dfml's own formats do not have: {found.name!r}")
         yield found
