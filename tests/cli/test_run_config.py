@@ -81,7 +81,7 @@ def test_what_is_shown_is_a_config_file_of_the_same_settings(method: str, tmp_pa
 def test_settings_are_shown_with_what_they_mean() -> None:
     printed = dfml("train", "--show-config", "--method", "purer").stdout
     assert "# Meta-iterations.\n  iterations: 60000\n" in printed
-    assert "(ProtoNet).\n    kind: maml\n" in printed
+    assert "class.\n    kind: maml\n" in printed
 
 
 @pytest.mark.parametrize(
