@@ -10,7 +10,7 @@ from dfml.errors import LearnerError, UsageError
 from dfml.methods import METHODS
 from dfml.methods.best_member import BestMember, BestMemberConfig
 from dfml.training.progress import SilentProgress
-from tests.methods.test_baselines import written_zoo
+from tests.factories import written_zoo
 
 
 @pytest.fixture(scope="module")
