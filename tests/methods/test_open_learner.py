@@ -40,14 +40,14 @@ def test_the_device_is_chosen_automatically(zoo: Path) -> None:
 class Recorded(SilentProgress):
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total = title, total
-        self.notes: list[str] = []
+        self.messages: list[str] = []
         self.done = 0
 
-    def update(self, done: int, figures: object) -> None:
+    def update(self, done: int, metrics: object) -> None:
         self.done = done
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+    def message(self, text: str) -> None:
+        self.messages.append(text)
 
 
 class ShortConfig(BestMemberConfig):
@@ -72,7 +72,7 @@ def test_a_short_training_is_run_and_shown(zoo: Path, monkeypatch: pytest.Monkey
     assert learner.way == 3
     (display,) = shown
     assert (display.title, display.total, display.done) == ("short", 2, 2)
-    assert display.notes[0].startswith(f"short is trained on {zoo} first")
+    assert display.messages[0].startswith(f"short is trained on {zoo} first")
     open_learner(f"random_init:{zoo}", "cpu", progress=progress)
     assert len(shown) == 1  # nothing to train, nothing to show
 
