@@ -43,7 +43,7 @@ class Recorded(SilentProgress):
         self.messages: list[str] = []
         self.done = 0
 
-    def update(self, done: int, figures: object) -> None:
+    def update(self, done: int, metrics: object) -> None:
         self.done = done
 
     def message(self, text: str) -> None:

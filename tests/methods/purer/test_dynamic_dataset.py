@@ -72,10 +72,10 @@ def test_episodes_have_active_classes_only() -> None:
     for index in range(10):
         episode = made.episode(2, 1, 1, seeds.generator(index, "episode"))
         assert {value // 10 for value in numbers(episode.support_images)} == {1, 4}
-    with pytest.raises(UsageError, match="way 3"):
+    with pytest.raises(UsageError, match=r"expected at least 3 classes .*found 2"):
         made.episode(3, 1, 1, seeds.generator(0))
 
 
 def test_too_few_images_are_an_error() -> None:
-    with pytest.raises(UsageError, match=r"3 shot \+ 2 query = 5 are needed"):
+    with pytest.raises(UsageError, match=r"3 shot \+ 2 query = 5 images per class, found a class of 4"):
         dataset().episode(2, 3, 2, seeds.generator(0))
