@@ -55,24 +55,23 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.numeric
 def test_the_student_learns_what_all_members_answer() -> None:
     members = zoo(3)
-    run = begin(
-        members, iterations=40, images_per_class=10, memory=2000, student_steps=5, batch=32, teachers=None, lr=0.02
-    )
-    shown = images(60, seed=9)
+    quick = {"images_per_class": 6, "memory": 2000, "student_steps": 10, "batch": 32, "backbone": "conv4"}
+    run = begin(members, iterations=12, teachers=None, lr=0.02, **quick)
+    untrained = run.learner()
+    for iteration in range(1, 13):
+        run.step(iteration)
+    assert run.updates == 12 * 10
+    shown = run.pool.images[: len(run.pool) : 7].float() / 255
     answers = run.student.groups.log_softmax(ask(members, shown))
-
-    def distance() -> float:
-        with torch.no_grad():
-            return run.student.groups.divergence(answers, run.student.logits(shown), 1.0).item()
-
-    before = distance()
-    rows = [run.step(iteration) for iteration in range(1, 41)]
-    losses = [row["distillation_loss"] for row in rows if "distillation_loss" in row]
-    assert losses[-1] < 0.5 * losses[0]
-    assert run.updates == 40 * 5
-    assert distance() < 0.7 * before
+    with torch.no_grad():
+        before, after = (
+            run.student.groups.divergence(answers, each.logits(shown), 1.0).item()
+            for each in (untrained, run.learner())
+        )
+    assert after < 0.5 * before  # at most 0.25 over seeds and instruction sets
 
 
 def test_a_memory_that_no_machine_has_is_refused_before_it_starts() -> None:
@@ -169,7 +168,7 @@ def test_an_episode_has_no_more_classes_than_there_are_or_fit_in_a_batch(setting
 
 
 def test_episodes_come_last_with_a_learning_rate_of_their_own() -> None:
-    run = begin(iterations=20, student_steps=5, images_per_class=8, batch=64, memory=2000)
+    run = begin(iterations=20, student_steps=5, images_per_class=7, batch=14, memory=2000, backbone="conv4")
     rows = [run.step(iteration) for iteration in range(1, 21)]
     assert ["outer_loss" in row for row in rows] == [False] * 18 + [True] * 2  # 15 of 100 steps; later visits have more
     rates = []
@@ -180,7 +179,7 @@ def test_episodes_come_last_with_a_learning_rate_of_their_own() -> None:
     assert rates[85] < 1e-3
     assert rates[86] == pytest.approx(0.2, rel=0.02)
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
-    plain = begin(iterations=20, student_steps=5, episodic=0.0)
+    plain = begin(iterations=20, student_steps=5, episodic=0.0, backbone="conv4")
     plain.updates = 86
     assert plain._rate() == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.76 / 0.9)))
 
@@ -188,10 +187,11 @@ def test_episodes_come_last_with_a_learning_rate_of_their_own() -> None:
 def test_episodes_teach_to_tell_the_zoos_classes_apart() -> None:
     """From the same images and answers, what the episodes ask for gets better than without them."""
     losses = []
-    for episodic in (0.0, 2.0):
-        settings = {"images_per_class": 8, "memory": 500, "student_steps": 8, "batch": 64, "episodic_share": 0.7}
-        run = begin(zoo(2), iterations=6, episodic=episodic, inversion={"ei": {"steps": 20, "lr": 0.2}}, **settings)
-        for iteration in range(1, 7):
+    for episodic in (0.0, 20.0):
+        settings = {"images_per_class": 8, "memory": 500, "student_steps": 16, "batch": 64, "episodic_share": 0.7}
+        settings |= {"backbone": "conv4", "inversion": {"ei": {"steps": 15, "lr": 0.2}}}
+        run = begin(zoo(2), iterations=3, episodic=episodic, **settings)
+        for iteration in range(1, 4):
             row = run.step(iteration)
         assert ("outer_loss" in row) == (episodic > 0)
         chosen, way = run._choose(run.pool.of_classes(7), torch.Generator().manual_seed(1))
@@ -327,8 +327,8 @@ def test_a_member_whose_classes_nobody_confirms_is_named() -> None:
     twins = [member(0, ("a", "b", "c")) for _ in range(3)]
     members = Zoo.of([*twins, member(0, ("b", "c", "a"))])
     progress = Listener()
-    settings = {**SMALL, "iterations": 12, "teachers": None, "images_per_class": 10, "memory": 2000, "way": 3}
-    settings["inversion"] = {"ei": {"steps": 60, "lr": 0.1}}
+    settings = {**SMALL, "iterations": 4, "teachers": None, "images_per_class": 10, "memory": 2000, "backbone": "conv4"}
+    settings["inversion"] = {"ei": {"steps": 40, "lr": 0.1}}
     ZooStudent(**settings).fit(members, device="cpu", progress=progress)
     assert [line.split(" recognises ")[0] for line in progress.heard] == ["member-003"]
     assert "labels in another order" in progress.heard[0]
