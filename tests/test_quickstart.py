@@ -266,6 +266,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.numeric
 def test_all_methods_of_the_quickstart_in_full_beat_an_untrained_network(tmp_path: Path) -> None:
     out, figures = tmp_path / "run", tmp_path / "figures.json"
     command = [sys.executable, "-m", "dfml", "quickstart", "--out", str(out), "--json", str(figures)]

@@ -240,6 +240,7 @@ def test_one_unreadable_image_does_not_keep_the_others_from_being_predicted(worl
     assert f"error: cannot decode {broken}" in found.stderr
 
 
+@pytest.mark.numeric
 def test_any_method_adapts(world: World, tmp_path: Path) -> None:
     made = results("adapt", f"zoo_embedding:{world.zoo}", world.images / "test", "--out", tmp_path / "classifier")
     assert made["classes"] == {"new_0": 6, "new_1": 6, "new_2": 6}
@@ -258,6 +259,7 @@ def test_a_calibration_is_judged_in_pairs_with_the_learner_as_it_is(world: World
     assert "zoo_embedding adapts by a fixed embedding" in error(alone, 1)
 
 
+@pytest.mark.numeric
 def test_a_classifier_can_be_calibrated(world: World, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("plain", "calibrated")]
     for folder, how in zip(folders, ([], ["--calibration", "icfil"]), strict=True):

@@ -33,6 +33,7 @@ def test_support_and_query_never_share_an_image_and_labels_follow_the_classes() 
         assert torch.equal(DATA.labels[query], classes.repeat_interleave(5))
 
 
+@pytest.mark.numeric
 def test_accuracy_and_interval_are_those_of_the_episodes() -> None:
     found = evaluate(protonet(), DATA, **QUICK)  # type: ignore[arg-type]
     by_hand = []
@@ -59,6 +60,7 @@ def test_an_episode_is_the_same_whatever_the_learner_and_the_number_of_episodes(
     assert other.accuracies != long.accuracies
 
 
+@pytest.mark.numeric
 def test_embedding_every_image_once_gives_what_adapting_gives() -> None:
     learner = METHODS["zoo_embedding"]().fit(zoo(3), device="cpu")
     fast = evaluate(learner, DATA, **QUICK)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,14 +35,17 @@ def contrast(recovery: GeneratorRecovery, shown: torch.Tensor) -> float:
     return float(loss.detach())
 
 
+@pytest.mark.numeric
 def test_images_that_differ_are_better_than_one_image_many_times() -> None:
     recovery = begun(cmi(contrast=1.0), target("member", conv(0)))
     colours = images(6, size=1).expand(6, 3, 16, 16)
     assert contrast(recovery, colours) < contrast(recovery, colours[:1].expand(6, 3, 16, 16)) - 0.05
 
 
+@pytest.mark.numeric
 def test_remembered_images_are_worse_for_their_like_than_for_others() -> None:
-    engine, chosen = cmi(contrast=1.0), target("member", conv(0))
+    # So low a temperature that the nearest of the remembered images counts, whatever the seed.
+    engine, chosen = cmi(contrast=1.0, temperature=0.05), target("member", conv(0))
     recovery = visit(engine, [chosen])
     (known,) = recovery.images()
     others = images(6, size=1).expand(6, 3, 16, 16)
@@ -52,6 +56,7 @@ def test_remembered_images_are_worse_for_their_like_than_for_others() -> None:
     assert after[0] - before[0] > after[1] - before[1]
 
 
+@pytest.mark.numeric
 def test_steps_make_the_images_easier_to_tell_apart() -> None:
     weights = InversionWeights(label=0.0, batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
     recovery = begun(cmi(contrast=1.0, weights=weights), target("member", conv(0)))
@@ -143,7 +148,7 @@ def test_the_whole_image_is_shifted_by_an_eighth_at_most_and_mirrored_or_not() -
     ramp = (torch.arange(16) / 15).expand(200, 3, 16, 16)
     seen = random_crops(ramp, (1.0, 1.0), seeds.generator(0, "crops"))
     rising = (seen[:, 0, 8, 12] > seen[:, 0, 8, 4]).float().mean()
-    assert 0.4 < rising < 0.6
+    assert 0.25 < rising < 0.75  # 7 standard deviations
 
 
 def test_every_image_has_a_crop_of_its_own() -> None:

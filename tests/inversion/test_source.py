@@ -63,6 +63,7 @@ def test_members_in_turn_are_all_visited_equally_often_in_an_order_that_changes(
     assert all(each.in_turn(visit, 2) and not set(each.in_turn(visit, 2)) & {0, 1, 2, 3} for visit in range(1, 10))
 
 
+@pytest.mark.numeric
 def test_images_come_in_the_order_of_labels_as_many_of_every_class() -> None:
     members = Zoo.of([member(0), member(1, ("d", "e")), member(2)])
     weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)

@@ -47,6 +47,7 @@ def calibrated(made: GradientLearner, config: ICFILConfig, *supports: tuple[Tens
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("settings", [{}, {"contrast": 0.0}, {"head": 0.0}, {"inversion_steps": 0}])
+@pytest.mark.numeric
 def test_several_tasks_at_once_equal_their_plain_twins(kind: str, settings: dict[str, float]) -> None:
     made = learner(kind, double=True)
     config = SHORT.model_copy(update=settings)
@@ -64,6 +65,7 @@ def test_several_tasks_at_once_equal_their_plain_twins(kind: str, settings: dict
             torch.testing.assert_close(mean, same)
 
 
+@pytest.mark.numeric
 def test_tasks_of_many_shapes_do_not_depend_on_each_other() -> None:
     """Uneven support sets, another way than trained."""
     made = learner()
@@ -76,6 +78,7 @@ def test_tasks_of_many_shapes_do_not_depend_on_each_other() -> None:
         torch.testing.assert_close(found.predict_proba(query), alone.predict_proba(query), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.numeric
 def test_adapt_takes_a_calibration_and_changes_nothing_else() -> None:
     made, (pictures, labels) = learner(), support(1, 2, 2, 2)
     weights = {name: value.clone() for name, value in made.parameters.items()}
@@ -89,6 +92,7 @@ def test_adapt_takes_a_calibration_and_changes_nothing_else() -> None:
     assert all(torch.equal(value, made.parameters[name]) for name, value in weights.items())
 
 
+@pytest.mark.numeric
 def test_strict_answers_do_not_depend_on_other_images_and_paper_answers_do() -> None:
     pictures, query = support(1, 2, 2, 2), images(6, seed=9)
     for protocol, alone in (("strict", True), ("paper", False)):
@@ -97,6 +101,7 @@ def test_strict_answers_do_not_depend_on_other_images_and_paper_answers_do() -> 
         assert torch.allclose(together, single, atol=1e-5) == alone
 
 
+@pytest.mark.numeric
 def test_shrinkage_still_draws_statistics_to_the_learned_ones() -> None:
     each = support(1, 2, 2, 2)
     (free,), (drawn,) = (calibrated(learner(statistics_shrinkage=share), SHORT, each) for share in (0.0, 1.0))
@@ -109,6 +114,7 @@ def test_shrinkage_still_draws_statistics_to_the_learned_ones() -> None:
 
 
 @pytest.mark.parametrize("start", ["noise", "leaves"])
+@pytest.mark.numeric
 def test_recalled_images_are_what_the_network_takes_for_its_classes(start: str) -> None:
     made, each = learner(test_inner_steps=20), support(5, 3, 3, 3)
     adapted = made.adapt(*each)
@@ -140,6 +146,7 @@ def test_contrast_is_supervised_infonce_in_both_directions(first: list[int], sec
     assert contrast(corners[of_first], of_first, corners[of_second], of_second, 0.01) < 1e-9
 
 
+@pytest.mark.numeric
 def test_evaluate_calibrates_several_episodes_in_a_call() -> None:
     made, data = learner(), coloured_dataset(classes=4, per_class=8)
     made.name = "mine"

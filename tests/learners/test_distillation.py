@@ -62,6 +62,7 @@ def test_is_never_negative_and_always_finite(
     assert divergence(teacher.float(), student.float(), temperature).isfinite()
 
 
+@pytest.mark.numeric
 def test_its_minimiser_is_the_teacher_s_answer_and_not_the_best_class() -> None:
     """The released loss, `kl_div(softmax(s), softmax(t))`, is least at a one-hot answer (papers 2.9, 1)."""
     teacher, student = logits(5, 4, 0, scale=1.0), logits(5, 4, 1).requires_grad_()
@@ -109,6 +110,7 @@ def test_class_logits_are_the_whole_head_s_logits_of_those_rows() -> None:
     torch.testing.assert_close(class_logits(features, weight, bias, rows), whole[:, rows])
 
 
+@pytest.mark.numeric
 def test_members_that_agree_about_classes_can_be_followed_by_classes_but_not_by_positions() -> None:
     """Two members know the same classes in another order, the second of them one class fewer."""
     features, truth = logits(20, 3, 0), logits(3, 3, 1)

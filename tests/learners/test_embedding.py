@@ -79,6 +79,7 @@ def test_with_one_image_a_class_that_have_nothing_in_common_both_fits_rank_alike
     torch.testing.assert_close(mean, 10 * functional.cosine_similarity(queries[:, None], support[None], dim=2))
 
 
+@pytest.mark.numeric
 def test_ridge_sees_past_what_only_blurs_the_classes_as_the_mean_cannot() -> None:
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(2).repeat(30)
@@ -155,6 +156,7 @@ def test_a_classifier_around_a_learner_that_does_not_embed_is_refused(kind: str,
 
 
 @every_fit
+@pytest.mark.numeric
 def test_an_evaluation_fits_as_adapting_does(fit: HeadFit) -> None:
     learner, data = student(fit), coloured_dataset(classes=4, per_class=12)
     by_hand = []

@@ -50,6 +50,7 @@ def outcome_and_gradient(made: GradientLearner, task: Episode) -> tuple[EpisodeO
 
 @pytest.mark.parametrize(("second_order", "steps"), list(product((True, False), (1, 3))))
 @pytest.mark.parametrize(("kind", "adapted"), [("maml", None), ("anil", ("head.",))])
+@pytest.mark.numeric
 def test_maml_and_anil_equal_their_plain_twins(
     kind: str, adapted: tuple[str, ...] | None, second_order: bool, steps: int
 ) -> None:
@@ -64,6 +65,7 @@ def test_maml_and_anil_equal_their_plain_twins(
 
 
 @pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.numeric
 def test_strict_rule_equals_its_plain_twin(steps: int) -> None:
     made = learner("strict", torch.float64, inner_steps=steps, test_inner_steps=steps, inner_lr=0.05)
     task = episode(torch.float64)
@@ -86,6 +88,7 @@ def test_protonet_scores_are_negative_squared_distances_to_class_means() -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.numeric
 def test_strict_answers_do_not_depend_on_the_batch_and_paper_answers_do(kind: str) -> None:
     task = episode()
     for protocol, depends in (("strict", False), ("paper", True)):
@@ -180,6 +183,7 @@ def test_from_a_zero_head_one_step_already_separates_classes() -> None:
     assert classifier.parameters["head.weight"].abs().sum() > 0  # type: ignore[attr-defined]
 
 
+@pytest.mark.numeric
 def test_shrinkage_draws_the_statistics_towards_the_stored_ones() -> None:
     task = episode()
     for share in (0.0, 0.25, 1.0):
@@ -194,6 +198,7 @@ def test_shrinkage_draws_the_statistics_towards_the_stored_ones() -> None:
 
 
 @pytest.mark.parametrize(("kind", "protocol"), list(product(KINDS, ("strict", "paper"))))
+@pytest.mark.numeric
 def test_learner_and_classifier_survive_the_disk(kind: str, protocol: str, tmp_path: Path) -> None:
     made, task = learner(protocol, kind=kind, statistics_shrinkage=0.3), episode()
     made.stored = {name: value + 0.5 for name, value in made.stored.items()}

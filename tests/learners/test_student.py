@@ -149,6 +149,7 @@ def test_a_description_brings_back_the_learner_without_a_disk() -> None:
 
 @every_backbone
 @every_embedding
+@pytest.mark.numeric
 def test_an_answer_does_not_depend_on_the_rest_of_the_batch(backbone: str, embedding: str) -> None:
     made = student(backbone, embedding=embedding)
     classifier = made.adapt(images(5, 1), LABELS)
@@ -221,6 +222,7 @@ def test_it_adapts_to_any_number_of_classes_and_images_of_any_size() -> None:
         torch.testing.assert_close(answers.sum(dim=1), torch.ones(4))
 
 
+@pytest.mark.numeric
 def test_it_can_be_taught_what_members_answer_from_part_of_the_answers() -> None:
     made, shown = student(), images(24)
     teacher = OutputGroups(OUTPUTS).log_softmax(student(seed=1).logits(shown).detach() * 5.0)

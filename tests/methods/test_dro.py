@@ -66,6 +66,7 @@ def differing(members: list[Parameters]) -> list[str]:
 
 
 @pytest.mark.parametrize("radius", [0.0, 0.3])
+@pytest.mark.numeric
 def test_gives_back_the_members_that_it_has_seen(radius: float) -> None:
     members = zoo(5)
     run, metrics = trained(members, radius=radius, iterations=200)
@@ -79,6 +80,7 @@ def test_gives_back_the_members_that_it_has_seen(radius: float) -> None:
         assert all(far[other] > 1.0 for other in range(5) if other != index)
 
 
+@pytest.mark.numeric
 def test_the_losses_are_the_distances_of_the_generated_weights() -> None:
     members = zoo(4)
     run = begin(members)
@@ -91,6 +93,7 @@ def test_the_losses_are_the_distances_of_the_generated_weights() -> None:
     torch.testing.assert_close(losses.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.numeric
 def test_mixtures_begin_at_the_mean_and_reach_every_member() -> None:
     members = backbones(zoo(3))
     weights = MemberWeights(members)
@@ -126,6 +129,7 @@ def test_moves_stay_within_the_ball(points: int, size: int, radius: float, steps
     torch.testing.assert_close(flat, start * (radius / root_mean_square(start)))
 
 
+@pytest.mark.numeric
 def test_moves_go_where_the_loss_grows_and_furthest_where_it_grows_most() -> None:
     draw = torch.Generator().manual_seed(0)
     places, start, slope = (torch.randn(20, 4, generator=draw, dtype=torch.float64) for _ in range(3))
@@ -138,14 +142,16 @@ def test_moves_go_where_the_loss_grows_and_furthest_where_it_grows_most() -> Non
     assert lengths[0] > 2 * lengths[1:].max()
 
 
+@pytest.mark.numeric
 def test_the_robust_loss_is_taken_at_worse_embeddings_within_the_radius() -> None:
     _, metrics = trained(zoo(5), radius=0.3, iterations=40)
     for row in metrics[1:]:  # at first all weights that it generates are the same
         assert row["robust_loss"] >= row["reconstruction_loss"]
-        assert row["perturbation"] <= 0.3 + 1e-6
+        assert row["perturbation"] <= 0.3 * (1 + 1e-5)  # up to rounding
     assert metrics[-1]["robust_loss"] > metrics[-1]["reconstruction_loss"] + 0.01
 
 
+@pytest.mark.numeric
 def test_robust_training_makes_the_weights_less_sensitive_to_the_embedding() -> None:
     members = zoo(5)
     lost = []
@@ -204,6 +210,7 @@ def test_a_step_follows_the_plain_computation(radius: float) -> None:
         torch.testing.assert_close(value.grad, gradient)
 
 
+@pytest.mark.numeric
 def test_embeddings_cannot_escape_the_ball_by_growing() -> None:
     generator = WeightGenerator(6, 3, 8, 0, CPU)
     with torch.no_grad():
@@ -248,6 +255,7 @@ def nearest(run: DRORun, members: Zoo) -> tuple[int, float]:
     return int(far.argmin()), float(far.min())
 
 
+@pytest.mark.numeric
 def test_the_learner_is_drawn_from_the_ball_around_a_member() -> None:
     members = zoo(5)
     found = [nearest(trained(members, seed=seed, iterations=60)[0], members) for seed in range(4)]
@@ -260,6 +268,7 @@ def test_the_learner_is_drawn_from_the_ball_around_a_member() -> None:
     assert all(torch.equal(value, again[name]) for name, value in at_member.learner().parameters.items())
 
 
+@pytest.mark.numeric
 def test_the_learner_can_be_generated_from_the_mean_embedding() -> None:
     run, _ = trained(zoo(), initialisation="mean", iterations=20)
     with torch.no_grad():
@@ -291,9 +300,10 @@ def test_says_why_it_cannot_run() -> None:
             begin(same)
 
 
+@pytest.mark.numeric
 def test_a_residual_network_is_generated_too() -> None:
     residual = [create_backbone("fewshot_resnet10", 3, seed=seed) for seed in range(3)]
     members = Zoo.of([PretrainedClassifier(each, ("a", "b", "c"), PREPROCESSING) for each in residual])
-    run, metrics = trained(members, learner={"backbone": "fewshot_resnet10"}, iterations=60)
+    run, metrics = trained(members, learner={"backbone": "fewshot_resnet10"}, radius=0.0, iterations=100)
     assert metrics[-1]["reconstruction_loss"] < 0.1
     assert run.learner().adapt(images(6, 1), LABELS).predict_proba(images(4, 2)).shape == (4, 3)

@@ -66,6 +66,7 @@ def broken(seed: int, labels: tuple[str, ...]) -> PretrainedClassifier:
     return classifier
 
 
+@pytest.mark.numeric
 def test_the_warm_up_trains_the_engine_only() -> None:
     run = begin(warm_up=2)
     learner, generator = weights(run), {k: v.clone() for k, v in run.source.engine.state().items()}
@@ -255,6 +256,7 @@ def test_a_run_without_any_good_member_fails_with_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.numeric
 def test_learns_its_pseudo_tasks() -> None:
     run = begin(
         iterations=24,
@@ -302,6 +304,7 @@ def test_settings_within_a_section_keep_the_defaults_of_the_rest() -> None:
     assert config.inversion.five.weights == FreeConfig().inversion.five.weights.model_copy(update={"label": 2.0})
 
 
+@pytest.mark.numeric
 def test_pixels_can_disagree_with_a_learner_of_another_size() -> None:
     members = Zoo.of([member(0, preprocessing=Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5)))])
     disagreeing = {"engine": "ei", "ei": {"steps": 2, "weights": {"disagreement": 1.0, "divergence": "js"}}}

@@ -178,6 +178,7 @@ def painter(*channels: int, size: int = SIZE) -> PretrainedClassifier:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
+@pytest.mark.numeric
 def test_best_member_is_the_one_that_sees_what_the_others_see_one_by_one(place: int) -> None:
     members = [painter(0), painter(1), painter(2, size=24)]
     members.insert(place, painter(0, 1, 2))
@@ -190,6 +191,7 @@ def test_best_member_is_the_one_that_sees_what_the_others_see_one_by_one(place: 
 
 
 @pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.numeric
 def test_best_member_heeds_nobody_whose_answers_or_features_are_not_finite(place: int) -> None:
     mute, blind, best = painter(0), member(0), painter(0, 1, 2)
     mute.network.head.weight.fill_(math.nan)  # type: ignore[union-attr,operator]
@@ -201,6 +203,7 @@ def test_best_member_heeds_nobody_whose_answers_or_features_are_not_finite(place
     assert learner.members[0] is best
 
 
+@pytest.mark.numeric
 def test_best_member_says_whom_it_chose_and_fails_when_it_had_nothing_to_choose_by() -> None:
     members = Zoo.of([painter(0, 1, 2), painter(0), painter(1), painter(2)])
     run = BestMember(**LEAVES, iterations=8).begin(members, CPU)
@@ -212,6 +215,7 @@ def test_best_member_says_whom_it_chose_and_fails_when_it_had_nothing_to_choose_
     assert note.startswith("member-000 agrees best with the whole zoo (linear CKA 0.")
 
 
+@pytest.mark.numeric
 def test_best_member_keeps_images_of_one_member_a_visit_with_the_answers_of_all() -> None:
     members = Zoo.of([member(0), member(1, ("d", "e"), LARGER), member(2, ("f", "g", "h", "i"))])
     run = BestMember(**QUICK).begin(members, CPU)

@@ -64,6 +64,7 @@ def answers(learner: MetaLearner) -> Tensor:
 
 
 @pytest.mark.parametrize("architecture", ["conv4", "conv4_64", *RESNETS])
+@pytest.mark.numeric
 def test_renumbering_channels_changes_every_layer_and_no_answer(architecture: str) -> None:
     network = lively(architecture, 0)
     other = shuffled(network, 1)
@@ -78,6 +79,7 @@ def test_renumbering_channels_changes_every_layer_and_no_answer(architecture: st
 @pytest.mark.parametrize("metric", METRICS)
 @given(seed=seeds)
 @settings(max_examples=10)
+@pytest.mark.numeric
 def test_renumbered_copies_of_a_member_fuse_to_that_member(metric: Metric, seed: int) -> None:
     one = member(seed % 5)
     copies = Zoo.of([one, shuffled_member(one, seed), shuffled_member(one, seed + 1)])
@@ -90,6 +92,7 @@ def test_renumbered_copies_of_a_member_fuse_to_that_member(metric: Metric, seed:
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.numeric
 def test_the_learner_adapts_as_the_member_does_and_the_plain_average_does_not(metric: Metric) -> None:
     one = member(0)
     copies = Zoo.of([one, *(shuffled_member(one, seed) for seed in range(3))])
@@ -100,6 +103,7 @@ def test_the_learner_adapts_as_the_member_does_and_the_plain_average_does_not(me
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("architecture", RESNETS)
+@pytest.mark.numeric
 def test_channels_that_a_shortcut_adds_are_matched_as_one(architecture: str, metric: Metric) -> None:
     one = PretrainedClassifier(lively(architecture, 0), ("a", "b", "c"), PREPROCESSING)
     copies = Zoo.of([one, shuffled_member(one, 1)])
@@ -110,6 +114,7 @@ def test_channels_that_a_shortcut_adds_are_matched_as_one(architecture: str, met
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.numeric
 def test_members_that_differ_a_little_are_matched_too(metric: Metric) -> None:
     one = member(0)
     near = shuffled_member(one, 4)
