@@ -200,7 +200,7 @@ def test_episodes_teach_to_tell_the_zoos_classes_apart() -> None:
         chosen, way = run._choose(run.pool.of_classes(7), torch.Generator().manual_seed(1))
         with torch.no_grad():
             losses.append(episode_loss(run.student.embed(run.pool.take(chosen)[0]), way, 3, 4).item())
-    assert losses[1] < losses[0] - 0.1  # by at least 0.4 over seeds
+    assert losses[1] < losses[0] - 0.1  # by at least 0.3 over seeds
 
 
 @pytest.mark.parametrize(("engine", "precision"), [*product(ENGINES, ["float32"]), ("ei", "bfloat16")])
