@@ -45,6 +45,7 @@ def values(layers: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in layers.named_parameters()}
 
 
+@pytest.mark.numeric
 def test_muon_updates_the_kernels_and_adam_all_other_weights() -> None:
     layers, reference = network(), network()
     before = values(layers)
@@ -64,6 +65,7 @@ def test_muon_updates_the_kernels_and_adam_all_other_weights() -> None:
         assert bool(((lengths > 0.4) & (lengths < 1.3)).all()), lengths  # nearly the same in all directions
 
 
+@pytest.mark.numeric
 def test_without_a_rate_for_kernels_adam_updates_them() -> None:
     layers, reference = network(), network()
     MuonAndAdam(list(layers.parameters()), lr=0.01, kernel_lr=0.0).descend(loss_of(layers), 1.0)

@@ -249,6 +249,7 @@ def test_other_images_are_predicted_if_one_cannot_be_read(world: World, tmp_path
     assert f"error: cannot decode {broken}" in found.stderr
 
 
+@pytest.mark.numeric
 def test_any_method_adapts(world: World, tmp_path: Path) -> None:
     made = results("adapt", f"zoo_embedding:{world.zoo}", world.images / "test", "--out", tmp_path / "classifier")
     assert made["classes"] == {"new_0": 6, "new_1": 6, "new_2": 6}
@@ -267,6 +268,7 @@ def test_a_calibrated_learner_is_compared_with_the_same_learner_without(world: W
     assert "zoo_embedding adapts by a fixed embedding" in error(alone, 1)
 
 
+@pytest.mark.numeric
 def test_a_classifier_can_be_calibrated(world: World, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("plain", "calibrated")]
     for folder, how in zip(folders, ([], ["--calibration", "icfil"]), strict=True):

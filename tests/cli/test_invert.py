@@ -90,6 +90,7 @@ def test_images_that_are_only_noise_get_a_warning(world: World, tmp_path: Path) 
         assert f"\n{member}: " in shown.stdout
 
 
+@pytest.mark.numeric
 def test_a_member_of_many_classes_is_recovered_some_classes_after_the_others(tmp_path: Path) -> None:
     labels = tuple(f"class {number:02d}" for number in range(45))
     ZooMaker(tmp_path / "zoo").member(labels=labels)

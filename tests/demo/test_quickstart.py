@@ -32,6 +32,7 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.numeric
 def test_all_methods_of_the_quickstart_in_full_beat_an_untrained_network(tmp_path: Path) -> None:
     out, json_file = tmp_path / "run", tmp_path / "results.json"
     command = [sys.executable, "-m", "dfml", "quickstart", "--out", str(out), "--json", str(json_file)]

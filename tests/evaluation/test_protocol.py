@@ -24,6 +24,7 @@ def test_support_and_query_never_share_an_image_and_labels_follow_the_classes() 
         assert torch.equal(DATA.labels[query], classes.repeat_interleave(5))
 
 
+@pytest.mark.numeric
 def test_accuracy_and_interval_are_those_of_the_episodes() -> None:
     evaluation = evaluate(protonet(), DATA, **QUICK)
     expected = []

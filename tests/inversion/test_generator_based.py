@@ -56,6 +56,7 @@ def assert_same_state(plain: Engine, stacked: Engine) -> None:
 
 
 @pytest.mark.parametrize(("divergence", "through_student"), [("kl", True), ("js", False)])
+@pytest.mark.numeric
 def test_with_every_term_of_the_loss(divergence: str, through_student: bool) -> None:
     weights = InversionWeights(
         batch_norm=0.5,
@@ -74,6 +75,7 @@ def test_with_every_term_of_the_loss(divergence: str, through_student: bool) -> 
     assert_same_history("five", two_architectures(ROWS), [[0, 1, 2, 3], [2, 0]], **settings)
 
 
+@pytest.mark.numeric
 def test_where_some_members_were_visited_before_and_others_not() -> None:
     assert_same_history("fast_dfkd", two_architectures(ROWS), [[0, 1], [2, 1, 0]])
 
@@ -84,6 +86,7 @@ def test_without_rows_and_without_statistics() -> None:
     assert_same_history("five", chosen, [[0, 2]], weights=weights)
 
 
+@pytest.mark.numeric
 def test_with_as_many_images_of_some_members_as_of_others_or_more() -> None:
     chosen = [target(f"member {index}", conv(index), per_class=2 + index // 2) for index in range(4)]
     weights = InversionWeights(jitter=2)
@@ -96,6 +99,7 @@ def test_members_that_take_larger_images() -> None:
     assert_same_history("five", chosen, [[0, 1]], weights=InversionWeights(jitter=2))
 
 
+@pytest.mark.numeric
 def test_a_generator_from_scratch() -> None:
     assert_same_history("cmi", two_architectures(ROWS), [[0, 1, 2], [2]], contrast=0.0)
 

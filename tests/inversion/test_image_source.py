@@ -66,6 +66,7 @@ def test_members_in_turn_are_all_visited_equally_often_in_an_order_that_changes(
     )
 
 
+@pytest.mark.numeric
 def test_images_come_in_the_order_of_labels_as_many_of_every_class() -> None:
     members = Zoo.of([member(0), member(1, ("d", "e")), member(2)])
     weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)

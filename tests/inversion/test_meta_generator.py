@@ -57,6 +57,7 @@ def summed(inversion: InversionRun, part: str) -> dict[str, Tensor]:
     return {name: sum(each[name].detach() for each in parts) for name in parts[0]}
 
 
+@pytest.mark.numeric
 def test_with_one_step_fomaml_is_the_gradient_of_the_summed_loss() -> None:
     engine = five(steps=1, weights=STILL)
     before = snapshot(engine.weights)
@@ -95,6 +96,7 @@ def written_out(outer: str, steps: int) -> tuple[MetaGenerator, dict[str, Tensor
 
 
 @pytest.mark.parametrize("outer", ["last", "accumulated", "reptile"])
+@pytest.mark.numeric
 def test_the_outer_update_is_what_its_name_says(outer: str) -> None:
     engine, before, gradient = written_out(outer, steps=3)
     assert same(engine.weights, adam(before, [gradient]))
@@ -115,6 +117,7 @@ def test_without_an_outer_update_the_generator_stays_as_it_was() -> None:
     assert engine.updates == 0
 
 
+@pytest.mark.numeric
 def test_one_optimiser_lasts_for_all_rounds() -> None:
     """Papers 2.9 (6): as released, every round has a fresh Adam, whose step forgets how large the gradient is."""
     engine = five(steps=2, weights=STILL)
@@ -140,6 +143,7 @@ def test_only_what_is_kept_is_learned_from() -> None:
     assert engine.updates == 1
 
 
+@pytest.mark.numeric
 def test_the_first_layer_is_drawn_anew_once() -> None:
     engine, plain = five(steps=1, weights=STILL, reset_after=2), five(steps=1, weights=STILL)
     for number in range(2):

@@ -53,6 +53,7 @@ def test_all_engines_have_a_section_of_settings() -> None:
 
 
 @every_engine
+@pytest.mark.numeric
 def test_the_cross_entropy_falls(name: str) -> None:
     engine = small_engine(name, weights=LABELS_ONLY)
     inversion = engine.start(targets([0, 1], per_class=4))
@@ -81,6 +82,7 @@ def test_a_visit_repeated_gives_the_same_bits_and_another_round_others(name: str
 
 @every_engine
 @pytest.mark.usefixtures("_double")
+@pytest.mark.numeric
 def test_targets_of_one_round_do_not_know_of_each_other(name: str) -> None:
     """Papers 2.9 (5): as released, all members of one round are the network that was loaded last."""
     chosen = [
@@ -96,6 +98,7 @@ def test_targets_of_one_round_do_not_know_of_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.numeric
 def test_every_target_is_judged_by_its_own_member(name: str) -> None:
     """Papers 2.9 (5), in the first loss of members of two architectures."""
     chosen = [target("conv", conv(0)), target("resnet", resnet(2)), target("last", conv(1))]
@@ -108,6 +111,7 @@ def test_every_target_is_judged_by_its_own_member(name: str) -> None:
 
 @pytest.mark.parametrize("size", [16, 24])
 @pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.numeric
 def test_a_member_of_another_size_is_shown_the_whole_image(name: str, size: int) -> None:
     """Papers 2.9 (10): as released, it is shown a crop, while the whole image is kept."""
     drawn = Preprocessing(20, PREPROCESSING.mean, PREPROCESSING.std)
@@ -128,6 +132,7 @@ def test_pixels_are_as_many_as_the_member_takes() -> None:
 
 @every_engine
 @pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.numeric
 def test_a_broken_member_does_not_touch_the_others(name: str, stacked: bool) -> None:
     chosen = targets([0, 1, 2])
     expected = recover(small_engine(name, steps=3, stacked=stacked), chosen)
@@ -146,6 +151,7 @@ def test_a_broken_member_does_not_touch_the_others(name: str, stacked: bool) -> 
 
 @every_engine
 @pytest.mark.usefixtures("_double")
+@pytest.mark.numeric
 def test_images_are_those_after_the_last_step(name: str) -> None:
     """Papers 2.9 (7): as released, images are drawn before the last update."""
     narrow = Preprocessing(16, (0.5, 0.5, 0.5), (0.05, 0.05, 0.05))  # nothing is ever cut off

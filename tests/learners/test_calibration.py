@@ -51,6 +51,7 @@ def calibrated(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("settings", [{}, {"contrast": 0.0}, {"head": 0.0}, {"inversion_steps": 0}])
+@pytest.mark.numeric
 def test_tasks_calibrated_together_equal_the_plain_reference(kind: str, settings: dict[str, float]) -> None:
     learner = small_learner(kind, double=True)
     config = SHORT.model_copy(update=settings)
@@ -88,6 +89,7 @@ def test_protonet_predicts_by_the_prototypes_of_the_calibrated_backbone(protocol
     torch.testing.assert_close(found.predict_proba(shown), expected)
 
 
+@pytest.mark.numeric
 def test_tasks_of_many_shapes_do_not_depend_on_each_other() -> None:
     """Uneven support sets, another way than trained."""
     learner = small_learner()
@@ -100,6 +102,7 @@ def test_tasks_of_many_shapes_do_not_depend_on_each_other() -> None:
         torch.testing.assert_close(found.predict_proba(query), alone.predict_proba(query), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.numeric
 def test_adapt_takes_a_calibration_and_changes_nothing_else() -> None:
     learner, (support_images, labels) = small_learner(), support(1, 2, 2, 2)
     weights = {name: value.clone() for name, value in learner.parameters.items()}
@@ -113,6 +116,7 @@ def test_adapt_takes_a_calibration_and_changes_nothing_else() -> None:
     assert all(torch.equal(value, learner.parameters[name]) for name, value in weights.items())
 
 
+@pytest.mark.numeric
 def test_strict_predictions_do_not_depend_on_other_images_and_paper_predictions_do() -> None:
     support_images, query = support(1, 2, 2, 2), images(6, seed=9)
     for protocol, alone in (("strict", True), ("paper", False)):
@@ -121,6 +125,7 @@ def test_strict_predictions_do_not_depend_on_other_images_and_paper_predictions_
         assert torch.allclose(together, single, atol=1e-5) == alone
 
 
+@pytest.mark.numeric
 def test_shrinkage_interpolates_towards_the_stored_statistics() -> None:
     each = support(1, 2, 2, 2)
     (support_only,), (stored_only,) = (
@@ -135,6 +140,7 @@ def test_shrinkage_interpolates_towards_the_stored_statistics() -> None:
 
 
 @pytest.mark.parametrize("start", ["noise", "dead_leaves"])
+@pytest.mark.numeric
 def test_synthetic_images_are_classified_as_their_labels(start: str) -> None:
     learner, each = small_learner(test_inner_steps=20), support(5, 3, 3, 3)
     adapted = learner.adapt(*each)
@@ -170,6 +176,7 @@ def test_contrastive_loss_is_supervised_infonce_in_both_directions(
     assert contrastive_loss(corners[first_labels], first_labels, corners[second_labels], second_labels, 0.01) < 1e-9
 
 
+@pytest.mark.numeric
 def test_evaluate_calibrates_several_episodes_in_one_call() -> None:
     learner, data = small_learner(), coloured_dataset(classes=4, per_class=8)
     learner.name = "mine"

@@ -79,6 +79,7 @@ def test_with_one_orthogonal_image_per_class_both_fits_rank_alike(way: int) -> N
     torch.testing.assert_close(mean, 10 * functional.cosine_similarity(queries[:, None], support[None], dim=2))
 
 
+@pytest.mark.numeric
 def test_ridge_ignores_a_noisy_direction_that_misleads_the_mean() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(2).repeat(30)
@@ -154,6 +155,7 @@ def test_a_classifier_around_a_learner_that_does_not_embed_is_refused(kind: str,
 
 
 @every_fit
+@pytest.mark.numeric
 def test_an_evaluation_fits_the_head_like_adapt(fit: HeadFit) -> None:
     learner, data = student(fit), coloured_dataset(classes=4, per_class=12)
     by_hand = []

@@ -12,6 +12,7 @@ from .small import KINDS, gradient_learner, noise_episode, outcome_and_gradient
 
 
 @pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.numeric
 def test_strict_rule_equals_the_plain_reference(steps: int) -> None:
     learner = gradient_learner("strict", torch.float64, inner_steps=steps, test_inner_steps=steps, inner_lr=0.05)
     episode = noise_episode(torch.float64)
@@ -23,6 +24,7 @@ def test_strict_rule_equals_the_plain_reference(steps: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.numeric
 def test_strict_predictions_do_not_depend_on_the_batch_and_paper_predictions_do(kind: str) -> None:
     episode = noise_episode()
     for protocol, depends in (("strict", False), ("paper", True)):
@@ -68,6 +70,7 @@ def test_adapting_does_not_change_the_learner() -> None:
     assert all(torch.equal(value, learner.parameters[name]) for name, value in before.items())
 
 
+@pytest.mark.numeric
 def test_shrinkage_interpolates_support_and_stored_statistics() -> None:
     episode = noise_episode()
     for shrinkage in (0.0, 0.25, 1.0):

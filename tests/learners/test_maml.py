@@ -13,6 +13,7 @@ from .small import gradient_learner, noise_episode, outcome_and_gradient
 
 
 @pytest.mark.parametrize(("second_order", "steps"), list(product((True, False), (1, 3))))
+@pytest.mark.numeric
 def test_loss_and_gradient_equal_those_of_the_plain_reference(second_order: bool, steps: int) -> None:
     settings = {"kind": "maml", "second_order": second_order, "inner_steps": steps, "inner_lr": 0.05}
     learner, episode = gradient_learner("paper", torch.float64, **settings), noise_episode(torch.float64)

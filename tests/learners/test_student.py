@@ -164,6 +164,7 @@ def test_config_and_state_dict_restore_a_learner_without_files() -> None:
 
 @every_backbone
 @every_embedding
+@pytest.mark.numeric
 def test_predictions_do_not_depend_on_the_batch(backbone: str, embedding: str) -> None:
     made = student(backbone, embedding=embedding)
     classifier = made.adapt(images(5, 1), LABELS)
@@ -238,6 +239,7 @@ def test_it_adapts_to_any_number_of_classes_and_images_of_any_size() -> None:
         torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(4))
 
 
+@pytest.mark.numeric
 def test_distillation_from_part_of_the_teachers_logits_reaches_the_rest() -> None:
     made, shown = student(), images(24)
     teacher = OutputGroups(OUTPUTS).log_softmax(student(seed=1).logits(shown).detach() * 5.0)

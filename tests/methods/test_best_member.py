@@ -63,6 +63,7 @@ def brightness_member(*channels: int, size: int = SIZE) -> PretrainedClassifier:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
+@pytest.mark.numeric
 def test_the_member_whose_features_cover_those_of_all_others_is_chosen(place: int) -> None:
     members = [brightness_member(0), brightness_member(1), brightness_member(2, size=24)]
     members.insert(place, brightness_member(0, 1, 2))
@@ -75,6 +76,7 @@ def test_the_member_whose_features_cover_those_of_all_others_is_chosen(place: in
 
 
 @pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.numeric
 def test_members_with_predictions_or_features_that_are_not_finite_are_ignored(place: int) -> None:
     no_predictions, no_features, best = brightness_member(0), member(0), brightness_member(0, 1, 2)
     no_predictions.network.head.weight.fill_(math.nan)  # type: ignore[union-attr,operator]
@@ -93,6 +95,7 @@ def test_a_member_that_only_predicts_is_compared_with_but_never_chosen() -> None
     assert any(learner.members[0] is each for each in members[1:])
 
 
+@pytest.mark.numeric
 def test_a_message_names_the_choice_and_without_images_there_is_an_error() -> None:
     members = Zoo.of([brightness_member(0, 1, 2), brightness_member(0), brightness_member(1), brightness_member(2)])
     run = BestMember(**DEAD_LEAVES, iterations=8).start(members, CPU)
@@ -104,6 +107,7 @@ def test_a_message_names_the_choice_and_without_images_there_is_an_error() -> No
     assert message.startswith("member-000 is most similar to the whole zoo (linear CKA 0.")
 
 
+@pytest.mark.numeric
 def test_every_step_stores_images_of_one_member_with_the_predictions_of_all() -> None:
     members = Zoo.of([member(0), member(1, ("d", "e"), LARGER), member(2, ("f", "g", "h", "i"))])
     run = BestMember(**QUICK).start(members, CPU)

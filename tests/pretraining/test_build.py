@@ -164,6 +164,7 @@ def test_ctrl_c_ends_every_process_and_keeps_the_finished_members(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.shared
+@pytest.mark.numeric
 def test_a_real_member_learns_its_classes(tmp_path: Path, shared: Path) -> None:
     dataset = open_images(shared / "cifar-fs.zip", split="train", cache=tmp_path / "cache")
     recipe = PAPER.override(epochs=6)

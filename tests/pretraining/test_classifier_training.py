@@ -40,6 +40,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 @pytest.mark.parametrize("recipe", [PAPER, STRONG])
 @pytest.mark.parametrize("architecture", ["conv4", "test_resnet"])
+@pytest.mark.numeric
 def test_it_learns_and_its_accuracy_is_the_networks(recipe: Recipe, architecture: str) -> None:
     dataset = patterns()
     trained = train(dataset, recipe.override(epochs=8, batch_size=20, crop_padding=0, flip=False), architecture)
@@ -113,6 +114,7 @@ def test_the_error_of_a_diverged_training_names_the_member() -> None:
 
 
 @pytest.mark.parametrize("clip", [1e-3, 1e-2])
+@pytest.mark.numeric
 def test_the_gradient_is_clipped(clip: float) -> None:
     recipe = PAPER.override(epochs=1, conv4=Optimisation(optimiser="sgd", learning_rate=0.5, momentum=0))
     still = train(recipe=recipe.override(gradient_clip=1e-30)).network

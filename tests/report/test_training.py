@@ -24,7 +24,14 @@ STUDENT = {"members_per_step": 2, "images_per_class": 2, "memory": 32, "student_
 METHODS = {
     "purer": PURER(**SETTINGS, warm_up=1, learner={"inner_steps": 2}),
     "free": FREE(
-        **SETTINGS, warm_up=1, learner={"inner_steps": 2}, inversion=ENGINE, members_per_step=2, images_per_class=3
+        **SETTINGS,
+        warm_up=1,
+        learner={"inner_steps": 2},
+        inversion=ENGINE,
+        members_per_step=2,
+        images_per_class=3,
+        replay="fixed",
+        replay_steps=1,
     ),
     "zoo_student": ZooStudent(**SETTINGS, **STUDENT, inversion=ENGINE),
     "outside": OutsideMethod(way=3),

@@ -18,6 +18,7 @@ from tests.methods.dro.small import backbones
 CPU = torch.device("cpu")
 
 
+@pytest.mark.numeric
 def test_mixtures_include_the_mean_and_every_member() -> None:
     members = backbones(zoo(3))
     weights = MemberWeights(members)
@@ -55,6 +56,7 @@ def test_perturbations_stay_within_the_ball(count: int, size: int, radius: float
     torch.testing.assert_close(flat, start * (radius / root_mean_square(start)))
 
 
+@pytest.mark.numeric
 def test_perturbations_are_largest_where_the_loss_grows_most() -> None:
     generator = torch.Generator().manual_seed(0)
     points, start, slope = (torch.randn(20, 4, generator=generator, dtype=torch.float64) for _ in range(3))
@@ -67,6 +69,7 @@ def test_perturbations_are_largest_where_the_loss_grows_most() -> None:
     assert lengths[0] > 2 * lengths[1:].max()
 
 
+@pytest.mark.numeric
 def test_the_length_of_embeddings_is_normalised() -> None:
     generator = WeightGenerator(6, 3, 8, 0, CPU)
     with torch.no_grad():

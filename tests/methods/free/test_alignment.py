@@ -60,6 +60,7 @@ def remainder(members: int, step: float, share: float) -> float:
 
 
 @pytest.mark.parametrize("members", [3, 4])
+@pytest.mark.numeric
 def test_sequential_steps_descend_the_losses_minus_half_a_step_of_pairwise_inner_products(members: int) -> None:
     for step in (0.02, 0.01):
         assert 7 < remainder(members, step, 0.5) / remainder(members, step / 2, 0.5) < 9
@@ -67,6 +68,7 @@ def test_sequential_steps_descend_the_losses_minus_half_a_step_of_pairwise_inner
             assert 3 < remainder(members, step, wrong) / remainder(members, step / 2, wrong) < 5
 
 
+@pytest.mark.numeric
 def test_order_matters_at_second_order() -> None:
     losses = [member_loss(index) for index in range(2)]
 
@@ -81,6 +83,7 @@ def test_order_matters_at_second_order() -> None:
 @pytest.mark.parametrize(
     ("optimiser", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)], ids=["sgd", "adam"]
 )
+@pytest.mark.numeric
 def test_equals_a_plain_loop_with_one_optimiser_for_all_members(
     optimiser: str, kind: type[torch.optim.Optimizer]
 ) -> None:
@@ -125,6 +128,7 @@ def test_parameters_and_other_tensors_of_the_losses_are_not_changed() -> None:
         assert {n: v.shape for n, v in update.pseudo_gradient.items()} == {n: v.shape for n, v in before.items()}
 
 
+@pytest.mark.numeric
 def test_joint_is_the_sum_of_gradients_times_the_learning_rate() -> None:
     losses = [member_loss(index) for index in range(4)]
     leaves = {name: value.requires_grad_() for name, value in start().items()}
@@ -165,6 +169,7 @@ def test_mean_cosine_of_known_gradients() -> None:
     assert isnan(mean_cosine(gradients((1, 0))))
 
 
+@pytest.mark.numeric
 def test_following_the_sequential_update_aligns_gradients_more_than_the_joint_one() -> None:
     losses = [member_loss(index) for index in range(3)]
     cosines = {}
@@ -174,10 +179,10 @@ def test_following_the_sequential_update_aligns_gradients_more_than_the_joint_on
             order = torch.randperm(3, generator=torch.Generator().manual_seed(iteration)).tolist()
             in_order = [losses[index] for index in order]
             update = (
-                sequential(parameters, in_order, lr=1.0, optimiser="sgd")
+                sequential(parameters, in_order, lr=3.0, optimiser="sgd")
                 if name == "sequential"
-                else joint(parameters, in_order, lr=1.0)
+                else joint(parameters, in_order, lr=3.0)
             )
-            parameters = {key: value - 0.2 * update.pseudo_gradient[key] for key, value in parameters.items()}
+            parameters = {key: value - 0.07 * update.pseudo_gradient[key] for key, value in parameters.items()}
         cosines[name] = mean_cosine(member_gradients(parameters, losses)[0])
-    assert cosines["sequential"] > cosines["joint"]
+    assert cosines["sequential"] > cosines["joint"] + 0.03  # at least 0.1 over seeds

@@ -62,6 +62,7 @@ def test_it_is_never_negative_and_always_finite(
     assert divergence(teacher.float(), student.float(), temperature).isfinite()
 
 
+@pytest.mark.numeric
 def test_its_minimiser_is_the_teacher_s_prediction_and_not_the_most_likely_class() -> None:
     """The released loss, `kl_div(softmax(s), softmax(t))`, is smallest for a one-hot prediction."""
     teacher, student = logits(5, 4, 0, scale=1.0), logits(5, 4, 1).requires_grad_()
@@ -109,6 +110,7 @@ def test_class_logits_are_the_whole_head_s_logits_of_those_rows() -> None:
     torch.testing.assert_close(class_logits(features, weight, bias, rows), whole[:, rows])
 
 
+@pytest.mark.numeric
 def test_members_with_the_same_classes_can_be_fitted_by_classes_but_not_by_positions() -> None:
     """Two members have the same classes in another order, the second one class fewer."""
     features, truth = logits(20, 3, 0), logits(3, 3, 1)

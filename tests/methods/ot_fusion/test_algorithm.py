@@ -40,6 +40,7 @@ def predictions(learner: MetaLearner) -> Tensor:
     return learner.adapt(images(6, 1), LABELS).predict_proba(images(7, 2))
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("metric", METRICS)
 @given(seed=seeds)
 @settings(max_examples=10)
@@ -55,6 +56,7 @@ def test_permuted_copies_of_a_member_fuse_to_that_member(metric: Metric, seed: i
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.numeric
 def test_the_learner_adapts_as_the_member_does_and_the_plain_average_does_not(metric: Metric) -> None:
     one = member(0)
     copies = Zoo.of([one, *(permuted_member(one, seed) for seed in range(3))])
@@ -65,6 +67,7 @@ def test_the_learner_adapts_as_the_member_does_and_the_plain_average_does_not(me
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("architecture", RESNETS)
+@pytest.mark.numeric
 def test_channels_that_a_shortcut_adds_are_matched_as_one(architecture: str, metric: Metric) -> None:
     one = PretrainedClassifier(random_network(architecture, 0), ("a", "b", "c"), PREPROCESSING)
     copies = Zoo.of([one, permuted_member(one, 1)])
@@ -75,6 +78,7 @@ def test_channels_that_a_shortcut_adds_are_matched_as_one(architecture: str, met
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.numeric
 def test_members_that_differ_a_little_are_matched_too(metric: Metric) -> None:
     one = member(0)
     near = permuted_member(one, 4)

@@ -76,6 +76,7 @@ def test_members_of_a_large_zoo_are_sampled_in_every_step() -> None:
     assert {index for index, flag in enumerate(moved.tolist()) if flag} == expected
 
 
+@pytest.mark.numeric
 def test_the_curriculum_raises_the_outer_loss_of_its_episode() -> None:
     run = start_run(
         iterations=30, warm_up=1, curriculum_weight=10.0, inversion=InversionWeights(label=0.001, batch_norm=0.0)
@@ -85,6 +86,7 @@ def test_the_curriculum_raises_the_outer_loss_of_its_episode() -> None:
     assert all(metrics["switch_loss_after"] > metrics["switch_loss_before"] for metrics in fired)
 
 
+@pytest.mark.numeric
 def test_the_curriculum_follows_the_reversed_gradient_of_the_outer_loss() -> None:
     run = start_run(curriculum_weight=0.5)
     plain, _ = run._inversion_gradient(1)
@@ -102,6 +104,7 @@ def test_without_weight_the_curriculum_never_fires() -> None:
     assert not any("switch_loss_before" in run.step(iteration) for iteration in range(1, 12))
 
 
+@pytest.mark.numeric
 def test_the_outer_step_is_taken_on_the_sum_over_episodes() -> None:
     run = start_run(episodes=3)
     expected = [torch.zeros_like(value) for value in run.outer.parameters.values()]
@@ -117,6 +120,7 @@ def test_the_outer_step_is_taken_on_the_sum_over_episodes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["maml", "anil", "protonet"])
+@pytest.mark.numeric
 def test_the_outer_loss_decreases_with_every_learner(kind: str) -> None:
     learner = LearnerConfig(kind=kind, inner_lr=0.1)  # type: ignore[arg-type]
     run = start_run(learner=learner, iterations=60, curriculum_weight=0.0, outer_lr=0.01)
