@@ -5,7 +5,7 @@ optimised until it assigns them to its classes, and form a synthetic support set
 of real and synthetic images of one class together and those of different classes apart.
 
 The paper gives a figure and a description, and no code was released: the losses below make the figure definite, and the
-settings were chosen on the validation classes of CIFAR-FS (docs/results/icfil.md).
+settings were chosen on the validation classes of CIFAR-FS (docs/results/components.md).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from dfml.zoo.statistics import LayerStatistics
 
 
 class ICFILConfig(FrozenSettings):
-    """Settings of ICFIL, chosen on the validation classes of CIFAR-FS (docs/results/icfil.md)."""
+    """Settings of ICFIL, chosen on the validation classes of CIFAR-FS (docs/results/components.md)."""
 
     images_per_class: PositiveInt = 2
     """Number of synthetic images per class."""

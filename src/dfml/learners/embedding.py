@@ -117,7 +117,7 @@ class EmbeddingClassifier(FewShotClassifier):
 def centred_probabilities(logits: Float[Tensor, "*images outputs"]) -> Float[Tensor, "*images outputs"]:
     """Compute class probabilities at temperature 2, minus the uniform distribution.
 
-    As an embedding they are half a point more accurate than plain probabilities (docs/results/zoo-student.md): a
+    As an embedding they are half a point more accurate than plain probabilities (docs/results/log/2026-11-21.md): a
     member that predicts the uniform distribution for an image contributes nothing to a cosine.
     """
     return (logits / _TEMPERATURE).softmax(dim=-1) - 1.0 / logits.shape[-1]

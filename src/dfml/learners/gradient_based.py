@@ -47,7 +47,7 @@ class LearnerConfig(FrozenSettings):
     test_inner_steps: PositiveInt | None = None
     """Number of gradient steps on the support set at test time. None: as many as in training by the protocol `paper`;
     10 by `strict` (or more, if training takes more), which regains what inductive batch-norm costs
-    (docs/results/first-light.md). The released code of PURER takes 1 in its scripts and 10 by default."""
+    (docs/results/protocol.md). The released code of PURER takes 1 in its scripts and 10 by default."""
     inner_lr: PositiveFloat = 0.01
     """Learning rate of the inner loop."""
     second_order: bool = True

@@ -59,7 +59,7 @@ class FREE(Method):
     name: ClassVar[str] = "free"
     config_type: ClassVar[type[TrainingConfig]] = FreeConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        # Chosen on the validation classes of CIFAR-FS and on letters (docs/results/free.md).
+        # Chosen on the validation classes of CIFAR-FS and on letters (docs/results/log/2026-11-20.md).
         "cpu": {
             "iterations": 200,
             "inversion": {

@@ -46,7 +46,7 @@ class PURER(Method):
     name: ClassVar[str] = "purer"
     config_type: ClassVar[type[TrainingConfig]] = PurerConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        # With a random start, one inner step per episode learns very slowly (docs/results/first-light.md).
+        # With a random start, one inner step per episode learns very slowly (docs/results/log/2026-11-20.md).
         "cpu": {"iterations": 3000, "warm_up": 1000, "learner": {"inner_steps": 5, "test_inner_steps": 10}}
     }
     config: PurerConfig

@@ -17,7 +17,7 @@ from dfml.training.loop import TrainingConfig
 
 
 class ZooStudentConfig(TrainingConfig):
-    """Settings of `zoo_student`, chosen on the validation classes of CIFAR-FS (docs/results/zoo-student.md)."""
+    """Settings of `zoo_student`, chosen on the validation classes of CIFAR-FS (docs/results/log/2026-11-21.md)."""
 
     shot: PositiveInt = 1
     """Not used: the student adapts to any number of images per class. Its training episodes have `episode_shot`."""
