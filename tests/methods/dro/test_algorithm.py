@@ -67,9 +67,9 @@ def test_the_members_weights_are_reconstructed(radius: float) -> None:
     assert metrics[0]["reconstruction_loss"] == pytest.approx(1.0, abs=1e-3)  # the mean of all
     assert metrics[-1]["reconstruction_loss"] < 0.05
     with torch.no_grad():
-        shares = run.generator.coefficients(run.generator.embeddings())
-    for index, share in enumerate(shares):
-        far = distances(run.weights.mix(share), backbones(members))
+        coefficients = run.generator.coefficients(run.generator.embeddings())
+    for index, row in enumerate(coefficients):
+        far = distances(run.weights.mix(row), backbones(members))
         assert far[index] < 0.1
         assert all(far[other] > 1.0 for other in range(5) if other != index)
 
@@ -78,11 +78,11 @@ def test_the_members_weights_are_reconstructed(radius: float) -> None:
 def test_the_losses_are_the_distances_of_the_generated_weights() -> None:
     members = zoo(4)
     run = start_run(members)
-    run.generator.parameters["shares.weight"].data.normal_(generator=torch.Generator().manual_seed(1))
+    run.generator.parameters["coefficients.weight"].data.normal_(generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         points = run.generator.embeddings()
         losses = run.generator.losses(points, run.weights.gram)
-        generated = [run.weights.mix(share) for share in run.generator.coefficients(points)]
+        generated = [run.weights.mix(row) for share in run.generator.coefficients(points)]
     expected = torch.stack([distances(each, backbones(members))[index] for index, each in enumerate(generated)])
     torch.testing.assert_close(losses.double(), expected, rtol=1e-4, atol=1e-4)
 
@@ -127,12 +127,12 @@ def test_a_step_follows_the_plain_computation(radius: float) -> None:
     def loss(at: Tensor) -> Tensor:
         hidden = functional.silu(at @ leaves["first.weight"].T + leaves["first.bias"])
         hidden = functional.silu(hidden @ leaves["second.weight"].T + leaves["second.bias"])
-        shares = hidden @ leaves["shares.weight"].T + leaves["shares.bias"]
+        coefficients = hidden @ leaves["coefficients.weight"].T + leaves["coefficients.bias"]
         total = torch.zeros((), dtype=torch.float64)
         for name in differing(targets):
             weights = torch.stack([each[name].flatten() for each in targets])
             deviation = weights - weights.mean(dim=0)
-            generated = weights.mean(dim=0) + shares @ deviation
+            generated = weights.mean(dim=0) + coefficients @ deviation
             total = total + (generated - weights).square().sum() / deviation.square().sum()
         return total / len(differing(targets))
 
@@ -200,7 +200,7 @@ def test_the_learner_is_sampled_from_the_ball_around_a_member() -> None:
     assert index == found[0][0]
     assert far != found[0][1]
     with torch.no_grad():
-        expected = at_member.weights.mix(at_member.generator.shares(at_member.generator.embeddings())[index])
+        expected = at_member.weights.mix(at_member.generator.coefficients(at_member.generator.embeddings())[index])
     for name, value in expected.items():
         torch.testing.assert_close(at_member.learner().parameters[name], value, rtol=1e-4, atol=1e-4)
     again = at_member.learner().parameters

@@ -86,8 +86,8 @@ class WeightGenerator:
             "first.bias": torch.zeros(hidden),
             "second.weight": normal("second", hidden, hidden, math.sqrt(2.0 / hidden)),
             "second.bias": torch.zeros(hidden),
-            "shares.weight": torch.zeros(members, hidden),
-            "shares.bias": torch.zeros(members),
+            "coefficients.weight": torch.zeros(members, hidden),
+            "coefficients.bias": torch.zeros(members),
         }
         self.parameters: Parameters = {name: value.to(device).requires_grad_() for name, value in values.items()}
 
@@ -104,7 +104,7 @@ class WeightGenerator:
         values = embeddings
         for layer in ("first", "second"):
             values = functional.silu(self._linear(layer, values))
-        return self._linear("shares", values)
+        return self._linear("coefficients", values)
 
     def _linear(self, layer: str, values: Tensor) -> Tensor:
         return functional.linear(values, self.parameters[f"{layer}.weight"], self.parameters[f"{layer}.bias"])
