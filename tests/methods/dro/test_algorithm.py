@@ -82,7 +82,7 @@ def test_the_losses_are_the_distances_of_the_generated_weights() -> None:
     with torch.no_grad():
         points = run.generator.embeddings()
         losses = run.generator.losses(points, run.weights.gram)
-        generated = [run.weights.mix(row) for share in run.generator.coefficients(points)]
+        generated = [run.weights.mix(row) for row in run.generator.coefficients(points)]
     expected = torch.stack([distances(each, backbones(members))[index] for index, each in enumerate(generated)])
     torch.testing.assert_close(losses.double(), expected, rtol=1e-4, atol=1e-4)
 
