@@ -93,7 +93,7 @@ def naive_gradient(run: PurerRun, path: Path, device: torch.device) -> Tensor:
     """Compute the gradient of the dynamic dataset as the released code does, but with a plain sum over members."""
     pixels, weights = run.dataset.pixels.detach().requires_grad_(), run.config.inversion
     total = torch.zeros((), device=device)
-    for folder, classes in zip(member_paths(path), run.classes, strict=True):
+    for folder, classes in zip(member_paths(path), run.classes_of_member, strict=True):
         member = load_member(read_member_config(folder))
         network = copy.deepcopy(member.network).to(device).to(memory_format=torch.contiguous_format)
         layer_inputs: list[tuple[nn.BatchNorm2d, Tensor]] = []
@@ -124,7 +124,7 @@ def naive_gradient(run: PurerRun, path: Path, device: torch.device) -> Tensor:
 def _request(run: PurerRun) -> tuple[list[int], list[Tensor], list[View]]:
     members = run._sample_members(1)
     generator = torch.Generator().manual_seed(0)
-    pixels = [run.dataset.pixels.detach()[run.classes[member]] for member in members]
+    pixels = [run.dataset.pixels.detach()[run.classes_of_member[member]] for member in members]
     return members, pixels, [sample_view(run.config.inversion, generator) for _ in members]
 
 

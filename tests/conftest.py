@@ -20,7 +20,7 @@ install_import_hook("dfml", "beartype.beartype")
 settings.register_profile("dfml", deadline=None, derandomize=True)
 settings.load_profile("dfml")
 
-# One a process, also for what fixtures of a whole session do: as many processes run as there are cores.
+# One thread per process, also in session fixtures: as many processes run as there are cores.
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -28,7 +28,7 @@ REQUIRED = os.environ.get("DFML_REQUIRE_SHARED") == "1"
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Every core has a worker; but a single file is done before workers have started."""
+    """Number of workers: one per core, but none for a single file, which is done before workers have started."""
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None  # as xdist reads it
     files = {argument.partition("::")[0] for argument in config.args}

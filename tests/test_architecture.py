@@ -21,14 +21,14 @@ MAX_LINES = 350
 
 SHARED_NAMES = {
     "__init__",
-    "base",  # the base class of a room
-    "config",  # the settings of a room's parts
+    "base",  # the base class of a package
+    "config",  # the settings of a package's parts
     "zoo",  # a verb of the command line is named after what it is about
     "invert",  # likewise
     "settings",  # typed settings in general, and those of the quickstart
     "zoo_embedding",  # a method is named after its learner
 }
-"""Names that modules of several rooms may have."""
+"""Names that modules of several packages may have."""
 
 DATA_FREE = """
 import json, sys
@@ -73,12 +73,12 @@ def test_no_file_is_too_long_to_read() -> None:
     assert not {path: length for path, length in lengths.items() if length > MAX_LINES}
 
 
-def test_no_two_rooms_have_a_module_of_the_same_name() -> None:
-    rooms: dict[str, set[str]] = defaultdict(set)
+def test_no_two_packages_have_a_module_of_the_same_name() -> None:
+    packages: dict[str, set[str]] = defaultdict(set)
     for path in PACKAGE.rglob("*.py"):
-        room = path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else "dfml"
-        rooms[path.stem].add(room)
-    assert not {name: owners for name, owners in rooms.items() if len(owners) > 1 and name not in SHARED_NAMES}
+        package = path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else "dfml"
+        packages[path.stem].add(package)
+    assert not {name: owners for name, owners in packages.items() if len(owners) > 1 and name not in SHARED_NAMES}
 
 
 @pytest.mark.slow

@@ -30,11 +30,11 @@ def _zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     register = Registry.register
     registered: list[tuple[Registry[object], str]] = []
 
-    def note(self: Registry[object], name: str, part: object) -> None:
+    def record(self: Registry[object], name: str, part: object) -> None:
         register(self, name, part)
         registered.append((self, name))
 
-    monkeypatch.setattr(Registry, "register", note)
+    monkeypatch.setattr(Registry, "register", record)
     yield
     for registry, name in registered:
         registry._registered.pop(name)

@@ -133,7 +133,7 @@ def test_a_folder_with_content_is_refused_or_replaced(tmp_path: Path) -> None:
         pytest.fail("the block must not be entered")
 
 
-def test_content_is_flushed_before_the_name_where_that_is_asked_for(tmp_path: Path, flushed: list[str]) -> None:
+def test_with_fsync_content_is_flushed_before_the_name(tmp_path: Path, flushed: list[str]) -> None:
     atomic_write(tmp_path / "file", "")
     with atomic_folder(tmp_path / "folder") as temporary:
         (temporary / "part").write_text("")

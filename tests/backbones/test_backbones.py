@@ -42,7 +42,7 @@ def test_conv4_takes_one_width_for_all_blocks_or_one_for_each() -> None:
 
 
 @pytest.mark.parametrize(("architecture", "blocks"), [("fewshot_resnet10", 1), ("fewshot_resnet18", 2)])
-def test_few_shot_resnets_are_built_as_in_the_papers(architecture: str, blocks: int) -> None:
+def test_few_shot_resnets_have_the_published_layers(architecture: str, blocks: int) -> None:
     expected, channels = 3 * 9 * 64 + 128, 64
     for width in (64, 128, 256, 512):
         for block in range(blocks):
@@ -99,12 +99,12 @@ def test_pooling_before_rectifying_changes_no_bit(training: bool, size: int) -> 
         block.norm.weight.uniform_(-1, 1)
         block.norm.bias.uniform_(-1, 1)
     images = torch.randn(4, 3, size, size)
-    papers = functional.max_pool2d(functional.relu(block.norm(block.conv(images))), 2)
-    assert torch.equal(block(images), papers)
+    expected = functional.max_pool2d(functional.relu(block.norm(block.conv(images))), 2)
+    assert torch.equal(block(images), expected)
 
 
 @pytest.mark.parametrize("architecture", ["conv4", "fewshot_resnet10"])
-def test_initial_weights_are_the_papers(architecture: str) -> None:
+def test_initial_weights_have_the_published_distribution(architecture: str) -> None:
     network = create_backbone(architecture, 5, seed=0)
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     for layer in layers:
@@ -156,7 +156,7 @@ def test_an_unknown_name_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("argument", ["pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"])
-def test_arguments_that_reach_outside_are_refused(argument: str) -> None:
+def test_arguments_that_load_pretrained_weights_are_refused(argument: str) -> None:
     with pytest.raises(UsageError, match=argument):
         create_backbone("conv4", 5, **{argument: True})
 

@@ -14,8 +14,8 @@ def test_images_have_the_requested_size_and_lie_in_zero_to_one(size: int) -> Non
     assert torch.all((images >= 0) & (images <= 1))
 
 
-def test_is_the_network_of_the_paper() -> None:
-    """FREE's generator has about 2.3 million weights at 32 pixels and 14.7 million at 84."""
+def test_it_is_the_generator_of_free() -> None:
+    """The generator of FREE (Wei et al., CVPR 2024) has about 2.3 million weights at 32 pixels, 14.7 million at 84."""
     for size, millions in ((32, 2.3), (84, 14.7)):
         with torch.device("meta"):
             network = ImageGenerator(size)

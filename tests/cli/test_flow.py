@@ -54,10 +54,10 @@ def test_a_runs_folder_records_how_it_was_made(world: World) -> None:
     assert config["method"] == "purer"
     assert config["zoo"] == str(world.zoo)
     assert config["purer"]["iterations"] == 4
-    noted = json.loads((world.purer / "results.json").read_text())
-    assert noted["methods"]["purer"]["seconds"] > 0
-    assert (noted["protocol"], noted["way"], noted["members"]) == ("strict", 3, 2)
-    assert "torch" in noted["versions"]
+    recorded = json.loads((world.purer / "results.json").read_text())
+    assert recorded["methods"]["purer"]["seconds"] > 0
+    assert (recorded["protocol"], recorded["way"], recorded["members"]) == ("strict", 3, 2)
+    assert "torch" in recorded["versions"]
     assert len((world.purer / "metrics.jsonl").read_text().splitlines()) == 4
     page = (world.purer / "report.html").read_text(encoding="utf-8")
     assert "purer: a few-shot learner from 2 classifiers" in page
@@ -72,7 +72,7 @@ def test_a_written_config_repeats_its_run(world: World, tmp_path: Path) -> None:
 
 def test_a_resumed_run_has_the_same_result(world: World, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    # As after an interruption behind the second meta-iteration: everything later is missing.
+    # As after an interruption in the third meta-iteration: everything later is missing.
     assert dfml("train", world.zoo, "--out", run, *SHORT).exit_code == 0
     for later in ("checkpoints/000004", "snapshots/000004"):
         (run / later).rename(tmp_path / later.replace("/", "-"))
@@ -95,11 +95,11 @@ def test_a_run_without_own_checkpoint_is_resumed_from_the_one_it_started_from(wo
     start, run = world.purer / "checkpoints" / "000002", tmp_path / "run"
     assert dfml("train", world.zoo, "--out", run, *SHORT, "--from", start).exit_code == 0
     assert yaml.safe_load((run / "config.yaml").read_text())["start_from"] == str(start)
-    straight = (run / "model.safetensors").read_bytes()
+    uninterrupted = (run / "model.safetensors").read_bytes()
     (run / "model.safetensors").unlink()
     shutil.rmtree(run / "checkpoints")
     assert dfml("train", world.zoo, "--out", run, *SHORT, "--resume").exit_code == 0
-    assert (run / "model.safetensors").read_bytes() == straight
+    assert (run / "model.safetensors").read_bytes() == uninterrupted
     rows = [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows == [3, 4]
     other = dfml("train", world.zoo, "--out", run, *SHORT, "--resume", "--from", world.purer / "checkpoints" / "000004")
@@ -184,14 +184,14 @@ def test_a_method_with_a_short_training_is_trained_first(world: World, tmp_path:
     assert named["methods"]["best_member"]["accuracies"] == saved["methods"]["best_member"]["accuracies"]
 
 
-def test_learners_of_different_image_sizes_see_the_same_episodes(world: World, tmp_path: Path) -> None:
+def test_learners_of_different_image_sizes_are_compared_on_the_same_episodes(world: World, tmp_path: Path) -> None:
     larger = tmp_path / "larger"
     assert dfml("train", world.zoo, "--out", larger, *SHORT, "--set", "purer.img_size=32").exit_code == 0
     found = results("evaluate", world.untrained, larger, world.images, *EPISODES)
     assert len(found["pairs"]) == 1
 
 
-def test_the_papers_protocol_reports_the_best_snapshot_as_such(world: World, tmp_path: Path) -> None:
+def test_the_paper_protocol_reports_the_best_snapshot_with_a_note(world: World, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = (*SHORT, "--protocol", "paper", "--set", "purer.snapshot_every=2")
     assert dfml("train", world.zoo, "--out", run, *settings).exit_code == 0
@@ -218,7 +218,7 @@ def test_all_of_a_plain_folder_is_used_and_one_split_of_a_divided_one(world: Wor
     assert train["dataset"] == "colours/train"
 
 
-def test_glyphs_are_data_too(world: World) -> None:
+def test_glyphs_are_a_data_set(world: World) -> None:
     found = results("evaluate", world.untrained, "glyphs", *EPISODES)
     assert found["dataset"] == "glyphs/test"
 

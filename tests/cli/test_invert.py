@@ -1,4 +1,4 @@
-"""Images from members: by pixels, by a generator from scratch, or by one that a run has meta-trained."""
+"""`dfml invert`: by optimised pixels, by a generator from scratch, or by the meta-trained generator of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.cli.conftest import SIZE, World, dfml, error, results
 from tests.factories import ZooMaker
 
 SMALL = FiveConfig(width=8, latent=16, steps=2, weights=InversionWeights(batch_norm=0.1, momentum=0.9))
-PICTURES = 12  # pixels a side of what the run's generator draws
+GENERATED_SIZE = 12  # height and width of the images of the run's generator
 Run = Callable[..., Path]
 
 
@@ -40,7 +40,7 @@ def run(world: World, tmp_path: Path) -> Run:
 
     def write(engine: str = "five") -> Path:
         place = tmp_path / f"run-{engine}"
-        preprocessing = Preprocessing(PICTURES, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+        preprocessing = Preprocessing(GENERATED_SIZE, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
         place.mkdir()
         (place / "config.yaml").write_text(yaml.safe_dump({"method": "somebody_s", "zoo": "elsewhere"}))
         zoo, generator = Zoo.open(world.zoo), MetaGenerator(SMALL, preprocessing)
@@ -66,12 +66,12 @@ def pictures(out: Path) -> dict[str, bytes]:
 
 def test_pixels_are_the_default(world: World, tmp_path: Path) -> None:
     out = tmp_path / "recovered"
-    asked = ("--member", "member-001", "--per-class", "2", "--steps", "3", "--set", "ei.weights.l2=0")
-    found = results("invert", world.zoo, "--out", out, *asked)
+    options = ("--member", "member-001", "--per-class", "2", "--steps", "3", "--set", "ei.weights.l2=0")
+    found = results("invert", world.zoo, "--out", out, *options)
     assert list(found["members"]) == ["member-001"]
     assert found["members"]["member-001"]["labels"] == ["old_2", "old_3"]
-    noted = json.loads((out / "fidelity.json").read_text())
-    assert noted["members"] == found["members"]
+    recorded = json.loads((out / "fidelity.json").read_text())
+    assert recorded["members"] == found["members"]
     for name in ("old_2/0000.png", "old_2/0001.png", "old_3/0000.png", "old_3/0001.png"):
         with Image.open(out / "member-001" / name) as image:
             assert (image.size, image.mode) == ((SIZE, SIZE), "RGB")
@@ -83,15 +83,15 @@ def test_pixels_are_the_default(world: World, tmp_path: Path) -> None:
 
 
 def test_images_that_are_only_noise_get_a_warning(world: World, tmp_path: Path) -> None:
-    blinding = ("--steps", "1", "--set", "ei.lr=1000", "--set", "ei.weights.batch_norm=0")
-    shown = dfml("invert", world.zoo, "--out", tmp_path / "out", "--members", "2", "--per-class", "2", *blinding)
+    noisy = ("--steps", "1", "--set", "ei.lr=1000", "--set", "ei.weights.batch_norm=0")
+    shown = dfml("invert", world.zoo, "--out", tmp_path / "out", "--members", "2", "--per-class", "2", *noisy)
     assert shown.exit_code == 0
     for member in ("member-000", "member-001"):
         assert f"\n{member}: " in shown.stdout
 
 
 @pytest.mark.numeric
-def test_a_member_of_many_classes_is_recovered_some_classes_after_the_others(tmp_path: Path) -> None:
+def test_a_member_of_many_classes_is_inverted_in_several_rounds(tmp_path: Path) -> None:
     labels = tuple(f"class {number:02d}" for number in range(45))
     ZooMaker(tmp_path / "zoo").member(labels=labels)
     out = tmp_path / "out"
@@ -103,43 +103,45 @@ def test_a_member_of_many_classes_is_recovered_some_classes_after_the_others(tmp
     paths = sorted(out.glob("member-*/*/*.png"))
     images = torch.stack([read_image(path, SIZE) for path in paths])
     whole = measure(zoo, 0, images, balanced_labels(45, 2))
-    # Written as bytes, and of all classes at once.
+    # The written images are rounded to bytes, and are measured for all classes at once.
     assert found["member-000"]["agreement"] == pytest.approx(whole.agreement, abs=0.05)
     assert found["member-000"]["batch_norm_distance"] == pytest.approx(whole.batch_norm_distance, rel=0.2)
     with Image.open(out / "contact_sheet.png") as sheet:
         assert 20 * 64 < sheet.height < 25 * 64  # the first twenty classes
 
 
-def visits_of(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The labels of every round that an inversion makes."""
-    seen: list[list[int]] = []
+def labels_of_rounds(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Labels of every round of an inversion."""
+    labels: list[list[int]] = []
     start = PixelInversion.start
 
-    def watched(self: PixelInversion, targets: Sequence[Target], round_index: int = 0, **more: Any) -> InversionRun:
-        seen.extend(target.labels.tolist() for target in targets)
+    def recorded_start(
+        self: PixelInversion, targets: Sequence[Target], round_index: int = 0, **more: Any
+    ) -> InversionRun:
+        labels.extend(target.labels.tolist() for target in targets)
         return start(self, targets, round_index, **more)
 
-    monkeypatch.setattr(PixelInversion, "start", watched)
+    monkeypatch.setattr(PixelInversion, "start", recorded_start)
     shown = dfml("invert", *(str(argument) for argument in arguments))
     assert shown.exit_code == 0, shown.stderr
-    return seen
+    return labels
 
 
-def test_visits_are_of_twenty_classes_at_most_and_of_equal_size(
+def test_rounds_have_at_most_twenty_classes_and_about_equally_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ZooMaker(tmp_path / "zoo").member(labels=tuple(f"class {number:02d}" for number in range(21)))
-    asked = (tmp_path / "zoo", "--out", tmp_path / "out", "--per-class", "2", "--steps", "1")
-    found = visits_of(*asked, monkeypatch=monkeypatch)
+    arguments = (tmp_path / "zoo", "--out", tmp_path / "out", "--per-class", "2", "--steps", "1")
+    found = labels_of_rounds(*arguments, monkeypatch=monkeypatch)
     assert [sorted(set(labels)) for labels in found] == [list(range(10)), list(range(10, 21))]
 
 
-def test_where_images_are_too_many_a_round_is_of_all_classes_still(
+def test_if_images_are_too_many_each_round_still_has_all_classes(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dfml.inversion.invert._PIXELS_AT_ONCE", 5 * SIZE**2)
-    asked = (world.zoo, "--out", tmp_path / "out", "--members", "1", "--per-class", "5", "--steps", "1")
-    found = visits_of(*asked, monkeypatch=monkeypatch)
+    arguments = (world.zoo, "--out", tmp_path / "out", "--members", "1", "--per-class", "5", "--steps", "1")
+    found = labels_of_rounds(*arguments, monkeypatch=monkeypatch)
     assert found == [[0, 0, 1, 1], [0, 1], [0, 0, 1, 1]]
     made = pictures(tmp_path / "out")
     assert [Path(name).name for name in made] == [f"{number:04d}.png" for number in range(5)] * 2
@@ -147,7 +149,7 @@ def test_where_images_are_too_many_a_round_is_of_all_classes_still(
 
 
 @given(st.integers(1, 60), st.integers(1, 50), st.sampled_from([16, 84, 224, 1000, 3000]), st.integers(1, 30))
-def test_visits_recover_every_image_once_and_no_more_at_a_time_than_fit(
+def test_rounds_recover_every_image_once_and_stay_within_the_limit_of_pixels(
     outputs: int, per_class: int, size: int, together: int
 ) -> None:
     rounds = plan_rounds(outputs, per_class, size, together)
@@ -182,7 +184,7 @@ def test_a_new_member_is_recovered_by_the_generator_of_a_run(world: World, run: 
     results("invert", world.zoo, "--engine", "five", "--from", place, "--out", out, "--per-class", "2")
     assert len(pictures(out)) == 8
     with Image.open(out / "member-001" / "old_3" / "0000.png") as image:
-        assert image.size == (PICTURES, PICTURES)
+        assert image.size == (GENERATED_SIZE, GENERATED_SIZE)
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["from"] == str(place / "checkpoints" / "000002")
     assert (config["five"]["width"], config["five"]["steps"]) == (8, 2)
@@ -192,15 +194,15 @@ def test_the_newest_checkpoint_counts_unless_one_is_named(world: World, run: Run
     place, made = run(), []
     for source in (place, place / "checkpoints" / "000002", place / "checkpoints" / "000001"):
         out = tmp_path / f"out-{len(made)}"
-        asked = ("--member", "member-000", "--per-class", "1")
-        assert dfml("invert", world.zoo, "--engine", "five", "--from", source, "--out", out, *asked).exit_code == 0
+        options = ("--member", "member-000", "--per-class", "1")
+        assert dfml("invert", world.zoo, "--engine", "five", "--from", source, "--out", out, *options).exit_code == 0
         made.append(pictures(out))
     assert made[0] == made[1] != made[2]
 
 
 def test_settings_of_the_run_can_be_overridden(world: World, run: Run, tmp_path: Path) -> None:
-    asked = ("--engine", "five", "--from", run(), "--steps", "3", "--set", "five.lr=0.5", "--members", "1")
-    assert dfml("invert", world.zoo, "--out", tmp_path / "out", *asked, "--per-class", "1").exit_code == 0
+    options = ("--engine", "five", "--from", run(), "--steps", "3", "--set", "five.lr=0.5", "--members", "1")
+    assert dfml("invert", world.zoo, "--out", tmp_path / "out", *options, "--per-class", "1").exit_code == 0
     config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["five"]
     assert (config["steps"], config["lr"], config["latent"]) == (3, 0.5, 16)
 
@@ -258,8 +260,8 @@ def test_wrong_settings_of_an_engine(world: World, run: Run, tmp_path: Path) -> 
     assert "write ei.lr=..." in error(dfml(*invert, "--set", "pixels.lr=1"), 2)
     assert "'magic': unknown setting" in error(dfml(*invert, "--engine", "cmi", "--set", "cmi.magic=1"), 2)
     assert "'beta1'" in error(dfml(*invert, "--engine", "cmi", "--set", "cmi.beta1=1.5"), 2)
-    asked = ("--set", "ei.weights.disagreement=1")
-    assert "no student to disagree with" in error(dfml(*invert, *asked), 2)
+    options = ("--set", "ei.weights.disagreement=1")
+    assert "no student to disagree with" in error(dfml(*invert, *options), 2)
     wider = ("--engine", "five", "--from", run(), "--set", "five.width=12")
     line = error(dfml(*invert, *wider), 1)
     assert "does not fit" in line

@@ -10,7 +10,7 @@ from dfml.cli.output import Output, require_writable, to_json
 from dfml.errors import UsageError
 
 
-def test_numbers_that_json_does_not_know_are_null() -> None:
+def test_numbers_that_json_cannot_represent_are_null() -> None:
     values = {"nan": math.nan, "nested": [math.inf, (1.5, {2: -math.inf})], "path": Path("a/b"), "none": None}
     assert json.loads(to_json(values)) == {
         "nan": None,

@@ -117,7 +117,9 @@ def test_an_interruption_is_reported_whatever_error_it_became(
 @pytest.mark.parametrize(
     ("verb", "advice"), [("train", "; a checkpoint is written, resume with: dfml train --resume"), ("evaluate", "")]
 )
-def test_only_a_training_is_told_to_be_resumed(verb: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_error_of_a_training_says_how_to_resume_it(
+    verb: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = typer.Typer(cls=Verbs)
 
     @app.command()

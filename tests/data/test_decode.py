@@ -101,7 +101,7 @@ def test_unusable_bytes_are_refused_with_a_reason(data: bytes, reason: str) -> N
 @pytest.mark.filterwarnings("ignore")  # Pillow may warn before it raises
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"]), st.data())
-def test_damaged_bytes_raise_nothing_else(suffix: str, draw: st.DataObject) -> None:
+def test_damaged_bytes_raise_no_other_error(suffix: str, draw: st.DataObject) -> None:
     data = bytearray(encode(noise(9, 7), suffix))
     for position in draw.draw(st.lists(st.integers(0, len(data) - 1), min_size=1, max_size=8)):
         data[position] = draw.draw(st.integers(0, 255))

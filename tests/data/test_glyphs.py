@@ -72,8 +72,8 @@ def test_no_two_characters_look_alike() -> None:
     correlation = likeness(ALL)
     for one, other in combinations(range(len(ALL)), 2):
         assert correlation[one, other] < 0.95, ALL[one] + ALL[other]
-    for twins in ("cC", "sS", "A\N{GREEK CAPITAL LETTER ALPHA}", "H\N{CYRILLIC CAPITAL LETTER EN}"):
-        assert likeness(twins)[0, 1] > 0.95, twins
+    for pair in ("cC", "sS", "A\N{GREEK CAPITAL LETTER ALPHA}", "H\N{CYRILLIC CAPITAL LETTER EN}"):
+        assert likeness(pair)[0, 1] > 0.95, pair
 
 
 def likeness(characters: str) -> np.ndarray:

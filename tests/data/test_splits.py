@@ -55,7 +55,7 @@ def test_the_lists_are_those_of_the_published_data(shared: Path, split: ListedSp
         assert {name for where, name in members if where == part} == set(getattr(split, part))
 
 
-def test_cub_goes_by_position_in_the_sorted_folders() -> None:
+def test_cub_is_divided_by_position_in_the_sorted_folders() -> None:
     folders = [f"{number:03}.bird" for number in range(1, 201)]
     random.Random(0).shuffle(folders)
     chosen = {split: official_split("cub", split, folders) for split in SPLITS}

@@ -11,7 +11,7 @@ DATA = coloured_dataset(classes=6, per_class=20)
 QUICK: dict[str, Any] = {"way": 3, "shot": 2, "query": 5, "episodes": 12}
 
 
-def protonet(protocol: str = "strict", seed: int = 0) -> MetaLearner:
+def untrained_protonet(protocol: str = "strict", seed: int = 0) -> MetaLearner:
     """Untrained ProtoNet; the classes of `DATA` differ in colour, so it is better than chance."""
     config = LearnerConfig(kind="protonet")
     return create_learner(config, PREPROCESSING, way=3, protocol=protocol, seed=seed)  # type: ignore[arg-type]

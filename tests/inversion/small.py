@@ -1,4 +1,4 @@
-"""Engines that are small enough for a test, members for them, and somebody who learns from the images."""
+"""Engines that are small enough for a test, members for them, and a student."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {"width": 8, "latent": 16, "lr": 0.01, "latent_lr": 0.05
 
 
 def small_config(name: str, **settings: Any) -> InversionConfig:
-    """An engine's own defaults, but for the size of the generator, its steps, and `settings`."""
+    """Defaults of an engine, except for the size of the generator, the number of steps, and `settings`."""
     sections = {
         "five": FiveConfig(**{**SMALL, **(settings if name == "five" else {})}),
         "fast_dfkd": FastDfkdConfig(**{**SMALL, **(settings if name == "fast_dfkd" else {})}),
@@ -48,7 +48,7 @@ def five(preprocessing: Preprocessing = PREPROCESSING, *, stacked: bool = False,
 
 @contextmanager
 def precision(dtype: torch.dtype) -> Iterator[None]:
-    """All that is made within has this type. In float64 two ways to one number can be told from two numbers."""
+    """Set torch's default type in a block; float64 for comparisons that rounding errors would disturb."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -60,7 +60,7 @@ def precision(dtype: torch.dtype) -> Iterator[None]:
 def conv(
     seed: int, labels: tuple[str, ...] = ("a", "b", "c"), preprocessing: Preprocessing = PREPROCESSING
 ) -> PretrainedClassifier:
-    """The member of `tests.factories`, in the precision of the moment."""
+    """The member of `tests.factories`, in torch's default type."""
     with precision(torch.float32):
         made = member(seed, labels, preprocessing)
     return made.to(torch.get_default_dtype())
@@ -81,7 +81,7 @@ def targets(seeds: Sequence[int], per_class: int = 2) -> list[Target]:
 
 
 def run_round(engine: Engine, members: Sequence[Target], number: int = 0, *, steps: int | None = None) -> InversionRun:
-    """A round with the engine's own number of steps."""
+    """Run a round with `steps` steps; None for the engine's own number of steps."""
     inversion = engine.start(members, number)
     for _ in range(steps or engine.steps):
         inversion.step()
@@ -93,7 +93,7 @@ def losses(inversion: InversionRun, steps: int) -> list[list[InversionLoss]]:
 
 
 class CoarseStudent:
-    """A student with eight outputs that looks at a coarse picture; smooth, and no part of the package."""
+    """A linear student with eight outputs on images reduced to 4 x 4 pixels; its logits are smooth in the images."""
 
     def __init__(self) -> None:
         self.head = torch.randn(8, 48, generator=torch.Generator().manual_seed(5))

@@ -8,8 +8,8 @@ from dfml.zoo import Zoo
 from tests.factories import member
 
 
-def says(outputs: list[int], way: int) -> Tensor:
-    """Scores of somebody who names these outputs."""
+def scores(outputs: list[int], way: int) -> Tensor:
+    """Scores whose largest value in each row is at the given output."""
     return torch.nn.functional.one_hot(torch.tensor(outputs), way).float()
 
 
@@ -19,58 +19,58 @@ def zoo() -> Zoo:
     )
 
 
-def test_only_images_of_shared_classes_are_counted_each_under_the_output_of_whoever_was_asked() -> None:
+def test_only_images_of_shared_classes_are_counted_under_the_output_of_the_queried_member() -> None:
     agreement = CrossMemberAgreement(zoo())
-    labels = torch.tensor([0, 1, 1, 2])  # ant, bat, bat, cat as member 0 has them
-    agreement.add(0, labels, {0: says([0, 1, 1, 2], 3), 1: says([0, 0, 3, 1], 4), 2: says([0, 0, 0, 0], 2)})
+    labels = torch.tensor([0, 1, 1, 2])  # ant, bat, bat, cat: outputs of member 0
+    agreement.add(0, labels, {0: scores([0, 1, 1, 2], 3), 1: scores([0, 0, 3, 1], 4), 2: scores([0, 0, 0, 0], 2)})
     assert agreement.queried.tolist() == [0, 0, 0, 2, 1, 0, 0, 0, 0]
     assert agreement.recognised.tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0]
 
 
-def test_whoever_answers_nothing_has_no_opinion() -> None:
+def test_members_whose_scores_are_nan_are_not_counted() -> None:
     agreement = CrossMemberAgreement(zoo())
     agreement.add(0, torch.tensor([1, 2]).repeat(30), {1: torch.full((60, 4), torch.nan)})
     assert agreement.queried.sum() == 0
 
 
-def test_images_that_not_even_who_recalled_them_recognises_are_no_evidence() -> None:
+def test_images_that_their_own_member_does_not_recognise_are_not_counted() -> None:
     agreement = CrossMemberAgreement(zoo())
-    labels, wrong = torch.tensor([1, 2]).repeat(50), says([0, 0], 3).repeat(50, 1)
-    agreement.add(0, labels, {0: wrong, 1: says([3, 3], 4).repeat(50, 1)})
+    labels, wrong = torch.tensor([1, 2]).repeat(50), scores([0, 0], 3).repeat(50, 1)
+    agreement.add(0, labels, {0: wrong, 1: scores([3, 3], 4).repeat(50, 1)})
     assert agreement.queried.sum() == 0
     assert agreement.warnings() == []
-    agreement.add(0, labels, {0: says([1, 0], 3).repeat(50, 1), 1: says([3, 3], 4).repeat(50, 1)})
+    agreement.add(0, labels, {0: scores([1, 0], 3).repeat(50, 1), 1: scores([3, 3], 4).repeat(50, 1)})
     assert agreement.queried.tolist() == [0, 0, 0, 50, 0, 0, 0, 0, 0]
 
 
-def test_sound_members_raise_no_doubt_and_few_images_are_no_evidence() -> None:
+def test_there_is_no_warning_if_members_agree_or_images_are_few() -> None:
     agreement = CrossMemberAgreement(zoo())
     assert agreement.warnings() == []
-    agreement.add(0, torch.tensor([1, 2]).repeat(30), {1: says([0, 1], 4).repeat(30, 1)})
+    agreement.add(0, torch.tensor([1, 2]).repeat(30), {1: scores([0, 1], 4).repeat(30, 1)})
     assert agreement.warnings() == []
     few = CrossMemberAgreement(zoo())
-    few.add(0, torch.tensor([1]).repeat(39), {1: says([3], 4).repeat(39, 1)})
+    few.add(0, torch.tensor([1]).repeat(39), {1: scores([3], 4).repeat(39, 1)})
     assert few.warnings() == []
 
 
-def test_a_member_that_guesses_is_named() -> None:
+def test_a_warning_names_a_member_at_chance_level() -> None:
     agreement = CrossMemberAgreement(zoo())
-    agreement.add(0, torch.tensor([1, 2]).repeat(40), {1: says([0, 0, 3, 3], 4).repeat(20, 1)})
+    agreement.add(0, torch.tensor([1, 2]).repeat(40), {1: scores([0, 0, 3, 3], 4).repeat(20, 1)})
     (line,) = agreement.warnings()
     assert line.startswith("member-001 recognises 20 of 80 images of its classes that were recovered from")
     assert "chance level" in line
 
 
-def test_one_class_that_means_something_else_is_named() -> None:
+def test_a_warning_names_a_class_that_other_members_contradict() -> None:
     agreement = CrossMemberAgreement(zoo())
-    agreement.add(0, torch.tensor([1, 2]).repeat(50), {1: says([2, 1], 4).repeat(50, 1)})
+    agreement.add(0, torch.tensor([1, 2]).repeat(50), {1: scores([2, 1], 4).repeat(50, 1)})
     (line,) = agreement.warnings()
     assert line.startswith("member-001 recognises 0 of 50 images of 'bat' that were recovered from other members")
     assert "--class-identity" in line
 
 
-def test_the_counts_survive_a_checkpoint() -> None:
+def test_a_loaded_state_dict_has_the_same_counts() -> None:
     agreement, restored = CrossMemberAgreement(zoo()), CrossMemberAgreement(zoo())
-    agreement.add(0, torch.tensor([1, 2]).repeat(50), {1: says([2, 1], 4).repeat(50, 1)})
+    agreement.add(0, torch.tensor([1, 2]).repeat(50), {1: scores([2, 1], 4).repeat(50, 1)})
     restored.load_state_dict(agreement.state_dict())
     assert restored.warnings() == agreement.warnings() != []

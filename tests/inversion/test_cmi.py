@@ -1,4 +1,4 @@
-"""CMI: images of one round, and of earlier ones, should differ (Fang et al., 2021)."""
+"""CMI (Fang et al., IJCAI 2021): images of one round, and of earlier rounds, should differ."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cmi(**settings: object) -> ContrastiveInversion:
     return engine
 
 
-def begun(engine: ContrastiveInversion, chosen: Target, number: int = 0) -> GeneratorInversionRun:
+def started(engine: ContrastiveInversion, chosen: Target, number: int = 0) -> GeneratorInversionRun:
     inversion = engine.start([chosen], number)
     assert isinstance(inversion, GeneratorInversionRun)
     return inversion
@@ -37,18 +37,18 @@ def contrast(inversion: GeneratorInversionRun, shown: torch.Tensor) -> float:
 
 
 @pytest.mark.numeric
-def test_images_that_differ_are_better_than_one_image_many_times() -> None:
-    inversion = begun(cmi(contrast=1.0), target("member", conv(0)))
+def test_the_contrastive_loss_is_lower_for_different_images_than_for_equal_ones() -> None:
+    inversion = started(cmi(contrast=1.0), target("member", conv(0)))
     colours = images(6, size=1).expand(6, 3, 16, 16)
     assert contrast(inversion, colours) < contrast(inversion, colours[:1].expand(6, 3, 16, 16)) - 0.05
 
 
 @pytest.mark.numeric
-def test_new_images_are_told_apart_from_remembered_ones_too() -> None:
+def test_the_contrastive_loss_includes_images_of_earlier_rounds() -> None:
     """The loss image by image: each part is matched with its whole among current and earlier images."""
     engine, chosen = cmi(contrast=1.0), target("member", conv(0))
     engine.learn(run_round(engine, [chosen]))
-    inversion, shown, state = begun(engine, chosen, 1), images(5), engine.state_dict()
+    inversion, shown, state = started(engine, chosen, 1), images(5), engine.state_dict()
     local, whole = inversion.features(chosen.classifier, shown, inversion.done)  # type: ignore[attr-defined]
 
     def projected(features: torch.Tensor) -> torch.Tensor:
@@ -66,21 +66,21 @@ def test_new_images_are_told_apart_from_remembered_ones_too() -> None:
 
 
 @pytest.mark.numeric
-def test_steps_make_the_images_easier_to_tell_apart() -> None:
+def test_steps_lower_the_contrastive_loss() -> None:
     weights = InversionWeights(label=0.0, batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
-    inversion = begun(cmi(contrast=1.0, weights=weights), target("member", conv(0)))
+    inversion = started(cmi(contrast=1.0, weights=weights), target("member", conv(0)))
 
-    def judged() -> float:
-        """By the same crops each time."""
+    def current_contrast() -> float:
+        """Contrastive loss of the current images, with the same crops at every call."""
         done, inversion.done = inversion.done, 999
         found = contrast(inversion, inversion.images()[0])
         inversion.done = done
         return found
 
-    before = judged()
+    before = current_contrast()
     for _ in range(20):
         inversion.step()
-    assert judged() < before - 0.05
+    assert current_contrast() < before - 0.05
 
 
 def test_the_memory_of_a_member_grows_by_the_rounds_images_up_to_the_bank() -> None:
@@ -103,7 +103,7 @@ def test_the_newest_images_stay_in_the_bank() -> None:
     assert not torch.equal(small.state_dict()["member 0.whole"], large.state_dict()["member 0.whole"][:6])
 
 
-def test_what_was_learned_of_one_member_is_not_used_for_another() -> None:
+def test_the_memory_of_one_member_is_not_used_for_another() -> None:
     engine = cmi()
     engine.learn(run_round(engine, targets([0])))
     assert torch.equal(run_round(engine, targets([1]), 1).images()[0], run_round(cmi(), targets([1]), 1).images()[0])
@@ -112,7 +112,7 @@ def test_what_was_learned_of_one_member_is_not_used_for_another() -> None:
     )
 
 
-def test_without_the_contrastive_term_nothing_is_remembered() -> None:
+def test_without_the_contrastive_term_nothing_is_stored() -> None:
     engine = cmi(contrast=0.0)
     inversion = run_round(engine, targets([0]))
     engine.learn(inversion)
@@ -121,12 +121,12 @@ def test_without_the_contrastive_term_nothing_is_remembered() -> None:
     assert inversion.extra_loss(0, images(6)) is None
 
 
-def test_every_visit_starts_from_another_generator_that_no_round_changes() -> None:
+def test_every_round_starts_from_another_generator_which_learning_does_not_change() -> None:
     engine = cmi(contrast=0.0)
-    first, second = (begun(engine, target("member", conv(0)), number).copies[0] for number in (0, 1))
+    first, second = (started(engine, target("member", conv(0)), number).copies[0] for number in (0, 1))
     assert not torch.equal(first.weights["project.weight"], second.weights["project.weight"])
     engine.learn(run_round(engine, targets([0])))
-    again = begun(engine, target("member", conv(0)), 0).copies[0]
+    again = started(engine, target("member", conv(0)), 0).copies[0]
     assert torch.equal(first.weights["project.weight"], again.weights["project.weight"])
 
 
@@ -138,8 +138,8 @@ def test_members_of_another_size_have_features_too() -> None:
 
 
 @given(st.floats(0.05, 0.95), st.integers(0, 10))
-def test_a_part_of_an_image_holds_nothing_else(area: float, seed: int) -> None:
-    """White stays white; a ramp from left to right spans the square's share of it."""
+def test_a_crop_is_a_part_of_its_image(area: float, seed: int) -> None:
+    """A white image stays white; of a horizontal ramp, the crop has the range of values of its width."""
     crops = random_crops(torch.ones(3, 3, 16, 16), (area, 1.0), seeds.generator(seed, "crops"))
     assert crops.shape == (3, 3, 16, 16)
     torch.testing.assert_close(crops, torch.ones_like(crops))
@@ -151,14 +151,14 @@ def test_a_part_of_an_image_holds_nothing_else(area: float, seed: int) -> None:
     torch.testing.assert_close(span, torch.full_like(span, area**0.5 * 15 / 16), atol=1e-4, rtol=0)
 
 
-def test_the_whole_image_is_shifted_by_an_eighth_at_most_and_mirrored_or_not() -> None:
+def test_a_crop_of_the_full_area_is_shifted_by_an_eighth_at_most_and_mirrored_or_not() -> None:
     white = random_crops(torch.ones(200, 3, 16, 16), (1.0, 1.0), seeds.generator(0, "crops"))
     assert torch.all((white >= 0) & (white <= 1 + 1e-6))
     torch.testing.assert_close(white[..., 2:-2, 2:-2], torch.ones(200, 3, 12, 12))
     assert torch.any(white[..., 0, :] == 0)
     ramp = (torch.arange(16) / 15).expand(200, 3, 16, 16)
-    seen = random_crops(ramp, (1.0, 1.0), seeds.generator(0, "crops"))
-    rising = (seen[:, 0, 8, 12] > seen[:, 0, 8, 4]).float().mean()
+    crops = random_crops(ramp, (1.0, 1.0), seeds.generator(0, "crops"))
+    rising = (crops[:, 0, 8, 12] > crops[:, 0, 8, 4]).float().mean()
     assert 0.25 < rising < 0.75  # 7 standard deviations
 
 

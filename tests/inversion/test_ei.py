@@ -20,13 +20,13 @@ from dfml.inversion.loss import InversionWeights
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from tests.factories import PREPROCESSING, images, member
 
-# Long enough for every image of ten members to be taken for its label; after 60 steps, one in twenty was not.
+# With 100 steps every image of ten members is classified as its label; after 60 steps, one in twenty was not.
 QUICK = PixelInversionConfig(steps=100, weights=InversionWeights(batch_norm=0.1))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 @pytest.mark.numeric
-def test_recovered_images_are_taken_for_their_label_and_near_the_stored_statistics() -> None:
+def test_recovered_images_are_classified_as_their_label_and_near_the_running_statistics() -> None:
     classifier = member(0)
     inversion = PixelInversion(QUICK).start([Target("member", classifier, LABELS)])
     (first,) = inversion.step()
@@ -38,7 +38,7 @@ def test_recovered_images_are_taken_for_their_label_and_near_the_stored_statisti
     assert last.label < 0.1 * first.label  # at most 0.01 over seeds
 
 
-def test_is_repeatable_and_the_start_of_an_image_does_not_depend_on_how_many_there_are() -> None:
+def test_it_is_repeatable_and_initial_pixels_do_not_depend_on_the_number_of_images() -> None:
     classifier = member(0)
     assert torch.equal(
         *(invert_classifier(classifier, LABELS, PixelInversionConfig(steps=3), seed=5) for _ in range(2))
@@ -49,14 +49,14 @@ def test_is_repeatable_and_the_start_of_an_image_does_not_depend_on_how_many_the
 
 
 def initial_pixels(start: str, *, seed: int = 0, round_index: int = 0, name: str = "m") -> Tensor:
-    """The images before any step."""
+    """Images before the first step."""
     config = PixelInversionConfig(steps=0, start=start)
     (found,) = recover(PixelInversion(config, seed), [Target(name, member(0), LABELS)], round_index)
     return found
 
 
 @pytest.mark.parametrize("start", ["noise", "dead_leaves"])
-def test_without_steps_the_first_pixels_are_given_anew_for_every_seed_round_and_member(start: str) -> None:
+def test_initial_pixels_differ_between_seeds_rounds_and_members(start: str) -> None:
     found = initial_pixels(start)
     assert found.shape == (6, 3, 16, 16)
     assert 0 <= found.min() < found.max() <= 1
@@ -66,7 +66,7 @@ def test_without_steps_the_first_pixels_are_given_anew_for_every_seed_round_and_
         assert not torch.allclose(found, other)
 
 
-def test_leaves_look_more_like_photographs_than_noise_does_in_the_member_s_own_range() -> None:
+def test_dead_leaves_are_smoother_than_noise_and_denormalised_as_the_member_requires() -> None:
     smooth, rough = (initial_pixels(start).diff(dim=-1).abs().mean() for start in ("dead_leaves", "noise"))
     assert smooth < 0.6 * rough
     expected = dead_leaves(6, 16, seeds.generator(0, "leaves", 0, "m"))
@@ -74,18 +74,18 @@ def test_leaves_look_more_like_photographs_than_noise_does_in_the_member_s_own_r
 
 
 @pytest.mark.numeric
-def test_leaves_are_where_the_search_begins_and_not_where_it_ends() -> None:
+def test_inversion_starts_from_dead_leaves_and_lowers_the_cross_entropy() -> None:
     classifier = member(0)
     recovered = invert_classifier(classifier, LABELS, QUICK.model_copy(update={"start": "dead_leaves"}))
-    barely = PixelInversionConfig(start="dead_leaves", steps=1, lr=1e-6)
-    begun = invert_classifier(classifier, LABELS, barely)
-    torch.testing.assert_close(begun, initial_pixels("dead_leaves", name="member"), atol=1e-4, rtol=0)
-    before, after = (nn.functional.cross_entropy(classifier.logits(each), LABELS) for each in (begun, recovered))
-    assert after < 0.3 * before  # at most 0.07 over seeds
+    tiny_step = PixelInversionConfig(start="dead_leaves", steps=1, lr=1e-6)
+    initial = invert_classifier(classifier, LABELS, tiny_step)
+    torch.testing.assert_close(initial, initial_pixels("dead_leaves", name="member"), atol=1e-4, rtol=0)
+    before, after = (nn.functional.cross_entropy(classifier.logits(each), LABELS) for each in (initial, recovered))
+    assert after < 0.3 * before  # at most 0.1 over seeds
 
 
-def acquainted(make: InitialPixels, space: Preprocessing = PREPROCESSING) -> PretrainedClassifier:
-    """Random weights, and the batch-norm statistics of some images of nothing."""
+def member_with_statistics_of(make: InitialPixels, space: Preprocessing = PREPROCESSING) -> PretrainedClassifier:
+    """A member with random weights and the batch-norm statistics of images from `make`."""
     network = create_backbone("conv4", 3, seed=1, img_size=space.size)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -96,40 +96,40 @@ def acquainted(make: InitialPixels, space: Preprocessing = PREPROCESSING) -> Pre
     return PretrainedClassifier(network, ("a", "b", "c"), space)
 
 
-INK = Preprocessing(16, (0.1, 0.1, 0.1), (0.25, 0.25, 0.25))
-PAPER = Preprocessing(16, (0.9, 0.9, 0.9), (0.25, 0.25, 0.25))
+DARK = Preprocessing(16, (0.1, 0.1, 0.1), (0.25, 0.25, 0.25))
+BRIGHT = Preprocessing(16, (0.9, 0.9, 0.9), (0.25, 0.25, 0.25))
 
 
 @pytest.mark.parametrize(
     ("kinds", "space"),
     [
         ((dead_leaves,), PREPROCESSING),
-        ((dead_leaves,), INK),
-        ((dead_leaves, pen_strokes), INK),
-        ((dead_leaves, dark_strokes), PAPER),
+        ((dead_leaves,), DARK),
+        ((dead_leaves, pen_strokes), DARK),
+        ((dead_leaves, dark_strokes), BRIGHT),
     ],
 )
 @pytest.mark.numeric
-def test_a_member_is_familiar_with_what_its_statistics_are_of(
+def test_initialisations_are_matched_by_batch_norm_statistics(
     kinds: tuple[InitialPixels, ...], space: Preprocessing
 ) -> None:
-    classifier = acquainted(kinds[-1], space)
+    classifier = member_with_statistics_of(kinds[-1], space)
     assert all(matched_initialisations(classifier, seed) == kinds for seed in (0, 1, 2))
     engine = PixelInversion(PixelInversionConfig(steps=0, start="auto"))
     for round_index in (3, 2):
         (found,) = recover(engine, [Target("m", classifier, LABELS)], round_index)
         for place, (make, purpose) in enumerate(zip(kinds, ("leaves", "strokes"), strict=False)):
             first = make(6 // len(kinds), 16, seeds.generator(0, purpose, round_index, "m"))
-            turn = found[(place + round_index) % len(kinds) :: len(kinds)]
-            torch.testing.assert_close(turn, space.denormalise(first).clamp(0, 1))
+            own = found[(place + round_index) % len(kinds) :: len(kinds)]
+            torch.testing.assert_close(own, space.denormalise(first).clamp(0, 1))
 
 
-def test_a_single_image_of_a_class_is_of_another_kind_at_the_next_round() -> None:
+def test_one_image_per_class_alternates_between_initialisations_over_rounds() -> None:
     engine = PixelInversion(PixelInversionConfig(steps=0, start="auto"))
-    target = Target("m", acquainted(pen_strokes, INK), torch.tensor([0]))
+    target = Target("m", member_with_statistics_of(pen_strokes, DARK), torch.tensor([0]))
     (first,), (second,), (third,) = (recover(engine, [target], round_index) for round_index in (0, 1, 2))
     leaves, strokes = (
-        INK.denormalise(make(1, 16, seeds.generator(0, purpose, round_index, "m"))).clamp(0, 1)
+        DARK.denormalise(make(1, 16, seeds.generator(0, purpose, round_index, "m"))).clamp(0, 1)
         for make, purpose, round_index in ((dead_leaves, "leaves", 0), (pen_strokes, "strokes", 1))
     )
     torch.testing.assert_close(first, leaves)
@@ -138,11 +138,11 @@ def test_a_single_image_of_a_class_is_of_another_kind_at_the_next_round() -> Non
 
 
 @pytest.mark.numeric
-def test_it_is_leaves_alone_where_strokes_are_not_nearer() -> None:
-    assert matched_initialisations(acquainted(coloured_noise)) == (dead_leaves,)
-    silent = PretrainedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), ("a", "b", "c"), INK)
-    assert matched_initialisations(silent) == (dead_leaves,)
-    broken = acquainted(pen_strokes, INK)
+def test_only_dead_leaves_are_matched_where_strokes_are_not_nearer() -> None:
+    assert matched_initialisations(member_with_statistics_of(coloured_noise)) == (dead_leaves,)
+    without_batch_norm = PretrainedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), ("a", "b", "c"), DARK)
+    assert matched_initialisations(without_batch_norm) == (dead_leaves,)
+    broken = member_with_statistics_of(pen_strokes, DARK)
     for name, value in broken.network.named_buffers():
         if name.endswith("running_mean"):
             value.fill_(torch.nan)
@@ -150,7 +150,7 @@ def test_it_is_leaves_alone_where_strokes_are_not_nearer() -> None:
 
 
 @pytest.mark.numeric
-def test_images_that_please_one_member_only_are_called_noise() -> None:
+def test_images_that_only_their_own_member_recognises_get_a_warning() -> None:
     zoo = Zoo.of([member(seed, ("ant", "bee", "cat")) for seed in range(8)])
     fidelity = measure(zoo, 0, invert_classifier(zoo[0], LABELS, QUICK), LABELS)
     assert fidelity.agreement > 0.8
@@ -162,28 +162,28 @@ def test_images_that_please_one_member_only_are_called_noise() -> None:
 
 
 @pytest.mark.numeric
-def test_images_that_others_recognise_are_not() -> None:
+def test_images_that_other_members_recognise_get_no_warning() -> None:
     zoo = Zoo.of([member(0, ("ant", "bee", "cat")), member(0, ("ant", "bee", "cat")), member(3, ("x", "y", "z"))])
     fidelity = measure(zoo, 0, invert_classifier(zoo[0], LABELS, QUICK), LABELS)
-    assert fidelity.other_agreement == fidelity.agreement > 0.8  # the second is the first
+    assert fidelity.other_agreement == fidelity.agreement > 0.8  # the second member equals the first
     assert fidelity.warning is None
 
 
 @pytest.mark.numeric
-def test_without_another_member_the_statistics_decide() -> None:
+def test_without_another_member_the_warning_depends_on_batch_norm_statistics() -> None:
     zoo = Zoo.of([member(0)])
     good = measure(zoo, 0, invert_classifier(zoo[0], LABELS, QUICK), LABELS)
     assert good.other_agreement is None
     assert good.warning is None
     weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
-    careless = invert_classifier(zoo[0], LABELS, PixelInversionConfig(steps=60, weights=weights))
-    found = measure(zoo, 0, careless, LABELS)
+    without_statistics = invert_classifier(zoo[0], LABELS, PixelInversionConfig(steps=60, weights=weights))
+    found = measure(zoo, 0, without_statistics, LABELS)
     assert found.agreement > 0.8
     assert found.warning is not None
     assert "batch-norm" in found.warning
 
 
-def test_images_that_the_member_itself_does_not_recognise_are_reported() -> None:
+def test_images_that_their_own_member_does_not_recognise_get_a_warning() -> None:
     zoo = Zoo.of([member(0), member(1)])
     wrong = (zoo[0].logits(images(6)).argmax(dim=1) + 1) % 3
     warning = measure(zoo, 0, images(6), wrong).warning
@@ -192,7 +192,7 @@ def test_images_that_the_member_itself_does_not_recognise_are_reported() -> None
 
 
 @pytest.mark.numeric
-def test_images_may_be_judged_in_parts() -> None:
+def test_fidelity_can_be_measured_in_parts() -> None:
     zoo = Zoo.of([member(0, ("a", "b", "c")), member(1, ("a", "b", "c")), member(2, ("c", "d", "e"))])
     found, meter = invert_classifier(zoo[0], LABELS, QUICK), FidelityMeter(zoo, 0)
     whole = measure(zoo, 0, found, LABELS)

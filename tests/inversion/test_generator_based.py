@@ -1,4 +1,4 @@
-"""Members of one architecture in one call: the same numbers as one by one."""
+"""Stacked members of one architecture give the same numbers as a loop over the members."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _double() -> Iterator[None]:
 
 
 def two_architectures(rows: torch.Tensor | None = None) -> list[Target]:
-    """In an order that mixes them; one member normalises otherwise than the others."""
+    """Targets of alternating architectures; one member has another normalisation than the others."""
     other = Preprocessing(SIZE, (0.1, 0.2, 0.3), (0.5, 0.4, 0.3))
     members = [conv(0), resnet(1), conv(2, preprocessing=other), resnet(3)]
     return [
@@ -34,17 +34,17 @@ def two_architectures(rows: torch.Tensor | None = None) -> list[Target]:
 
 
 def assert_same_history(name: str, chosen: list[Target], rounds: list[list[int]], **settings: Any) -> None:
-    """Two engines, one of them stacked, over several rounds of two steps."""
+    """Compare two engines, one of them stacked, over several rounds of two steps."""
     engines = [small_engine(name, stacked=flag, steps=2, **settings) for flag in (False, True)]
     for number, indices in enumerate(rounds):
-        recoveries = [engine.start([chosen[i] for i in indices], number, student=CoarseStudent()) for engine in engines]
+        runs = [engine.start([chosen[i] for i in indices], number, student=CoarseStudent()) for engine in engines]
         for _ in range(2):
-            one, other = (inversion.step() for inversion in recoveries)
+            one, other = (inversion.step() for inversion in runs)
             for plain, stacked in zip(one, other, strict=True):
                 for part in ("total", "label", "batch_norm", "disagreement", "ema_statistics"):
                     torch.testing.assert_close(getattr(stacked, part), getattr(plain, part))
-        torch.testing.assert_close(*(inversion.images() for inversion in recoveries))
-        for engine, inversion in zip(engines, recoveries, strict=True):
+        torch.testing.assert_close(*(inversion.images() for inversion in runs))
+        for engine, inversion in zip(engines, runs, strict=True):
             engine.learn(inversion)
         assert_same_state(*engines)
 
@@ -76,7 +76,7 @@ def test_with_every_term_of_the_loss(divergence: str, through_student: bool) -> 
 
 
 @pytest.mark.numeric
-def test_where_some_members_were_visited_before_and_others_not() -> None:
+def test_where_some_members_had_earlier_rounds_and_others_not() -> None:
     assert_same_history("fast_dfkd", two_architectures(ROWS), [[0, 1], [2, 1, 0]])
 
 
@@ -87,20 +87,20 @@ def test_without_rows_and_without_statistics() -> None:
 
 
 @pytest.mark.numeric
-def test_with_as_many_images_of_some_members_as_of_others_or_more() -> None:
+def test_with_different_numbers_of_images_per_member() -> None:
     chosen = [target(f"member {index}", conv(index), per_class=2 + index // 2) for index in range(4)]
     weights = InversionWeights(jitter=2)
     assert_same_history("five", chosen, [[0, 1, 2, 3]], weights=weights)
 
 
-def test_members_that_take_larger_images() -> None:
+def test_with_members_of_a_larger_size() -> None:
     larger = Preprocessing(24, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     chosen = [target(f"member {index}", conv(index, preprocessing=larger)) for index in range(2)]
     assert_same_history("five", chosen, [[0, 1]], weights=InversionWeights(jitter=2))
 
 
 @pytest.mark.numeric
-def test_a_generator_from_scratch() -> None:
+def test_with_a_generator_from_scratch() -> None:
     assert_same_history("cmi", two_architectures(ROWS), [[0, 1, 2], [2]], contrast=0.0)
 
 

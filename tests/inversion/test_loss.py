@@ -16,20 +16,20 @@ from tests.factories import PREPROCESSING, SIZE, images, member
 def reference_loss(
     classifier: PretrainedClassifier, pixels: Tensor, labels: Tensor, weights: InversionWeights
 ) -> Tensor:
-    """Papers 1.2 written out: hooks on batch-norm inputs, norms term by term, no shift."""
+    """Inversion loss of PURER (Hu et al., CVPR 2023): hooks on batch-norm inputs, norms term by term, no shift."""
     mean, std = (torch.tensor(v, dtype=pixels.dtype).view(3, 1, 1) for v in (PREPROCESSING.mean, PREPROCESSING.std))
     own_mean, own_std = (
         torch.tensor(v, dtype=pixels.dtype).view(3, 1, 1)
         for v in (classifier.preprocessing.mean, classifier.preprocessing.std)
     )
-    seen: list[tuple[torch.nn.Module, Tensor]] = []
+    recorded: list[tuple[torch.nn.Module, Tensor]] = []
     layers = [m for m in classifier.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    handles = [m.register_forward_hook(lambda layer, inputs, _: seen.append((layer, inputs[0]))) for m in layers]
+    handles = [m.register_forward_hook(lambda layer, inputs, _: recorded.append((layer, inputs[0]))) for m in layers]
     logits = classifier.network((pixels * std + mean - own_mean) / own_std)
     for handle in handles:
         handle.remove()
     loss = torch.nn.functional.cross_entropy(logits, labels)
-    for position, (layer, x) in enumerate(seen):
+    for position, (layer, x) in enumerate(recorded):
         factor = weights.first_layer if position == 0 else 1.0
         loss = loss + weights.batch_norm * factor * (
             (x.var(dim=(0, 2, 3), unbiased=False) - layer.running_var).norm()
@@ -43,7 +43,7 @@ def reference_loss(
     return loss + weights.l2 * (pixels**2).sum().sqrt()
 
 
-def test_equals_the_papers_formula_and_its_gradient() -> None:
+def test_it_equals_the_inversion_loss_of_purer_and_its_gradient() -> None:
     other = Preprocessing(SIZE, (0.1, 0.2, 0.3), (0.5, 0.4, 0.3))  # the member re-normalises with its own values
     classifier = member(0, preprocessing=other).double()
     pixels = PREPROCESSING.normalise(images(6, dtype=torch.float64)).requires_grad_()
@@ -55,7 +55,7 @@ def test_equals_the_papers_formula_and_its_gradient() -> None:
     torch.testing.assert_close(torch.autograd.grad(loss.total, pixels), torch.autograd.grad(expected, pixels))
 
 
-def test_a_view_is_of_the_whole_batch_and_comes_before_anything_is_computed() -> None:
+def test_a_view_is_applied_to_the_whole_batch_before_the_loss_is_computed() -> None:
     classifier, pixels = member(0), PREPROCESSING.normalise(images(4))
     labels, weights = torch.tensor([0, 1, 2, 0]), InversionWeights()
     viewed = inversion_loss(classifier, pixels, labels, PREPROCESSING, weights, View(1, -2, flip=True)).total
@@ -63,7 +63,7 @@ def test_a_view_is_of_the_whole_batch_and_comes_before_anything_is_computed() ->
     assert torch.equal(viewed, inversion_loss(classifier, rolled, labels, PREPROCESSING, weights, View()).total)
 
 
-def test_a_weight_of_zero_turns_the_cost_off_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_term_of_weight_zero_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> Tensor:
         raise AssertionError("computed although its weight is 0")
 
@@ -76,8 +76,8 @@ def test_a_weight_of_zero_turns_the_cost_off_too(monkeypatch: pytest.MonkeyPatch
     assert loss.ema_statistics == ()
 
 
-def test_statistics_are_drawn_towards_those_of_earlier_batches() -> None:
-    """FastDFKD's momentum (papers 3), two batches written out."""
+def test_statistics_are_averaged_with_those_of_earlier_batches() -> None:
+    """Momentum of FastDFKD (Fang et al., AAAI 2022), written out for two batches."""
     classifier = member(0).double()
     weights = InversionWeights(batch_norm=1.0, momentum=0.75, total_variation=0.0, l2=0.0)
     labels = torch.tensor([0, 1, 2, 0])
@@ -95,7 +95,7 @@ def test_statistics_are_drawn_towards_those_of_earlier_batches() -> None:
     after = inversion_loss(
         classifier, pixels, labels, PREPROCESSING, weights, View(), previous_statistics=before.ema_statistics
     )
-    # A first batch is taken as it is.
+    # The first batch is not averaged.
     torch.testing.assert_close(list(before.ema_statistics), plain(first))
     mixed = [
         0.75 * old + 0.25 * new for old, new in zip(plain(first), plain(PREPROCESSING.denormalise(pixels)), strict=True)
@@ -108,7 +108,7 @@ def test_statistics_are_drawn_towards_those_of_earlier_batches() -> None:
     torch.testing.assert_close(torch.autograd.grad(after.total, pixels), torch.autograd.grad(expected, pixels))
 
 
-def test_a_member_of_another_size_sees_resized_images() -> None:
+def test_a_member_of_another_size_receives_resized_images() -> None:
     larger = member(0, preprocessing=Preprocessing(32, PREPROCESSING.mean, PREPROCESSING.std))
     pixels = PREPROCESSING.normalise(images(3)).requires_grad_()
     loss = inversion_loss(larger, pixels, torch.tensor([0, 1, 2]), PREPROCESSING, InversionWeights(), View())

@@ -1,4 +1,4 @@
-"""Shifts and mirrors of a batch, against torch and a plain pad-and-crop."""
+"""Shifts and mirrorings of a batch, compared with torch and with a loop over pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OFFSETS = st.integers(-6, 6)
 
 
 def shifted(pixels: Tensor, rows: int, columns: int) -> Tensor:
-    """Every pixel moved by hand; what comes from outside is 0."""
+    """Images shifted pixel by pixel; pixels from outside are 0, the mean colour."""
     moved = torch.zeros_like(pixels)
     height, width = pixels.shape[-2:]
     for row in range(height):
@@ -26,34 +26,34 @@ def shifted(pixels: Tensor, rows: int, columns: int) -> Tensor:
 
 
 @given(OFFSETS, OFFSETS, st.booleans())
-def test_what_is_shifted_out_comes_in_again_on_the_other_side(rows: int, columns: int, flip: bool) -> None:
+def test_with_wrap_pixels_that_leave_come_back_on_the_other_side(rows: int, columns: int, flip: bool) -> None:
     pixels = images(2, size=5)
     rolled = torch.roll(pixels, (rows, columns), (2, 3))
     assert torch.equal(View(rows, columns, flip).apply(pixels), rolled.flip(3) if flip else rolled)
 
 
 @given(OFFSETS, OFFSETS, st.booleans())
-def test_or_the_mean_colour_does(rows: int, columns: int, flip: bool) -> None:
+def test_without_wrap_the_border_has_the_mean_colour(rows: int, columns: int, flip: bool) -> None:
     pixels = images(2, size=5)
     expected = shifted(pixels, rows, columns)
     assert torch.equal(View(rows, columns, flip, wrap=False).apply(pixels), expected.flip(3) if flip else expected)
 
 
-def test_gradients_go_back_to_the_pixels_that_are_seen() -> None:
+def test_gradients_reach_only_the_pixels_within_the_view() -> None:
     pixels = images(1, size=5).requires_grad_()
     weights = images(1, seed=1, size=5)
     (View(2, -1, True, wrap=False).apply(pixels) * weights).sum().backward()
     assert torch.equal(pixels.grad, shifted(weights.flip(3), -2, 1))
 
 
-def test_draws_reach_every_offset_within_the_jitter_and_both_sides() -> None:
+def test_sampled_views_have_every_offset_within_the_jitter_and_both_mirrorings() -> None:
     weights = InversionWeights(jitter=2, flip=True, wrap=False)
-    drawn = {sample_view(weights, seeds.generator(0, "view", index)) for index in range(800)}
-    assert drawn == {View(r, c, flip, False) for r in range(-2, 3) for c in range(-2, 3) for flip in (False, True)}
+    sampled = {sample_view(weights, seeds.generator(0, "view", index)) for index in range(800)}
+    assert sampled == {View(r, c, flip, False) for r in range(-2, 3) for c in range(-2, 3) for flip in (False, True)}
 
 
-def test_nothing_is_mirrored_or_shifted_unless_asked() -> None:
-    drawn = {sample_view(InversionWeights(jitter=1), seeds.generator(0, "view", index)) for index in range(100)}
-    assert drawn == {View(r, c) for r in range(-1, 2) for c in range(-1, 2)}
-    still = InversionWeights(jitter=0)
-    assert {sample_view(still, seeds.generator(0, "view", index)) for index in range(20)} == {View()}
+def test_views_are_mirrored_and_shifted_only_by_their_settings() -> None:
+    sampled = {sample_view(InversionWeights(jitter=1), seeds.generator(0, "view", index)) for index in range(100)}
+    assert sampled == {View(r, c) for r in range(-1, 2) for c in range(-1, 2)}
+    no_jitter = InversionWeights(jitter=0)
+    assert {sample_view(no_jitter, seeds.generator(0, "view", index)) for index in range(20)} == {View()}

@@ -1,4 +1,4 @@
-"""What a round teaches the generator that all rounds start from: papers 2.2, and 2.9 (6)."""
+"""The outer update of the meta-generator (FREE: Wei et al., CVPR 2024; FastDFKD: Fang et al., AAAI 2022)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dfml.inversion.meta_generator import MetaGenerator
 from tests.factories import PREPROCESSING
 from tests.inversion.small import SMALL, five, precision, run_round, small_engine, targets
 
-STILL = InversionWeights(batch_norm=0.1, total_variation=0.01, l2=0.0, jitter=0)
+NO_JITTER = InversionWeights(batch_norm=0.1, total_variation=0.01, l2=0.0, jitter=0)
 OUTER = {"lr": 0.001, "betas": (0.5, 0.999)}
 
 
@@ -28,7 +28,7 @@ def _double() -> Iterator[None]:
         yield
 
 
-def at_work(inversion: InversionRun) -> GeneratorInversionRun:
+def generator_run(inversion: InversionRun) -> GeneratorInversionRun:
     assert isinstance(inversion, GeneratorInversionRun)
     return inversion
 
@@ -38,7 +38,7 @@ def snapshot(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def adam(before: Mapping[str, Tensor], gradients: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """What torch's Adam makes of some gradients, one after the other."""
+    """Weights after torch's Adam has applied the gradients, one after the other."""
     weights = {name: value.clone().requires_grad_() for name, value in before.items()}
     optimiser = torch.optim.Adam(weights.values(), **OUTER)
     for gradient in gradients:
@@ -53,22 +53,22 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def summed(inversion: InversionRun, part: str) -> dict[str, Tensor]:
-    parts = [getattr(copy, part) for copy in at_work(inversion).copies]
+    parts = [getattr(copy, part) for copy in generator_run(inversion).copies]
     return {name: sum(each[name].detach() for each in parts) for name in parts[0]}
 
 
 @pytest.mark.numeric
 def test_with_one_step_fomaml_is_the_gradient_of_the_summed_loss() -> None:
-    engine = five(steps=1, weights=STILL)
+    engine = five(steps=1, weights=NO_JITTER)
     before = snapshot(engine.weights)
-    inversion = at_work(engine.start(targets([0, 1])))
+    inversion = generator_run(engine.start(targets([0, 1])))
     latents = [copy.latents.detach().clone() for copy in inversion.copies]
     network = create_generator(PREPROCESSING.size, latent=SMALL["latent"], width=SMALL["width"], seed=0)
     leaves = {name: value.clone().requires_grad_() for name, value in before.items()}
     total = torch.zeros(())
-    for each, drawn in zip(inversion.targets, latents, strict=True):
-        pixels = PREPROCESSING.normalise(functional_call(network, leaves, (drawn,)))
-        total = total + inversion_loss(each.classifier, pixels, each.labels, PREPROCESSING, STILL, View()).total
+    for each, latent in zip(inversion.targets, latents, strict=True):
+        pixels = PREPROCESSING.normalise(functional_call(network, leaves, (latent,)))
+        total = total + inversion_loss(each.classifier, pixels, each.labels, PREPROCESSING, NO_JITTER, View()).total
     gradient = dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
     inversion.step()
     engine.learn(inversion)
@@ -76,9 +76,9 @@ def test_with_one_step_fomaml_is_the_gradient_of_the_summed_loss() -> None:
     assert engine.updates == 1
 
 
-def written_out(outer: str, steps: int) -> tuple[MetaGenerator, dict[str, Tensor], dict[str, Tensor]]:
-    """An engine after one update, its weights before, and the update's gradient put together step by step."""
-    engine = five(steps=steps, weights=STILL, outer=outer)
+def reference_update(outer: str, steps: int) -> tuple[MetaGenerator, dict[str, Tensor], dict[str, Tensor]]:
+    """An engine after one update, its weights before, and the expected gradient, put together step by step."""
+    engine = five(steps=steps, weights=NO_JITTER, outer=outer)
     before = snapshot(engine.weights)
     inversion = engine.start(targets([0, 1]))
     each: list[dict[str, Tensor]] = []
@@ -97,19 +97,19 @@ def written_out(outer: str, steps: int) -> tuple[MetaGenerator, dict[str, Tensor
 
 @pytest.mark.parametrize("outer", ["last", "accumulated", "reptile"])
 @pytest.mark.numeric
-def test_the_outer_update_is_what_its_name_says(outer: str) -> None:
-    engine, before, gradient = written_out(outer, steps=3)
+def test_the_outer_update_has_the_gradient_of_its_rule(outer: str) -> None:
+    engine, before, gradient = reference_update(outer, steps=3)
     assert same(engine.weights, adam(before, [gradient]))
     assert not same(engine.weights, before)
 
 
 def test_the_three_gradients_differ() -> None:
-    gradients = [written_out(outer, steps=3)[2]["project.weight"] for outer in ("last", "accumulated", "reptile")]
+    gradients = [reference_update(outer, steps=3)[2]["project.weight"] for outer in ("last", "accumulated", "reptile")]
     assert not torch.allclose(gradients[0], gradients[1])
     assert not torch.allclose(gradients[1], gradients[2])
 
 
-def test_without_an_outer_update_the_generator_stays_as_it_was() -> None:
+def test_without_an_outer_update_the_generator_does_not_change() -> None:
     engine = five(steps=2, outer="none")
     before = snapshot(engine.weights)
     engine.learn(run_round(engine, targets([0])))
@@ -119,8 +119,8 @@ def test_without_an_outer_update_the_generator_stays_as_it_was() -> None:
 
 @pytest.mark.numeric
 def test_one_optimiser_lasts_for_all_rounds() -> None:
-    """Papers 2.9 (6): as released, every round has a fresh Adam, whose step forgets how large the gradient is."""
-    engine = five(steps=2, weights=STILL)
+    """In the released code of FREE, every round has a new Adam, whose step does not depend on the gradient's size."""
+    engine = five(steps=2, weights=NO_JITTER)
     start, between, gradients = snapshot(engine.weights), {}, []
     for number in (1, 2):
         between = snapshot(engine.weights)
@@ -131,9 +131,9 @@ def test_one_optimiser_lasts_for_all_rounds() -> None:
     assert not same(engine.weights, adam(between, gradients[1:]))
 
 
-def test_only_what_is_kept_is_learned_from() -> None:
+def test_only_kept_targets_contribute_to_the_update() -> None:
     chosen = targets([0, 1, 2])
-    engine, alone = (five(steps=2, weights=STILL) for _ in range(2))
+    engine, alone = (five(steps=2, weights=NO_JITTER) for _ in range(2))
     engine.learn(run_round(engine, chosen), kept=[2, 0])
     alone.learn(run_round(alone, [chosen[0], chosen[2]]))
     assert same(engine.weights, alone.weights)
@@ -144,8 +144,8 @@ def test_only_what_is_kept_is_learned_from() -> None:
 
 
 @pytest.mark.numeric
-def test_the_first_layer_is_drawn_anew_once() -> None:
-    engine, plain = five(steps=1, weights=STILL, reset_after=2), five(steps=1, weights=STILL)
+def test_the_first_layer_is_reset_once() -> None:
+    engine, plain = five(steps=1, weights=NO_JITTER, reset_after=2), five(steps=1, weights=NO_JITTER)
     for number in range(2):
         assert same(engine.weights, plain.weights)
         for each in (engine, plain):
@@ -159,13 +159,13 @@ def test_the_first_layer_is_drawn_anew_once() -> None:
     assert largest < 10 * OUTER["lr"]
 
 
-def test_a_round_starts_from_what_was_learned_and_leaves_it_alone() -> None:
+def test_a_round_starts_from_the_learned_weights_and_does_not_change_them() -> None:
     engine = five(steps=2)
     before = snapshot(engine.weights)
     inversion = run_round(engine, targets([0, 1]))
     assert all(torch.equal(value, before[name]) for name, value in engine.weights.items())
     engine.learn(inversion)
-    started = at_work(engine.start(targets([0, 1]), 1))
+    started = generator_run(engine.start(targets([0, 1]), 1))
     for copy in started.copies:
         assert all(torch.equal(value, engine.weights[name]) for name, value in copy.weights.items())
 
@@ -175,21 +175,21 @@ def momentum_engine(**settings: Any) -> MetaGenerator:
     return five(**{"steps": 1, "weights": weights, "outer": "none", **settings})
 
 
-def test_statistics_of_a_member_are_remembered_from_visit_to_round_by_its_name() -> None:
+def test_ema_statistics_of_a_member_are_kept_between_rounds_by_its_name() -> None:
     engine = momentum_engine()
     first = engine.start(targets([0]), 1)
-    (opening,) = first.step()
+    (earlier,) = first.step()
     engine.learn(first)
     (second,) = engine.start(targets([0]), 2).step()
     (fresh,) = momentum_engine().start(targets([0]), 2).step()
-    for kept, old, new in zip(second.ema_statistics, opening.ema_statistics, fresh.ema_statistics, strict=True):
+    for kept, old, new in zip(second.ema_statistics, earlier.ema_statistics, fresh.ema_statistics, strict=True):
         torch.testing.assert_close(kept, 0.9 * old + 0.1 * new)
     other = engine.start(targets([1]), 2).step()[0]
     assert torch.equal(other.ema_statistics[0], momentum_engine().start(targets([1]), 2).step()[0].ema_statistics[0])
 
 
 def test_momentum_counts_rounds_not_steps() -> None:
-    """All steps of a round are drawn towards the rounds before it, not towards each other."""
+    """The statistics of a step are averaged with those of earlier rounds, not with those of earlier steps."""
     engine = momentum_engine(steps=3)
     engine.learn(run_round(engine, targets([0])))
     inversion = engine.start(targets([0]), 2)
@@ -199,8 +199,8 @@ def test_momentum_counts_rounds_not_steps() -> None:
     _, statistics = inversion.targets[0].classifier.logits_and_statistics(images)
     own = [part for layer in statistics for part in (layer.mean, layer.variance)]
     (third,) = inversion.step()
-    for seen, before, now in zip(third.ema_statistics, inversion.previous_statistics[0], own, strict=True):
-        torch.testing.assert_close(seen, 0.9 * before + 0.1 * now)
+    for found_statistics, before, now in zip(third.ema_statistics, inversion.previous_statistics[0], own, strict=True):
+        torch.testing.assert_close(found_statistics, 0.9 * before + 0.1 * now)
 
 
 def test_codes_of_labels_do_not_depend_on_the_seed() -> None:
@@ -210,19 +210,19 @@ def test_codes_of_labels_do_not_depend_on_the_seed() -> None:
         both = [
             small_engine("five", seed=seed, label_input=share, latent=16).start(targets([0])) for share in (0.0, 2.0)
         ]
-        plain, told = (at_work(each).copies[0].latents for each in both)
-        codes.append(told - plain)
+        plain, labelled = (generator_run(each).copies[0].latents for each in both)
+        codes.append(labelled - plain)
     torch.testing.assert_close(*codes)
 
 
-def test_labels_can_be_told_to_the_generator() -> None:
-    """Images of one output start alike, whatever the member; without it, latents are plain noise."""
+def test_labels_can_be_an_input_of_the_generator() -> None:
+    """Latents of one output are similar for all members; without label input, latents are standard normal noise."""
     engine = five(label_input=3.0, latent=64)
-    for copy in at_work(engine.start(targets([0, 1], per_class=3))).copies:
+    for copy in generator_run(engine.start(targets([0, 1], per_class=3))).copies:
         by_output = copy.latents.detach().view(3, 3, -1)
         within = (by_output - by_output.mean(1, keepdim=True)).norm(dim=2).mean()
         between = (by_output.mean(1) - by_output.mean((0, 1))).norm(dim=1).mean()
         assert between > 2 * within
-    plain = at_work(five(latent=64).start(targets([0], per_class=200))).copies[0].latents
+    plain = generator_run(five(latent=64).start(targets([0], per_class=200))).copies[0].latents
     assert float(plain.detach().mean()) == pytest.approx(0.0, abs=0.02)
     assert float(plain.detach().std()) == pytest.approx(1.0, abs=0.02)

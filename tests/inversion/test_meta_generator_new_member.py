@@ -1,4 +1,4 @@
-"""What meta-training is for: a member that the generator has never met is recovered in the same few steps."""
+"""A meta-trained generator recovers a member outside of its zoo better in the same number of steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.inversion.small import five, run_round, target
 
 
 def trained(seed: int, data: ImageDataset) -> PretrainedClassifier:
-    """A classifier that has learned the colours, from first weights of its own."""
+    """A classifier trained to distinguish the colours, from initial weights that depend on the seed."""
     classes = range(len(data.classes))
     network = create_backbone("conv4", len(classes), seed=seed, img_size=SIZE).train()
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -34,14 +34,14 @@ def trained(seed: int, data: ImageDataset) -> PretrainedClassifier:
 
 
 def cross_entropy(engine: MetaGenerator, new_member: Target) -> float:
-    """Of the images after the engine's own steps, mean of three rounds."""
+    """Cross-entropy of the images after the engine's own number of steps, mean of three rounds."""
     found = [run_round(engine, [new_member], number).images()[0] for number in (100, 101, 102)]
     losses = [functional.cross_entropy(new_member.classifier.logits(images), new_member.labels) for images in found]
     return float(torch.stack(losses).mean())
 
 
 @pytest.mark.numeric
-def test_a_generator_that_was_trained_on_other_members_is_ahead_on_a_new_member() -> None:
+def test_a_generator_trained_on_other_members_has_a_lower_loss_on_a_new_member() -> None:
     """All members have the same classes: two members are too few to learn about other classes."""
     data = coloured_dataset(classes=3)
     first, second, new_member = (target(f"member {seed}", trained(seed, data), per_class=4) for seed in range(3))

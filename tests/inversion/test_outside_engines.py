@@ -32,7 +32,7 @@ class ConsensusSettings(FrozenSettings):
 
 
 class Consensus(Engine):
-    """One set of pixels that all members of a round are shown; the gradients of all of them are summed."""
+    """Optimises one set of pixels for all members of a round, by the sum of their gradients."""
 
     def __init__(self, settings: ConsensusSettings, preprocessing: Any, **_: Any) -> None:
         self.settings, self.preprocessing, self.steps = settings, preprocessing, settings.steps
@@ -50,8 +50,8 @@ class ConsensusRun(InversionRun):
         self.indices = [torch.arange(len(t.labels)) if t.images is None else t.images for t in self.targets]
         count = 1 + max(int(indices.max()) for indices in self.indices)
         size = engine.preprocessing.size
-        draw = torch.Generator().manual_seed(0)
-        self.pixels = torch.randn(count, 3, size, size, generator=draw).requires_grad_()
+        generator = torch.Generator().manual_seed(0)
+        self.pixels = torch.randn(count, 3, size, size, generator=generator).requires_grad_()
 
     def step(self) -> list[InversionLoss]:
         losses = [
@@ -96,7 +96,7 @@ def test_an_engine_is_chosen_by_name_with_settings_of_its_own() -> None:
         build_config(InversionConfig, {"engine": "consensus", "consensus": {"magic": 1}})
 
 
-def test_an_engine_that_nobody_registered_is_refused_with_the_known_names() -> None:
+def test_an_unregistered_engine_is_refused_with_the_known_names() -> None:
     with pytest.raises(ConfigError, match="unknown engine; choose one of five, fast_dfkd, cmi, ei"):
         build_config(InversionConfig, {"engine": "consensus"})
     with pytest.raises(ConfigError, match="unknown setting 'consensus'; known are engine"):
@@ -106,7 +106,7 @@ def test_an_engine_that_nobody_registered_is_refused_with_the_known_names() -> N
 
 
 @pytest.mark.usefixtures("_consensus")
-def test_members_with_a_class_in_common_see_the_same_pixels() -> None:
+def test_members_with_a_common_class_share_its_pixels() -> None:
     members = zoo(3)  # adjacent members share one class
     source = ImageSource(InversionConfig(engine="consensus"), members, PREPROCESSING, patience=2)
     found = source.recover([0, 1, 2], 2, 1)
@@ -130,8 +130,8 @@ def test_a_zoo_is_inverted_by_it_in_python_and_by_the_command(tmp_path: Path) ->
     inverted = dfml.invert(members, engine="consensus", per_class=2, members=["m1", 0])
     assert [each.name for each in inverted] == ["m1", "m0"]
     assert {len(of_class) for each in inverted for of_class in each.images} == {2}
-    asked = ("--engine", "consensus", "--per-class", "2", "--set", "consensus.steps=2")
-    found = results("invert", tmp_path / "zoo", "--out", tmp_path / "out", *asked)
+    options = ("--engine", "consensus", "--per-class", "2", "--set", "consensus.steps=2")
+    found = results("invert", tmp_path / "zoo", "--out", tmp_path / "out", *options)
     assert list(found["members"]) == ["m0", "m1", "m2"]
 
 
@@ -147,7 +147,7 @@ class Brightness:
         return inputs.images.mean()
 
 
-def test_a_loss_term_joins_the_loss_with_the_weight_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registered_loss_term_is_added_with_the_weight_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terms._EXTRA, "_registered", {})
     register_loss_term("brightness", Brightness)
     pixels, labels = PREPROCESSING.normalise(images(3)), torch.tensor([0, 1, 2])

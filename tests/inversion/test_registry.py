@@ -1,4 +1,4 @@
-"""What every engine promises, whatever it is: one round, its images, and what is kept for the next."""
+"""Properties of every engine: one round, its images, and the state that is kept for the next round."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _double() -> Iterator[None]:
         yield
 
 
-def lopsided(size: int) -> PretrainedClassifier:
-    """A member of another way and another size."""
+def two_class_member(size: int) -> PretrainedClassifier:
+    """A member with two classes, and with a size and a normalisation of its own."""
     return conv(7, ("d", "e"), Preprocessing(size, (0.1, 0.2, 0.3), (0.5, 0.4, 0.3)))
 
 
@@ -72,7 +72,7 @@ def test_images_are_between_zero_and_one_and_attached_to_no_graph(name: str) -> 
 
 
 @every_engine
-def test_a_visit_repeated_gives_the_same_bits_and_another_round_others(name: str) -> None:
+def test_a_repeated_round_gives_the_same_bits_and_another_round_different_images(name: str) -> None:
     engine = small_engine(name, steps=2)
     first, again, other = (recover(engine, targets([0, 1]), number)[1] for number in (3, 3, 4))
     assert torch.equal(first, again)
@@ -83,13 +83,13 @@ def test_a_visit_repeated_gives_the_same_bits_and_another_round_others(name: str
 @every_engine
 @pytest.mark.usefixtures("_double")
 @pytest.mark.numeric
-def test_targets_of_one_round_do_not_know_of_each_other(name: str) -> None:
-    """Papers 2.9 (5): as released, all members of one round are the network that was loaded last."""
+def test_targets_of_one_round_do_not_depend_on_each_other(name: str) -> None:
+    """In the released code of FREE, all members of one round are the network that was loaded last."""
     chosen = [
         target("conv", conv(0)),
         target("other conv", conv(1), per_class=3),
         target("resnet", resnet(2)),
-        target("lopsided", lopsided(20)),
+        target("lopsided", two_class_member(20)),
     ]
     together = recover(small_engine(name, steps=3), chosen)
     for each, images in zip(chosen, together, strict=True):
@@ -99,8 +99,8 @@ def test_targets_of_one_round_do_not_know_of_each_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", GENERATORS)
 @pytest.mark.numeric
-def test_every_target_is_judged_by_its_own_member(name: str) -> None:
-    """Papers 2.9 (5), in the first loss of members of two architectures."""
+def test_the_loss_of_every_target_comes_from_its_own_member(name: str) -> None:
+    """First loss of members of two architectures; the released code of FREE uses the last network for all of them."""
     chosen = [target("conv", conv(0)), target("resnet", resnet(2)), target("last", conv(1))]
     inversion = small_engine(name, weights=LABELS_ONLY).start(chosen)
     images = inversion.images()
@@ -112,11 +112,11 @@ def test_every_target_is_judged_by_its_own_member(name: str) -> None:
 @pytest.mark.parametrize("size", [16, 24])
 @pytest.mark.parametrize("name", GENERATORS)
 @pytest.mark.numeric
-def test_a_member_of_another_size_is_shown_the_whole_image(name: str, size: int) -> None:
-    """Papers 2.9 (10): as released, it is shown a crop, while the whole image is kept."""
-    drawn = Preprocessing(20, PREPROCESSING.mean, PREPROCESSING.std)
-    classifier = lopsided(size)
-    inversion = small_engine(name, drawn, weights=LABELS_ONLY).start([target("other", classifier)])
+def test_a_member_of_another_size_classifies_the_whole_image(name: str, size: int) -> None:
+    """In the released code of FREE, the member classifies a crop, while the whole image is stored."""
+    generated = Preprocessing(20, PREPROCESSING.mean, PREPROCESSING.std)
+    classifier = two_class_member(size)
+    inversion = small_engine(name, generated, weights=LABELS_ONLY).start([target("other", classifier)])
     (images,) = inversion.images()
     assert images.shape[-1] == 20
     (found,) = inversion.step()
@@ -125,15 +125,15 @@ def test_a_member_of_another_size_is_shown_the_whole_image(name: str, size: int)
     torch.testing.assert_close(found.label, expected)
 
 
-def test_pixels_are_as_many_as_the_member_takes() -> None:
-    (images,) = recover(small_engine("ei", steps=1), [target("larger", lopsided(24))])
+def test_optimised_pixels_have_the_size_of_the_member() -> None:
+    (images,) = recover(small_engine("ei", steps=1), [target("larger", two_class_member(24))])
     assert images.shape == (4, 3, 24, 24)
 
 
 @every_engine
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.numeric
-def test_a_broken_member_does_not_touch_the_others(name: str, stacked: bool) -> None:
+def test_a_broken_member_does_not_change_the_others(name: str, stacked: bool) -> None:
     chosen = targets([0, 1, 2])
     expected = recover(small_engine(name, steps=3, stacked=stacked), chosen)
     broken = conv(1)
@@ -153,27 +153,27 @@ def test_a_broken_member_does_not_touch_the_others(name: str, stacked: bool) -> 
 @pytest.mark.usefixtures("_double")
 @pytest.mark.numeric
 def test_images_are_those_after_the_last_step(name: str) -> None:
-    """Papers 2.9 (7): as released, images are drawn before the last update."""
-    narrow = Preprocessing(16, (0.5, 0.5, 0.5), (0.05, 0.05, 0.05))  # nothing is ever cut off
+    """In the released code of FREE, the returned images are generated before the last update."""
+    narrow = Preprocessing(16, (0.5, 0.5, 0.5), (0.05, 0.05, 0.05))  # no pixel is clipped
     classifier = conv(0, preprocessing=narrow)
-    # So short a step down the gradient's signs that the loss must fall.
+    # Steps of Adam along the signs of the gradient, so short that the loss must fall.
     rates = {"lr": 1e-4} if name == "ei" else {"lr": 1e-5, "latent_lr": 1e-5}
     engine = small_engine(name, narrow, weights=LABELS_ONLY, **rates)
     inversion = engine.start([target("member", classifier)])
-    reported, drawn = [], []
+    reported, recomputed = [], []
     for _ in range(4):
         (loss,) = inversion.step()
         reported.append(float(loss.label))
         pixels = narrow.normalise(inversion.images()[0])
         labels = inversion.targets[0].labels
-        drawn.append(float(inversion_loss(classifier, pixels, labels, narrow, LABELS_ONLY, View()).label))
-    assert drawn[:-1] == pytest.approx(reported[1:], rel=1e-9)
-    assert all(after < before for before, after in zip(reported, drawn, strict=True))
+        recomputed.append(float(inversion_loss(classifier, pixels, labels, narrow, LABELS_ONLY, View()).label))
+    assert recomputed[:-1] == pytest.approx(reported[1:], rel=1e-9)
+    assert all(after < before for before, after in zip(reported, recomputed, strict=True))
 
 
 @every_engine
-def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name: str, tmp_path: Path) -> None:
-    def go_on(engine_name: str, tensors: dict[str, torch.Tensor] | None, numbers: range) -> list[torch.Tensor]:
+def test_a_run_resumed_from_a_checkpoint_gives_the_same_bits(name: str, tmp_path: Path) -> None:
+    def run_rounds(engine_name: str, tensors: dict[str, torch.Tensor] | None, numbers: range) -> list[torch.Tensor]:
         engine = small_engine(engine_name, steps=2)
         if tensors is not None:
             engine.load_state_dict(tensors)
@@ -185,17 +185,17 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(name: str, tmp_path: Path) 
         save_checkpoint(tmp_path, numbers.stop, State({f"engine.{k}": v for k, v in engine.state_dict().items()}))
         return found
 
-    whole = go_on(name, None, range(1, 5))
-    go_on(name, None, range(1, 3))
+    whole = run_rounds(name, None, range(1, 5))
+    run_rounds(name, None, range(1, 3))
     _, state = load_checkpoint(tmp_path / "000003", torch.device("cpu"))
-    held = {key.removeprefix("engine."): value for key, value in state.tensors.items()}
-    rest = go_on(name, held, range(3, 5))
+    stored = {key.removeprefix("engine."): value for key, value in state.tensors.items()}
+    rest = run_rounds(name, stored, range(3, 5))
     assert all(torch.equal(one, other) for one, other in zip(whole[4:], rest, strict=True))
     assert len(rest) == 4
 
 
 @every_engine
-def test_restoring_forgets_what_was_learned_meanwhile(name: str) -> None:
+def test_loading_a_state_dict_undoes_later_learning(name: str) -> None:
     engine = small_engine(name, steps=2)
     before = {key: value.detach().clone() for key, value in engine.state_dict().items()}
     expected = recover(engine, targets([0]))[0]
@@ -207,22 +207,22 @@ def test_restoring_forgets_what_was_learned_meanwhile(name: str) -> None:
 
 
 @every_engine
-def test_the_student_is_asked_with_the_rows_of_each_member_and_changes_the_images(name: str) -> None:
+def test_the_student_predicts_with_the_rows_of_each_member_and_changes_the_images(name: str) -> None:
     rows = [torch.tensor([4, 0, 6]), torch.tensor([1, 2, 3])]
     chosen = [Target(t.name, t.classifier, t.labels, r) for t, r in zip(targets([0, 1]), rows, strict=True)]
-    asked: list[list[int]] = []
+    used_rows: list[list[int]] = []
     student_model = CoarseStudent()
 
     def student(images: torch.Tensor, of: torch.Tensor | None) -> torch.Tensor:
         assert of is not None
-        asked.append(of.tolist())
+        used_rows.append(of.tolist())
         return student_model(images, of)
 
     weights = InversionWeights(disagreement=5.0, divergence="js", jitter=0)
     engine = small_engine(name, weights=weights, steps=3)
     inversion = engine.start(chosen, student=student)
     first = inversion.step()
-    assert asked == [[4, 0, 6], [1, 2, 3]]
+    assert used_rows == [[4, 0, 6], [1, 2, 3]]
     assert all(loss.disagreement > 0 for loss in first)
     inversion.step()
     plain = run_round(engine, chosen, steps=2)

@@ -1,4 +1,4 @@
-"""What the student has still to learn, against torch's own divergences and written-out float64 sums."""
+"""The disagreement of member and student, compared with torch's own divergences and sums in float64."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def batch(*rows: list[float]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def written_out_js(member: Tensor, student: Tensor) -> float:
+def reference_js(member: Tensor, student: Tensor) -> float:
     total = 0.0
     for row, other in zip(member.tolist(), student.tolist(), strict=True):
         p, q = ([math.exp(x / 3.0) for x in logits] for logits in (row, other))
@@ -35,10 +35,10 @@ def written_out_js(member: Tensor, student: Tensor) -> float:
     return total / len(member) / math.log(2)
 
 
-def test_is_the_kl_divergence_of_member_and_student_where_both_name_one_class() -> None:
-    """Papers 2.9 (2): as released, probabilities stand where log-probabilities belong."""
+def test_it_is_the_kl_divergence_of_member_and_student_where_both_predict_one_class() -> None:
+    """In the released code of FREE, probabilities are passed where `kl_div` expects log-probabilities."""
     teacher = batch([3.0, 0.0, -1.0], [0.2, 1.0, 0.9], [0.0, 0.0, 4.0])
-    student = batch([1.0, 0.5, 0.0], [1.0, 0.3, 0.0], [0.5, 1.0, 2.0])  # the second names another class
+    student = batch([1.0, 0.5, 0.0], [1.0, 0.3, 0.0], [0.5, 1.0, 2.0])  # the second row predicts another class
     each = kl_divergence(Categorical(logits=teacher), Categorical(logits=student))
     expected = (each[0] + each[2]) / 3
     found = disagreement(teacher, student)
@@ -48,7 +48,7 @@ def test_is_the_kl_divergence_of_member_and_student_where_both_name_one_class() 
 
 
 @given(LOGITS, LOGITS)
-def test_is_never_negative_and_zero_where_they_name_different_classes(teacher: list[float], other: list[float]) -> None:
+def test_it_is_never_negative_and_zero_where_predictions_differ(teacher: list[float], other: list[float]) -> None:
     p, q = batch(teacher), batch(other)
     found = disagreement(p, q)
     assert found >= -1e-12
@@ -63,7 +63,7 @@ def test_jensen_shannon_is_symmetric_and_between_zero_and_one(teacher: list[floa
     found = disagreement(p, q, "js")
     assert -1e-12 <= found <= 1 + 1e-12
     torch.testing.assert_close(found, disagreement(q, p, "js"), atol=1e-12, rtol=1e-9)
-    assert float(found) == pytest.approx(written_out_js(p, q), abs=1e-9)
+    assert float(found) == pytest.approx(reference_js(p, q), abs=1e-9)
 
 
 def test_jensen_shannon_of_opposites_is_one() -> None:
@@ -73,7 +73,7 @@ def test_jensen_shannon_of_opposites_is_one() -> None:
 @pytest.mark.parametrize("through_student", [True, False])
 @pytest.mark.parametrize("divergence", ["kl", "js"])
 def test_the_gradient_reaches_the_images_through_the_student_or_not(through_student: bool, divergence: str) -> None:
-    """Papers 2.9 (3): as released, the student is outside of the graph."""
+    """In the released code of FREE, the student is detached from the graph."""
     classifier = member(0).double()
     weights = InversionWeights(
         batch_norm=0.0,
@@ -83,7 +83,7 @@ def test_the_gradient_reaches_the_images_through_the_student_or_not(through_stud
         total_variation=0.0,
         l2=0.0,
     )
-    # It names the member's classes, and is less sure of them.
+    # The student predicts the member's classes with lower confidence.
     mixed = torch.randn(3, 3 * SIZE * SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.02
 
     def student(shown: Tensor) -> Tensor:
@@ -93,9 +93,9 @@ def test_the_gradient_reaches_the_images_through_the_student_or_not(through_stud
     loss = inversion_loss(classifier, pixels, LABELS, PREPROCESSING, weights, View(), student=student)
 
     shown = PREPROCESSING.denormalise(pixels)
-    logits, answers = classifier.logits(shown), student(shown)
-    answers = answers if through_student else answers.detach()
-    reward = disagreement(logits, answers, divergence)
+    logits, student_logits = classifier.logits(shown), student(shown)
+    student_logits = student_logits if through_student else student_logits.detach()
+    reward = disagreement(logits, student_logits, divergence)
     assert reward > 1e-3
     expected = functional.cross_entropy(logits, LABELS) - 0.7 * reward
     torch.testing.assert_close(loss.total, expected)
@@ -103,14 +103,14 @@ def test_the_gradient_reaches_the_images_through_the_student_or_not(through_stud
     torch.testing.assert_close(torch.autograd.grad(loss.total, pixels), torch.autograd.grad(expected, pixels))
 
 
-def test_the_student_sees_images_of_their_own_size_in_the_view_of_the_member() -> None:
-    seen: list[Tensor] = []
+def test_the_student_receives_images_at_their_own_size_in_the_view_of_the_member() -> None:
+    received: list[Tensor] = []
 
     def student(shown: Tensor) -> Tensor:
-        seen.append(shown)
+        received.append(shown)
         return torch.zeros(len(shown), 3)
 
     weights = InversionWeights(disagreement=1.0)
     pixels = PREPROCESSING.normalise(images(3))
     inversion_loss(member(0), pixels, LABELS[:3], PREPROCESSING, weights, View(1, 1), student=student)
-    torch.testing.assert_close(seen[0], images(3).roll((1, 1), (2, 3)))
+    torch.testing.assert_close(received[0], images(3).roll((1, 1), (2, 3)))

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dfml.learners.base import MetaLearner
 from dfml.learners.embedding import EmbeddingClassifier
-from dfml.learners.student import OutputGroups, Student, StudentEmbedding
+from dfml.learners.student import MemberOutputs, Student, StudentEmbedding
 from dfml.methods.free.distillation import divergence
 from dfml.zoo import Preprocessing
 from tests.factories import PREPROCESSING, images
@@ -59,7 +59,7 @@ def test_divergence_is_the_mean_of_a_loop_over_images_and_queried_members(
 ) -> None:
     outputs, teacher, logits, queried = case
     logits.requires_grad_()
-    found = OutputGroups(outputs).divergence(teacher, logits, temperature)
+    found = MemberOutputs(outputs).divergence(teacher, logits, temperature)
     (gradient,) = torch.autograd.grad(found, logits)
     each = [
         divergence(of_member[None], of_student[None], temperature)
@@ -79,14 +79,14 @@ def test_divergence_has_the_bits_of_the_written_out_expression() -> None:
     teacher, logits = normal(8, 15, 0).float(), normal(8, 15, 1).float().requires_grad_()
     teacher[:3, :3] = math.nan
     total, count = logits.new_zeros(()), logits.new_zeros(())
-    for columns in OutputGroups(OUTPUTS)._columns:
+    for columns in MemberOutputs(OUTPUTS)._columns:
         known = ~teacher[:, columns][..., 0].isnan()
         p = functional.log_softmax(teacher[:, columns].nan_to_num() / 4.0, dim=-1)
         q = functional.log_softmax(logits[:, columns] / 4.0, dim=-1)
         total = total + (functional.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1) * known).sum()
         count = count + known.sum()
     expected = 4.0**2 * total / count
-    found = OutputGroups(OUTPUTS).divergence(teacher, logits, 4.0)
+    found = MemberOutputs(OUTPUTS).divergence(teacher, logits, 4.0)
     assert torch.equal(found, expected)
     assert torch.equal(*(torch.autograd.grad(value, logits)[0] for value in (found, expected)))
 
@@ -99,12 +99,12 @@ def test_divergence_has_the_bits_of_the_written_out_expression() -> None:
     ],
 )
 @given(case=zoos())
-def test_functions_of_groups_equal_those_of_every_member(
+def test_functions_of_all_outputs_equal_those_of_every_member(
     name: str, function: Callable[[Tensor], Tensor], case: tuple[list[int], Tensor, Tensor, Tensor]
 ) -> None:
     outputs, _, logits, _ = case
     logits.requires_grad_()
-    found = getattr(OutputGroups(outputs), name)(logits)
+    found = getattr(MemberOutputs(outputs), name)(logits)
     expected = torch.cat([function(group) for group in torch.split(logits, outputs, dim=1)], dim=1)
     torch.testing.assert_close(found, expected)
     weights = normal(len(logits), sum(outputs), 1)
@@ -114,14 +114,14 @@ def test_functions_of_groups_equal_those_of_every_member(
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_log_probabilities_teach_the_same_as_logits_also_in_half_precision(temperature: float) -> None:
-    groups, teacher, logits = OutputGroups(OUTPUTS), normal(8, 15, 0), normal(8, 15, 1)
-    expected = groups.divergence(teacher, logits, temperature)
-    torch.testing.assert_close(groups.divergence(groups.log_softmax(teacher), logits, temperature), expected)
-    stored = groups.log_softmax(teacher).half().float()
+    outputs, teacher, logits = MemberOutputs(OUTPUTS), normal(8, 15, 0), normal(8, 15, 1)
+    expected = outputs.divergence(teacher, logits, temperature)
+    torch.testing.assert_close(outputs.divergence(outputs.log_softmax(teacher), logits, temperature), expected)
+    stored = outputs.log_softmax(teacher).half().float()
     torch.testing.assert_close(
-        groups.divergence(stored, logits.float(), temperature), expected.float(), rtol=0.01, atol=0
+        outputs.divergence(stored, logits.float(), temperature), expected.float(), rtol=0.01, atol=0
     )
-    assert groups.divergence(teacher, teacher + 3.0, temperature).abs() < 1e-12
+    assert outputs.divergence(teacher, teacher + 3.0, temperature).abs() < 1e-12
 
 
 @every_backbone
@@ -184,8 +184,8 @@ def test_embeddings_are_probabilities_of_every_member_or_head_inputs(backbone: s
         student(backbone, embedding=embedding) for embedding in get_args(StudentEmbedding)
     )
     logits = probabilities.logits(images(4))
-    torch.testing.assert_close(probabilities.embed(images(4)), probabilities.groups.log_softmax(logits).exp())
-    torch.testing.assert_close(centred.embed(images(4)), probabilities.groups.centred_probabilities(logits))
+    torch.testing.assert_close(probabilities.embed(images(4)), probabilities.member_outputs.log_softmax(logits).exp())
+    torch.testing.assert_close(centred.embed(images(4)), probabilities.member_outputs.centred_probabilities(logits))
     assert not any(each.embed(images(1)).requires_grad for each in (centred, probabilities, features))
     head = features.network.get_classifier()  # type: ignore[operator]
     torch.testing.assert_close(head(features.embed(images(4))), logits)
@@ -242,15 +242,15 @@ def test_it_adapts_to_any_number_of_classes_and_images_of_any_size() -> None:
 @pytest.mark.numeric
 def test_distillation_from_part_of_the_teachers_logits_reaches_the_rest() -> None:
     made, shown = student(), images(24)
-    teacher = OutputGroups(OUTPUTS).log_softmax(student(seed=1).logits(shown).detach() * 5.0)
+    teacher = MemberOutputs(OUTPUTS).log_softmax(student(seed=1).logits(shown).detach() * 5.0)
     queried = torch.rand(24, len(OUTPUTS), generator=torch.Generator().manual_seed(0)) < 0.5
     gaps = torch.where(queried.repeat_interleave(torch.tensor(OUTPUTS), dim=1), teacher, math.nan)
     optimiser = torch.optim.Adam(made.network.parameters(), lr=0.01)
-    first = made.groups.divergence(teacher, made.logits(shown), 1.0).item()
+    first = made.member_outputs.divergence(teacher, made.logits(shown), 1.0).item()
     for _ in range(25):
         weights = list(made.network.parameters())
-        loss = made.groups.divergence(gaps, made.logits(shown), 1.0)
+        loss = made.member_outputs.divergence(gaps, made.logits(shown), 1.0)
         for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
             weight.grad = gradient
         optimiser.step()
-    assert made.groups.divergence(gaps, made.logits(shown), 1.0) < 0.3 * first
+    assert made.member_outputs.divergence(gaps, made.logits(shown), 1.0) < 0.3 * first

@@ -41,7 +41,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 @pytest.mark.parametrize("recipe", [PAPER, STRONG])
 @pytest.mark.parametrize("architecture", ["conv4", "test_resnet"])
 @pytest.mark.numeric
-def test_it_learns_and_its_accuracy_is_the_networks(recipe: Recipe, architecture: str) -> None:
+def test_it_learns_and_reports_the_accuracy_of_its_network(recipe: Recipe, architecture: str) -> None:
     dataset = patterns()
     trained = train(dataset, recipe.override(epochs=8, batch_size=20, crop_padding=0, flip=False), architecture)
     assert trained.held_out_accuracy > 0.8

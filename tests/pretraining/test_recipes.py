@@ -11,7 +11,7 @@ from dfml.pretraining import PAPER, RECIPES, STRONG, Optimisation, recipe_by_nam
 from dfml.pretraining.classifier_training import learning_rate
 
 
-def test_the_papers_recipe() -> None:
+def test_the_paper_recipe() -> None:
     conv4, resnet = PAPER.optimisation("conv4_64"), PAPER.optimisation("fewshot_resnet10")
     assert (conv4.optimiser, conv4.learning_rate, conv4.schedule, conv4.weight_decay) == ("adam", 0.01, "constant", 0)
     assert (resnet.optimiser, resnet.learning_rate, resnet.momentum, resnet.weight_decay) == ("sgd", 0.01, 0.9, 5e-4)

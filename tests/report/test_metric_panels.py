@@ -73,7 +73,7 @@ def test_fractions_are_drawn_in_percent() -> None:
     assert axes.get_ylim() == (0, 102)
 
 
-def test_axes_are_logarithmic_unless_a_value_is_negative_or_the_run_says_no() -> None:
+def test_axes_are_logarithmic_unless_a_value_is_negative_or_the_description_says_linear() -> None:
     def scale(values: tuple[float, ...], **how: bool) -> str:
         metrics = [{"iteration": step, "loss": value} for step, value in enumerate(values, start=1)]
         (drawn,) = metric_figures(metrics, {"loss": MetricDescription("loss", **how)})
@@ -96,8 +96,8 @@ def test_many_panels_are_shared_out_to_figures() -> None:
     descriptions = {f"m{index}": MetricDescription(f"metric {index}") for index in range(7)}
     drawn = metric_figures([{"iteration": 1, **dict.fromkeys(descriptions, 1.0)}], descriptions)
     assert [len(each.figure.axes) for each in drawn] == [3, 3, 1]
-    crowd = {f"m{index}_loss": 1.0 for index in range(9)}
-    assert sum(len(each.figure.axes) for each in metric_figures([{"iteration": 1, **crowd}], {})) == 6
+    many = {f"m{index}_loss": 1.0 for index in range(9)}
+    assert sum(len(each.figure.axes) for each in metric_figures([{"iteration": 1, **many}], {})) == 6
 
 
 def test_a_term_that_is_always_zero_is_not_drawn_but_a_fraction_is() -> None:

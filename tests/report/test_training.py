@@ -77,7 +77,7 @@ def test_page_shows_the_run(name: str, tmp_path: Path) -> None:
         assert method.run_.describe_metrics()[key].caption in text
 
 
-def test_a_method_from_outside_gets_its_own_metrics_words_and_images(tmp_path: Path) -> None:
+def test_a_method_from_outside_is_shown_with_its_own_metrics_captions_and_images(tmp_path: Path) -> None:
     text, reader = trained_page(OutsideMethod(way=3, brightness=0.25), tmp_path / "run")
     assert "Training of outside: entropy, agreement, ranking loss" in text
     assert "Entropy of the predictions, in nats. Each arrow is one shuffle. Members that agree." in text

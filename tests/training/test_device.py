@@ -29,7 +29,7 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_it(
     assert (values @ values).dtype == torch.float32
 
 
-def test_a_torch_without_that_function_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_without_get_capabilities_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     values = torch.eye(3)
     with computing_in("auto", torch.device("cpu")):

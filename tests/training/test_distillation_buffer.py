@@ -38,7 +38,7 @@ def filled(count: int, capacity: int = 8) -> DistillationBuffer:
 
 
 def values(of: Tensor) -> list[int]:
-    """The inverse of `shown`, in [0, 1]."""
+    """The inverse of `constant_images`, for images in [0, 1]."""
     return (of[:, 0, 0, 0] * 255).round().int().tolist()
 
 
@@ -131,7 +131,7 @@ def test_slots_are_found_by_class(classes: list[int], at_least: int) -> None:
         buffer.add(constant_images([value]), predictions([value]), torch.tensor([label]))
     kept = list(enumerate(classes))[-12:]
     expected = [{value for value, label in kept if label == wanted} for wanted in range(4)]
-    found = [set(values(buffer.get(rows)[0])) for rows in buffer.indices_by_class(at_least)]
+    found = [set(values(buffer.get(slots)[0])) for slots in buffer.slots_by_class(at_least)]
     assert found == [members for members in expected if len(members) >= at_least]
 
 

@@ -1,4 +1,4 @@
-"""A method from outside of the package: its metrics, images and meta-trained engine are used without knowing it."""
+"""Metrics, images and meta-trained engine of a method from outside of the package are used like dfml's own."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_engine_is_read_from_the_newest_checkpoint_or_from_a_given_one(tmp_p
         assert engine.source.endswith(f"{iteration:06d}")
 
 
-def test_a_resumed_run_does_not_see_the_entry(tmp_path: Path) -> None:
+def test_a_resumed_run_does_not_load_the_entry_of_the_engine(tmp_path: Path) -> None:
     method = trained(tmp_path / "run")
     method.fit(zoo(), out=tmp_path / "run", resume=True, device="cpu")
     assert read_engine(tmp_path / "run", CPU).tensors["weights"].tolist() == [4, 4, 4]

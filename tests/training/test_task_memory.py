@@ -62,7 +62,7 @@ def test_a_call_with_more_images_than_the_capacity_keeps_the_newest() -> None:
 
 
 def test_the_images_of_every_member_are_kept() -> None:
-    """One call with 20 images per class of four members: all 400 are stored (the released FREE loses 300)."""
+    """One call with 20 images per class of four members: all 400 are stored (the released code of FREE loses 300)."""
     memory = TaskMemory(20, 20, SIZE, CPU)
     of_member = [torch.arange(5 * member, 5 * member + 5).repeat(20) for member in range(4)]
     shown = images(400, size=SIZE)

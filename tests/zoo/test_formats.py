@@ -101,7 +101,7 @@ def test_a_zoo_holds_members_of_a_format_from_outside(zoo_maker: ZooMaker) -> No
 
 
 @pytest.mark.usefixtures("npz")
-def test_inspection_lists_them(zoo_maker: ZooMaker) -> None:
+def test_inspection_lists_members_of_a_format_from_outside(zoo_maker: ZooMaker) -> None:
     zoo_maker.member("a")
     write_npz(zoo_maker.path / "b.npz")
     report = inspect_zoo(zoo_maker.path)
@@ -132,7 +132,9 @@ def test_a_single_file_is_a_zoo_of_one_member(tmp_path: Path) -> None:
         ({"mean": "grey"}, "the format 'npz' cannot read it"),
     ],
 )
-def test_they_are_vetted_like_all_others(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_members_of_a_format_from_outside_are_vetted_like_all_others(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     write_npz(tmp_path / "broken.npz", **changes)
     with pytest.raises(ZooMemberError, match=message) as caught:
         load_member(read_member_config(tmp_path / "broken.npz"))
@@ -140,11 +142,11 @@ def test_they_are_vetted_like_all_others(tmp_path: Path, changes: dict[str, Any]
 
 
 def test_a_network_without_weights_or_with_other_outputs_is_refused(tmp_path: Path) -> None:
-    class Careless(NpzFormat):
+    class WrongNetwork(NpzFormat):
         def load(self, config: MemberConfig) -> nn.Module:
             return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
 
-    register_format(Careless())
+    register_format(WrongNetwork())
     write_npz(tmp_path / "member.npz")
     with pytest.raises(ZooMemberError, match="expected 2 finite scores for a grey image, found"):
         load_member(read_member_config(tmp_path / "member.npz"))

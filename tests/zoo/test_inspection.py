@@ -67,11 +67,11 @@ def test_members_with_the_same_weights_are_a_warning(zoo_maker: ZooMaker) -> Non
 def test_a_channel_without_variance_is_a_warning(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member()
 
-    def kill(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    def zero_variances(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         weights["blocks.1.norm.running_var"][:3] = 0
         return weights
 
-    edit_weights(folder, kill)
+    edit_weights(folder, zero_variances)
     (row,) = inspect_zoo(zoo_maker.path).members
     assert row.warnings == ("blocks.1.norm: 3 of 32 channels have a running variance of zero",)
     assert row.problem is None
@@ -93,11 +93,11 @@ def test_statistics_that_were_never_updated_are_a_warning(zoo_maker: ZooMaker) -
 def test_logits_that_do_not_depend_on_the_image_are_a_warning(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member()
 
-    def blind(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    def zero_head(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         weights["head.weight"].zero_()
         return weights
 
-    edit_weights(folder, blind)
+    edit_weights(folder, zero_head)
     (row,) = inspect_zoo(zoo_maker.path).members
     assert row.warnings == ("it has the same logits for every image of noise",)
 

@@ -71,12 +71,12 @@ def test_merges_list_the_members_of_every_shared_class(members: list[tuple[str, 
 
 
 @pytest.mark.parametrize("name", ["0", "17", "class_3", "class 3", "Class3", "LABEL_0", "label-1", " 4 ", "cls12"])
-def test_these_are_placeholders(name: str) -> None:
+def test_numbered_labels_are_placeholders(name: str) -> None:
     assert len(build_label_space([("a", (name,)), ("b", (name,))])) == 2
 
 
 @pytest.mark.parametrize("name", ["ant", "n01532829", "boeing 747", "class", "3d printer", "label_a", "7up"])
-def test_these_are_names(name: str) -> None:
+def test_all_other_labels_are_names(name: str) -> None:
     assert build_label_space([("a", (name,)), ("b", (name,))]).merges() == {name: [0, 1]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,12 +85,33 @@ def test_a_network_behind_probabilities_is_the_same_teacher() -> None:
         torch.testing.assert_close(found, (network.predict_logits(shown) / temperature).softmax(dim=1))
 
 
+def test_probabilities_of_a_wrong_shape_are_refused() -> None:
+    two_columns = BlackBox(lambda batch: torch.full((len(batch), 2), 0.5))
+    with pytest.raises(
+        ZooError, match=r"example\.org/classify: expected probabilities of shape \(4, 3\), found shape \(4, 2\)"
+    ):
+        teacher_logits(two_columns, images(4))
+
+
 @pytest.mark.parametrize(
-    "function", [lambda batch: torch.full((len(batch), 2), 0.5), lambda batch: torch.tensor([[-0.1, 0.5, 0.6]] * 4)]
+    ("row", "found"),
+    [
+        ([-0.1, 0.5, 0.6], r"-0\.1 as the smallest value and sums from 1 to 1"),
+        ([0.2, 0.3, 0.48], r"0\.2 as the smallest value and sums from 0\.98 to 0\.98"),
+        ([20.0, 30.0, 50.0], "20 as the smallest value and sums from 100 to 100"),  # percentages
+        ([math.nan, 0.5, 0.5], "nan as the smallest value"),
+    ],
 )
-def test_values_that_are_no_probabilities_are_refused(function: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(ZooError, match=r"example\.org/classify: expected probabilities of shape \(4, 3\)"):
-        teacher_logits(BlackBox(function), images(4))
+def test_values_that_are_no_probabilities_are_refused(row: list[float], found: str) -> None:
+    black_box = BlackBox(lambda batch: torch.tensor([row] * len(batch)))
+    with pytest.raises(ZooError, match=rf"example\.org/classify: expected probabilities, .* found {found}"):
+        teacher_logits(black_box, images(4))
+
+
+def test_rounded_probabilities_are_accepted() -> None:
+    row = torch.tensor([0.33, 0.33, 0.33])
+    logits = teacher_logits(BlackBox(lambda batch: row.expand(len(batch), 3)), images(4))
+    assert torch.equal(logits, row.log().expand(4, 3))
 
 
 def test_all_members_are_queried_side_by_side() -> None:

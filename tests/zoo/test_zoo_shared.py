@@ -1,4 +1,4 @@
-"""The zoos that the project is measured with load as they are."""
+"""The shared zoos, on which the results are measured, load without a change."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import typer
 
 from dfml.cli.options import CalibrationOption, DeviceOption, JsonOption, SeedOption, ThreadsOption, prepare_torch
 from dfml.cli.output import Output
-from dfml.cli.output_folder import new_folder
+from dfml.cli.output_folder import new_folder, report_write_errors
 
 
 def adapt(
@@ -42,7 +42,9 @@ def adapt(
         opened = open_learner(learner, device, seed=seed, progress=show_progress)
         chosen = CALIBRATIONS[calibration]() if calibration else None
         images, labels, names = read_support(support, opened.preprocessing.size)
-        opened.adapt(images, labels, names, calibration=chosen).save_pretrained(unfinished)
+        classifier = opened.adapt(images, labels, names, calibration=chosen)
+        with report_write_errors(out):
+            classifier.save_pretrained(unfinished)
     counts = dict(zip(names, labels.bincount().tolist(), strict=True))
     output.say("classes: " + ", ".join(f"{name} ({count})" for name, count in counts.items()))
     output.say(f"classifier: {out}")

@@ -10,7 +10,7 @@ import typer
 
 from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, prepare_torch
 from dfml.cli.output import Output, to_json
-from dfml.cli.output_folder import require_empty, writing
+from dfml.cli.output_folder import report_write_errors, require_empty
 from dfml.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def invert(
     names = _names(opened, member or [], members)
     # No member yet: checks that settings and engine fit before anything is written.
     inverted = invert_zoo(opened, members=[], learned=learned, config=config)
-    with writing(out):
+    # The inversion of a member also writes its images; members that cannot be read raise errors of their own.
+    with report_write_errors(out):
         _write_config(out, zoo, seed, config, learned)
         for name in names:
             with deferred_progress(name) as progress:
@@ -95,8 +96,9 @@ def invert(
                     seed=seed,
                     on_step=on_step,
                 )
-        render_inversion(inverted).save(out / "contact_sheet.png")
-        results = _results(inverted, per_class, seed)
+    contact_sheet, results = render_inversion(inverted), _results(inverted, per_class, seed)
+    with report_write_errors(out):
+        contact_sheet.save(out / "contact_sheet.png")
         (out / "fidelity.json").write_text(to_json(results), encoding="utf-8")
     output.show(fidelity_table(inverted))
     for each in inverted:

@@ -26,10 +26,12 @@ _COMMENT_WIDTH = 100
 
 @dataclass(frozen=True)
 class RunFile:
-    """Content of a `--config` file; a run's own `config.yaml` is one, and enough to repeat the run.
+    """Content of a `--config` file, such as the `config.yaml` of a run.
+
+    It repeats the run, except that `start_from` is ignored: the command line gives it again.
 
     Attributes:
-        method: Method to train; None if the file names none.
+        method: Method to train: that of `--method`, else that of the file; None if neither names one.
         zoo: Path of the zoo; None if the file names none.
         class_identity: Which labels of different members mean the same class.
         settings: Name of a method -> its settings; those of other methods are ignored.
@@ -70,7 +72,9 @@ def read_run_file(path: Path, requested: str | None = None) -> RunFile:
     sections = {key: value for key, value in content.items() if key not in RUN_ENTRIES}
     for name, section in sections.items():
         if name not in known:
-            raise ConfigError(f"--config {path}: unknown entry {name!r}; known are method, zoo, {', '.join(known)}")
+            raise ConfigError(
+                f"--config {path}: unknown entry {name!r}; known are method, zoo, class_identity, {', '.join(known)}"
+            )
         if not isinstance(section, dict):
             raise ConfigError(f"--config {path}: expected settings below {name!r}, found {section!r}")
     identity = content.get("class_identity", "names")
@@ -101,6 +105,7 @@ def choose_method(requested: str | None, file: RunFile) -> type[Method]:
     if not (file.method or requested) and file.settings and DEFAULT_METHOD not in file.settings:
         names = ", ".join(file.settings)
         raise UsageError(f"the --config file has settings of {names}, but names no method; add `method:` or --method")
+    # `file.method` already is the requested method, if one is requested.
     return file.method or find_method(requested or DEFAULT_METHOD)
 
 

@@ -1,7 +1,8 @@
 """Cache of decoded images in the user's cache folder. Cached images are memory-mapped, not read.
 
-One safetensors file per source, split and image size; its header holds the class names and a fingerprint of the source.
-If the source has changed, the file is replaced, so the cache does not grow with every change.
+One safetensors file per source, split, official class split and image size; its header holds the name of the data set,
+the class names and a fingerprint of the source. If the source has changed, its file is replaced. Files of sources that
+no longer exist and of older cache versions are not removed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError
 from dfml.files import atomic_file, save_tensors
 
-# Increase it whenever `decode` returns other pixels than before.
+# Increase it when `dfml.data.decode` gives other pixels than before: files of older versions are no longer found then.
+# They are not removed.
 _VERSION = 1
 
 
@@ -42,12 +44,14 @@ class CacheEntry:
 
     Args:
         folder: The cache folder; created by `save` if it is missing.
-        target: What is cached: path of the source, split, image size. Entries of different targets coexist.
-        fingerprint: State of the source. An entry with another fingerprint is out of date.
+        key: What is cached: path of the source (its bytes in hexadecimal digits), split or None, official class split
+            or None, side length of the images in pixels. Every key has a file of its own.
+        fingerprint: State of the source: a string that changes with the source's files and with the classes of an
+            official split. An entry with another fingerprint is out of date.
     """
 
-    def __init__(self, folder: Path, target: tuple[str | int | None, ...], fingerprint: str) -> None:
-        digest = hashlib.sha256(json.dumps([_VERSION, *target]).encode()).hexdigest()
+    def __init__(self, folder: Path, key: tuple[str, str | None, str | None, int], fingerprint: str) -> None:
+        digest = hashlib.sha256(json.dumps([_VERSION, *key]).encode()).hexdigest()
         self.path = folder / f"{digest[:32]}.safetensors"
         self._fingerprint = fingerprint
 

@@ -1,4 +1,8 @@
-"""The usual few-shot protocol: seeded episodes of unseen classes, mean accuracy and its 95% confidence interval."""
+"""Few-shot evaluation: seeded episodes of unseen classes, mean accuracy and its 95% confidence interval.
+
+Episodes are those of Snell et al. (NeurIPS 2017). In this module, `protocol` is the batch-norm rule alone
+(`dfml.learners.base.ProtocolName`): the statistics by which batch-norm normalises query images.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +37,21 @@ class Evaluation:
     Attributes:
         name: Name of the learner, with that of its calibration.
         accuracies: Accuracy on the query set of every episode, fractions; `compare` takes their differences in pairs.
-        protocol: Batch-norm rule, `strict` or `paper`.
+        protocol: Batch-norm rule that was asked for, `strict` or `paper`. If a learner of the other rule was allowed,
+            this is not the rule by which it was evaluated, which `note` names.
         way: Number of classes per episode.
         shot: Number of support images per class.
         query: Number of query images per class.
         seed: Seed of the episodes.
         dataset: Name of the data set.
         seconds: Wall-clock time of the whole evaluation.
-        adapt_ms: Mean time to adapt to one support set, with its calibration, in milliseconds.
-        predict_ms: Mean time to predict one query image, in milliseconds.
-        note: Restriction on how the accuracy may be compared; empty if there is none.
+        adapt_ms: Mean wall-clock time per episode to resize its support images and adapt to them, with the calibration,
+            in milliseconds. For a learner with a fixed embedding (`EmbeddingLearner`): the time to embed as many
+            images alone, without the fit of the head, as the mean over all images of the data set.
+        predict_ms: Mean wall-clock time per query image to resize it and predict its class, in milliseconds. For a
+            learner with a fixed embedding: the mean time to embed one image alone.
+        note: Restriction on how the accuracy may be compared: the learner's own batch-norm rule, where it is not the
+            one that was asked for; otherwise empty.
         versions: Versions of Python and of the libraries that computed the result.
     """
 
@@ -104,8 +113,9 @@ def compare(first: Evaluation, second: Evaluation) -> Difference:
     """Compare two learners in pairs, episode by episode.
 
     Both must have been evaluated on the same episodes: the same data set, way, shot, query, seed and number of
-    episodes. The interval of the paired difference is usually much narrower than the two intervals suggest, because
-    hard episodes are hard for both.
+    episodes. Data sets are compared by their names alone. The protocols may differ: the episodes do not depend on them.
+    The interval of the paired difference is usually much narrower than the two intervals suggest, because hard episodes
+    are hard for both.
 
     Args:
         first: Evaluation of the first learner.
@@ -116,7 +126,7 @@ def compare(first: Evaluation, second: Evaluation) -> Difference:
         The learners differ significantly at the 5% level if `abs(mean) > ci`.
 
     Raises:
-        ValueError: If the two were evaluated on different episodes.
+        ValueError: If the two were evaluated on different episodes; names the settings that differ.
     """
     settings = ("way", "shot", "query", "seed", "dataset")
     differing = [name for name in settings if getattr(first, name) != getattr(second, name)]
@@ -149,7 +159,7 @@ def evaluate(
 
     Each episode samples `way` classes of the data set, and `shot` support and `query` query images of each. The learner
     adapts to the support set, and the accuracy of the classifier is measured on the query set. The result is the mean
-    over episodes with a 95% confidence interval, the protocol of Snell et al. (NeurIPS 2017) and most work since.
+    over episodes with a 95% confidence interval, as in Snell et al. (NeurIPS 2017) and most work since.
 
     Args:
         learner: Learner to evaluate.
@@ -161,11 +171,13 @@ def evaluate(
         episodes: Number of episodes; default 600. Episode i depends on `seed` and i alone, so it is the same for every
             learner and for any number of episodes.
         seed: Seed of the episodes; default 0.
-        protocol: `strict` (default): inductive, the prediction for one query image does not depend on the others.
-            `paper`: transductive, batch-norm normalises the query images of an episode with their own statistics, as in
-            the released code of PURER and FREE.
-        allow_other_protocol: Evaluate a learner that was trained for the other protocol, by the rule that it was
-            trained for; the result's `note` says so. Default False.
+        protocol: Batch-norm rule that the learner is expected to follow. `strict` (default): inductive, the prediction
+            for one query image does not depend on the others. `paper`: transductive, batch-norm normalises the query
+            images of an episode with their own statistics, as in the released code of PURER and FREE. The argument does
+            not change the learner; it is compared with the rule that the learner was trained for (its attribute
+            `protocol`). A learner whose rule is `any` uses no batch statistics and is accepted with both.
+        allow_other_protocol: Accept a learner that was trained for the other rule. It is evaluated by its own rule, and
+            the result's `note` says so. Default False.
         calibration: Calibration of every adapted classifier, such as `dfml.ICFIL()`; default None.
         on_episode: Function that is called after every episode with the number of finished episodes.
 
@@ -173,7 +185,7 @@ def evaluate(
         Accuracy of every episode, their mean and its confidence interval, timings, and all settings.
 
     Raises:
-        ProtocolError: If the learner was trained for the other protocol.
+        ProtocolError: If the learner was trained for the other rule and `allow_other_protocol` is False.
         DataError: If the data set has fewer than `way` classes, or a class has fewer than `shot + query` images.
         LearnerError: If the calibration does not support this kind of learner.
         UsageError: If `episodes` is less than 1.
@@ -183,16 +195,16 @@ def evaluate(
     require_evaluable(learner, dataset, way, shot, query, protocol, allow_other_protocol=allow_other_protocol)
     if calibration:
         calibration.check(learner)
-    other = learner.protocol not in (protocol, "any")
+    follows_other_rule = learner.protocol not in (protocol, "any")
     started = time.perf_counter()
-    score = (
+    score_episodes = (
         embedded_scores(learner, dataset)
         if isinstance(learner, EmbeddingLearner)
         else adapted_scores(learner, dataset, calibration)
     )
     accuracies, adapting, predicting = [], 0.0, 0.0
-    indices = [sample_evaluation_episode(dataset, way, shot, query, seed, index) for index in range(episodes)]
-    for scores, adapt_seconds, predict_seconds in score(indices, way):
+    episode_indices = [sample_evaluation_episode(dataset, way, shot, query, seed, index) for index in range(episodes)]
+    for scores, adapt_seconds, predict_seconds in score_episodes(episode_indices, way):
         target = episode_labels(way, query, scores.device)
         accuracies.append((scores.argmax(dim=1) == target).double().mean().item())
         adapting, predicting = adapting + adapt_seconds, predicting + predict_seconds
@@ -210,7 +222,7 @@ def evaluate(
         seconds=time.perf_counter() - started,
         adapt_ms=1000.0 * adapting / episodes,
         predict_ms=1000.0 * predicting / (episodes * way * query),
-        note=f"trained and adapted by the protocol {learner.protocol}" if other else "",
+        note=f"trained and adapted by the protocol {learner.protocol}" if follows_other_rule else "",
         versions=versions(),
     )
 
@@ -256,7 +268,11 @@ def require_evaluable(
     *,
     allow_other_protocol: bool = False,
 ) -> None:
-    """Check the arguments of `evaluate`, so that a command of many evaluations fails before the first of them starts.
+    """Check a learner and a data set, so that a command of many evaluations fails before the first of them starts.
+
+    It checks, in this order: that the learner was trained for the batch-norm rule of the evaluation, that the data set
+    has at least `way` classes, and that every class has at least `shot + query` images. It does not check the number of
+    episodes and the calibration, which `evaluate` does.
 
     Args:
         learner: Learner to evaluate.
@@ -264,11 +280,11 @@ def require_evaluable(
         way: Number of classes per episode.
         shot: Number of support images per class.
         query: Number of query images per class.
-        protocol: Protocol of the evaluation.
-        allow_other_protocol: Accept a learner that was trained for the other protocol.
+        protocol: Batch-norm rule that is asked for; see `evaluate`.
+        allow_other_protocol: Accept a learner that was trained for the other rule.
 
     Raises:
-        ProtocolError: If the learner was trained for the other protocol.
+        ProtocolError: If the learner was trained for the other rule and `allow_other_protocol` is False.
         DataError: If the data set has fewer than `way` classes, or a class has fewer than `shot + query` images.
     """
     if learner.protocol not in (protocol, "any") and not allow_other_protocol:

@@ -129,7 +129,7 @@ class ContrastiveInversion(Engine):
                 memory.whole = torch.cat([memory.whole, whole])[-self.config.bank :]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See `Engine.state`."""
+        """See `Engine.state_dict`."""
         tensors = self._statistics.state_dict()
         for name, memory in self._memories.items():
             tensors |= {f"{name}.head.{index}": value for index, value in enumerate(memory.head)}
@@ -137,7 +137,7 @@ class ContrastiveInversion(Engine):
         return tensors
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Engine.restore`."""
+        """See `Engine.load_state_dict`."""
         self._statistics.load_state_dict(tensors)
         self._memories = {}
         for name in [key.removesuffix(".local") for key in tensors if key.endswith(".local")]:

@@ -51,13 +51,17 @@ class Target:
 
     @property
     def network(self) -> PretrainedClassifier:
-        """The member as a classifier with gradients.
+        """The member as a `PretrainedClassifier`.
 
         Raises:
-            TypeError: If it only predicts; `EngineEntry.needs` keeps such members away from an engine.
+            TypeError: If it is none. An engine that uses this property declares `EngineEntry.needs` as
+                `PretrainedClassifier`, so that no other member is a target.
         """
         if not isinstance(self.classifier, PretrainedClassifier):
-            raise TypeError(f"expected a member with gradients, found {self.name}, which only predicts")
+            raise TypeError(
+                f"expected {self.name} to be a PretrainedClassifier, found {type(self.classifier).__name__}; "
+                "declare it in EngineEntry.needs"
+            )
         return self.classifier
 
 

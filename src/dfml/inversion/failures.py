@@ -19,9 +19,9 @@ _CONSTANT = 1e-3  # mean standard deviation of values in [0, 1]: a quarter of a 
 class FailureTracker:
     """Records members whose inversion fails, so that a run can continue without them.
 
-    A member is excluded at once when its loss or its images are not finite, its images are constant, or all images of a
-    class are the same; and after `patience` rounds in a row in which the cross-entropy did not fall and ended above
-    that of a uniform prediction.
+    A member is excluded at once if its cross-entropy or its images are not finite, its images are constant, or all
+    images of a class are the same (standard deviation below 0.001, on average); and after `patience` rounds in a row in
+    which the cross-entropy did not fall and ended above that of a uniform prediction.
 
     Args:
         patience: Number of such rounds in a row.
@@ -50,10 +50,10 @@ class FailureTracker:
         """
         values = [loss.label.item() for loss in losses]
         if not all(map(math.isfinite, values)) or not bool(images.isfinite().all()):
-            self.excluded[target.name] = "the generator diverged (its loss is not finite)"
+            self.excluded[target.name] = "the inversion diverged (its cross-entropy or its images are not finite)"
             return False
         if _least_deviation(images, target.labels) < _CONSTANT:
-            self.excluded[target.name] = "the generator collapsed (images are constant, or all of a class the same)"
+            self.excluded[target.name] = "the inversion collapsed (images are constant, or all of a class are the same)"
             return False
         stalled = len(values) > 1 and values[-1] >= values[0] and values[-1] > math.log(len(target.classifier.labels))
         self._stalled[target.name] = self._stalled.get(target.name, 0) + 1 if stalled else 0

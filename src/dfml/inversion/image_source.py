@@ -16,7 +16,15 @@ from dfml.images import resize_and_crop
 from dfml.inversion.engine import StudentRowLogits, Target, balanced_labels
 from dfml.inversion.failures import FailureTracker
 from dfml.inversion.loss import InversionLoss
-from dfml.inversion.registry import ENGINES, InversionConfig, LearnedEngine, create_engine, without_member_state
+from dfml.inversion.registry import (
+    ENGINES,
+    InversionConfig,
+    LearnedEngine,
+    create_engine,
+    missing_requirement,
+    without_member_state,
+)
+from dfml.inversion.terms import BUILT_IN_TERMS
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.zoo import Zoo
 
@@ -38,7 +46,10 @@ class ImageSource:
         engine: The engine; it learns from round to round.
         classes_per_round: Largest number of classes of one member in a round.
         failures: The record of excluded members.
-        last: Means over members of the last round's losses, as metrics.
+        last: Metrics of the last round: values of the loss terms, without their weights, before the last step, each the
+            mean over the members whose inversion succeeded. `inversion_loss`: the cross-entropy (label term) alone, in
+            nats. `batch_norm_distance` and `disagreement`: 0 where the term is not computed. `inversion_NAME`: every
+            term of another package. Empty after a round of 0 steps or without such a member.
     """
 
     def __init__(
@@ -63,12 +74,15 @@ class ImageSource:
         self._exclude_unsuited()
 
     def _exclude_unsuited(self) -> None:
-        """Exclude members that lack what the engine needs; all members that are read from files have gradients."""
+        """Exclude members that the engine cannot invert."""
         for index in range(len(self._zoo)):
-            if self._zoo.member_configs[index] is None and not isinstance(self._zoo[index], self._entry.needs):
+            if self._zoo.member_configs[index] is not None:
+                continue  # read from files, and so a `PretrainedClassifier`; it need not be loaded for this
+            reason = missing_requirement(self._config.engine, self._zoo[index])
+            if reason:
                 name = self._zoo.name(index)
-                self.failures.excluded[name] = f"it only predicts, and the engine {self._config.engine} needs gradients"
-                self._messages.append(f"{name} is not inverted: {self.failures.excluded[name]}")
+                self.failures.excluded[name] = reason
+                self._messages.append(f"{name} is not inverted: {reason}")
         self._require_members()
 
     def sample_members(self, round_index: int, count: int) -> list[int]:
@@ -110,7 +124,7 @@ class ImageSource:
         round_index: int,
         *,
         student: StudentRowLogits | None = None,
-        own: Iterable[Tensor] = (),
+        learner_weights: Iterable[Tensor] = (),
     ) -> dict[int, Tensor]:
         """Recover images from some members.
 
@@ -119,13 +133,14 @@ class ImageSource:
             per_class: Images of every output that `labels` names.
             round_index: Number of the round: draws differ between rounds and repeat when a round is repeated.
             student: Student logits; images maximise the divergence between member and student. None disables the term.
-            own: The student's weights: if they are not finite, a failure is not the members'.
+            learner_weights: Weights of the learner that is being trained. Only looked at after a failure, to find out
+                whether the learner rather than the member is at fault: that is so if they are not finite.
 
         Returns:
             Member index -> images in [0, 1] in the order of `labels`, for every member whose inversion succeeded.
 
         Raises:
-            RunError: If no member is left, or the engine or the student is not finite itself.
+            RunError: If no member is left, or, after a failure, the engine's state or the learner is not finite.
         """
         targets = self._targets(members, per_class, round_index)
         run = self.engine.start(targets, round_index, student=student)
@@ -136,7 +151,7 @@ class ImageSource:
             for position, target in enumerate(targets)
             if self.failures.check(target, [losses[position] for losses in history], images[position])
         ]
-        self._report({target.name for position, target in enumerate(targets) if position not in kept}, own)
+        self._report({target.name for position, target in enumerate(targets) if position not in kept}, learner_weights)
         self.engine.learn(run, kept)
         self.last = _means([history[-1][position] for position in kept]) if history else {}
         size = self._preprocessing.size
@@ -167,13 +182,15 @@ class ImageSource:
         messages, self._messages = self._messages, []
         return messages
 
-    def _report(self, names: set[str], own: Iterable[Tensor]) -> None:
-        """Note the excluded members, unless the engine or the student is what failed."""
+    def _report(self, names: set[str], learner_weights: Iterable[Tensor]) -> None:
+        """Note messages on members that failed, unless the engine or the learner is at fault."""
         for name in sorted(names):
             self._messages.append(f"{name} is excluded: {self.failures.excluded[name]}")
-        if names and not all(bool(value.isfinite().all()) for value in [*self.engine.state_dict().values(), *own]):
+        if names and not all(
+            bool(value.isfinite().all()) for value in [*self.engine.state_dict().values(), *learner_weights]
+        ):
             raise RunError(
-                "the generator or the learner itself is not finite any more; lower the learning rates. "
+                "the inversion engine or the learner itself is not finite any more; lower the learning rates. "
                 "The last checkpoint is intact"
             )
         self._require_members()
@@ -240,7 +257,6 @@ def _means(losses: list[InversionLoss]) -> dict[str, float]:
         "batch_norm_distance": [loss.batch_norm for loss in losses],
         "disagreement": [loss.disagreement for loss in losses],
     }
-    own = {"label", "batch_norm", "total_variation", "l2", "disagreement"}
-    for name in losses[0].parts.keys() - own:
+    for name in losses[0].parts.keys() - set(BUILT_IN_TERMS):
         parts[f"inversion_{name}"] = [loss.parts[name] for loss in losses]
     return {name: torch.stack(values).mean().item() for name, values in parts.items()}

@@ -21,10 +21,10 @@ from dfml.inversion.engine import Engine, InversionRun, Target
 from dfml.inversion.fidelity import Fidelity, FidelityMeter
 from dfml.inversion.loss import InversionLoss
 from dfml.inversion.registry import (
-    ENGINES,
     InversionConfig,
     LearnedEngine,
     create_engine,
+    missing_requirement,
     require_learned,
     without_member_state,
 )
@@ -173,8 +173,9 @@ def _invert_member(
     on_step: OnStep | None,
 ) -> InvertedMember:
     classifier, name = zoo[index], zoo.name(index)
-    if not isinstance(classifier, ENGINES.find(config.engine).needs):
-        raise UsageError(f"{name} only predicts, and the engine {config.engine} needs gradients; choose other members")
+    reason = missing_requirement(config.engine, classifier)
+    if reason:
+        raise UsageError(f"{name} cannot be inverted: {reason}; choose other members")
     meter = FidelityMeter(zoo, index)
     folders = folder_names(classifier.labels)
     most_images, most_classes = (KEPT_IMAGES, KEPT_CLASSES) if folder else (per_class, len(folders))

@@ -20,7 +20,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 from torch.nn import functional
 
-from dfml.inversion.terms import LossInputs, LossTerm, create_extra_terms, own_terms
+from dfml.inversion.terms import LossInputs, LossTerm, built_in_terms, create_extra_terms
 from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
@@ -81,9 +81,9 @@ class InversionWeights(FrozenSettings):
     """Whether the whole batch is mirrored horizontally with probability one half at every step."""
 
     def terms(self) -> tuple[LossTerm, ...]:
-        """The terms of the loss that have a weight, dfml's own first; the label term always comes first."""
+        """Create the terms of the loss whose weight is not 0, dfml's own first; the label term is always the first."""
         return (
-            *own_terms(
+            *built_in_terms(
                 label=self.label,
                 batch_norm=self.batch_norm,
                 first_layer=self.first_layer,

@@ -144,14 +144,14 @@ class MetaGenerator(Engine):
         return copy.last[name] if self.config.outer == "last" else copy.total[name]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """See `Engine.state`."""
+        """See `Engine.state_dict`."""
         tensors = {f"weights.{name}": value for name, value in self.weights.items()}
         tensors |= {"updates": torch.tensor(self.updates), **self._statistics.state_dict()}
         return tensors | optimiser_state_dict("optimiser", self._optimiser)
 
     @torch.no_grad()
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Engine.restore`."""
+        """See `Engine.load_state_dict`."""
         for name, value in self.weights.items():
             value.copy_(tensors[f"weights.{name}"])
         self.updates = int(tensors["updates"])

@@ -21,8 +21,8 @@ from dfml.inversion.engine import Engine, StatisticsMemory
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
 from dfml.registries import Registry
 from dfml.settings import FrozenSettings, build_config
-from dfml.zoo.members import Differentiable
-from dfml.zoo.pretrained import Preprocessing
+from dfml.zoo.members import Differentiable, Predicts
+from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 
 
 @runtime_checkable
@@ -45,8 +45,9 @@ class EngineEntry:
         create: Builds the engine.
         meta_trained: Whether it must learn in a training before `dfml invert` can use it.
         shares_pixels: Whether several members may be shown the same pixels; targets then carry `Target.images`.
-        needs: Protocol that members must satisfy: `Differentiable` (gradients of the logits to the images),
-            or `Predicts`. Other members are left out.
+        needs: Type that members must have; others are excluded. `Differentiable`, the default: logits that are
+            differentiable in the images. `PretrainedClassifier`: for engines that use `Target.network`, as dfml's own
+            do. `Predicts`: all members.
     """
 
     settings: type[FrozenSettings]
@@ -71,10 +72,10 @@ ENGINES: Registry[EngineEntry] = Registry(
     "engine",
     "dfml.engines",
     {
-        "five": EngineEntry(FiveConfig, MetaGenerator, meta_trained=True),
-        "fast_dfkd": EngineEntry(FastDfkdConfig, MetaGenerator, meta_trained=True),
-        "cmi": EngineEntry(ContrastiveConfig, ContrastiveInversion),
-        "ei": EngineEntry(PixelInversionConfig, _create_ei),
+        "five": EngineEntry(FiveConfig, MetaGenerator, meta_trained=True, needs=PretrainedClassifier),
+        "fast_dfkd": EngineEntry(FastDfkdConfig, MetaGenerator, meta_trained=True, needs=PretrainedClassifier),
+        "cmi": EngineEntry(ContrastiveConfig, ContrastiveInversion, needs=PretrainedClassifier),
+        "ei": EngineEntry(PixelInversionConfig, _create_ei, needs=PretrainedClassifier),
     },
 )
 
@@ -171,6 +172,21 @@ def create_engine(
     together = stacked if stacked is not None else device is not None and device.type == "cuda"
     entry = ENGINES.find(config.engine)
     return entry.create(config.section(), preprocessing, seed=seed, device=device, stacked=together)
+
+
+def missing_requirement(engine: str, member: Predicts) -> str | None:
+    """Reason why an engine cannot invert a member (`EngineEntry.needs`), for messages; None if it can.
+
+    Args:
+        engine: Name of the engine.
+        member: Member of a zoo.
+    """
+    needs = ENGINES.find(engine).needs
+    if isinstance(member, needs):
+        return None
+    if not isinstance(member, Differentiable):
+        return f"it only predicts, and the engine {engine} needs gradients"
+    return f"its type is {type(member).__name__}, and the engine {engine} needs {needs.__name__}"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""The terms of the inversion loss: small objects with a weight; terms of other packages join them by name.
+"""The terms of the inversion loss: objects with a name and a weight that compute one value from a batch of images.
 
-A term from outside is registered with `register_loss_term`, or announced by an installed package as an entry point of
-`dfml.loss_terms`, and gets its weight by a setting such as `--set purer.inversion.extra={edges: 0.1}`.
+Other packages can add terms. In Python, `register_loss_term` adds one; on the command line, a term is available if an
+installed package declares it as an entry point of the group `dfml.loss_terms`. A term is used if the setting `extra` of
+`InversionWeights` has a weight for its name, for example `--set 'purer.inversion.extra={edges: 0.1}'` in a shell.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,23 +18,34 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml.divergences import kl_divergence
+from dfml.errors import UsageError
 from dfml.registries import Registry
 from dfml.zoo.statistics import LayerStatistics
+
+BUILT_IN_TERMS = ("label", "batch_norm", "total_variation", "l2", "disagreement")
+"""Names of dfml's own terms."""
+
+_RESERVED = (*BUILT_IN_TERMS, "loss")  # the metric of a term `loss` would be `inversion_loss`, which is the label term
 
 _JS_TEMPERATURE = 3.0  # of both distributions in DeepInversion's Jensen-Shannon term
 
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What the terms are computed from: one batch of images in front of one member.
+    """The inputs of all terms: one batch of images and the predictions of one member for them.
 
     Attributes:
-        pixels: The images in normalised space, after the view.
-        images: The same in [0, 1], not clipped, in the size in which they are kept.
-        labels: For every image the output of the member that it is assigned to.
-        logits: The member's logits; differentiable.
-        statistics: Statistics of its batch-norm layers in order of use; empty if it has none, or no term needs them.
-        student_logits: The student's logits for the same outputs; None without a student.
+        pixels: Images after this step's random shift and flip (`dfml.inversion.loss.View`), normalised with the mean
+            and standard deviation of the engine (`ei`: those of the member).
+        images: The same images, denormalised: nominally in [0, 1], but not clipped. They have the size that is
+            optimised; the member sees them resized to its own input size.
+        labels: For every image, the index of the member's output (class) that the image shall show.
+        logits: Logits of the member for these images; differentiable in the pixels.
+        statistics: One entry per batch-norm layer of the member, in order of use: mean and variance of this batch (with
+            `InversionWeights.momentum`: their moving average over batches) beside the running mean and variance. Empty
+            if the member has no such layer or no term needs them.
+        student_logits: Logits of the student for the outputs of the member. None if there is no student or
+            `InversionWeights.disagreement` is 0; without gradient if `InversionWeights.student_gradient` is False.
     """
 
     pixels: Float[Tensor, "images 3 size size"]
@@ -48,10 +60,16 @@ class LossInputs:
 class LossTerm(Protocol):
     """One term of the inversion loss.
 
+    The loss is the sum of `weight` times the value over all terms. A term from another package is created with the
+    weight in the settings, which is at least 0: a term that rewards a large value returns the value negated. Methods
+    that recover images by an engine (`ImageSource`) report its value, without the weight, as the metric
+    `inversion_NAME`; `purer` does not.
+
     Attributes:
-        name: Name of the term in `InversionLoss.parts` and, for terms from outside, in the metrics.
-        weight: Factor of the value in the sum; negative to reward a large value.
-        needs_statistics: Whether it reads `LossInputs.statistics`; computing them costs time.
+        name: Name of the term, its key in `InversionLoss.parts`. For a term from another package, the name under which
+            it is registered, and neither `loss` nor one of `BUILT_IN_TERMS`.
+        weight: Factor of the value in the loss.
+        needs_statistics: Whether the term reads `LossInputs.statistics`; computing them costs time.
     """
 
     @property
@@ -67,7 +85,7 @@ class LossTerm(Protocol):
         """See above."""
 
     def __call__(self, inputs: LossInputs) -> Float[Tensor, ""] | None:
-        """The value without its weight; differentiable in the pixels. None where the term does not apply."""
+        """Compute the value without its weight; differentiable in the pixels. None if the term does not apply."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +103,11 @@ class LabelTerm:
 
 @dataclass(frozen=True)
 class BatchNormTerm:
-    """Distance between the batch's and the running statistics; see `batch_norm_distance`."""
+    """Distance between the batch's and the running statistics; see `batch_norm_distance`.
+
+    Attributes:
+        first_layer: Factor of the first layer's distance.
+    """
 
     weight: float
     first_layer: float = 1.0
@@ -99,7 +121,7 @@ class BatchNormTerm:
 
 @dataclass(frozen=True)
 class TotalVariationTerm:
-    """Total variation of the pixels; see `total_variation`."""
+    """L2 norms of the differences of adjacent pixels of the whole batch; see `total_variation`."""
 
     weight: float
     name: str = "total_variation"
@@ -112,7 +134,7 @@ class TotalVariationTerm:
 
 @dataclass(frozen=True)
 class L2Term:
-    """L2 norm of all pixels of the batch together, not squared."""
+    """L2 norm of all pixels of the batch together, not squared; it grows with the square root of the batch size."""
 
     weight: float
     name: str = "l2"
@@ -126,10 +148,10 @@ class L2Term:
 
 @dataclass(frozen=True)
 class DisagreementTerm:
-    """Divergence between member and student; see `disagreement`. A negative weight maximises it."""
+    """Divergence between member and student; see `disagreement`. With a negative weight, the images maximise it."""
 
     weight: float
-    divergence: str = "kl"
+    divergence: Literal["kl", "js"] = "kl"
     name: str = "disagreement"
     needs_statistics: bool = False
 
@@ -140,7 +162,7 @@ class DisagreementTerm:
         return disagreement(inputs.logits, inputs.student_logits, self.divergence)
 
 
-def own_terms(
+def built_in_terms(
     *,
     label: float,
     batch_norm: float,
@@ -148,38 +170,76 @@ def own_terms(
     total_variation: float,
     l2: float,
     disagreement: float,
-    divergence: str,
+    divergence: Literal["kl", "js"],
 ) -> tuple[LossTerm, ...]:
-    """Dfml's own terms in their fixed order, without those of weight 0 (the label term is always there)."""
-    rest: tuple[LossTerm, ...] = (
+    """Create dfml's own terms in a fixed order, without those of weight 0.
+
+    The label term is created with weight 0 too: its value, the cross-entropy, is what failures are detected by, and a
+    metric of every run.
+
+    Args:
+        label: Weight of the cross-entropy.
+        batch_norm: Weight of the distance of the batch-norm statistics.
+        first_layer: Factor of the first batch-norm layer within that distance.
+        total_variation: Weight of the total variation.
+        l2: Weight of the L2 norm of the pixels.
+        disagreement: Weight of the reward for a large divergence between member and student; at least 0. The term gets
+            this weight with a negative sign.
+        divergence: Kind of that divergence; see `disagreement`.
+    """
+    others: tuple[LossTerm, ...] = (
         BatchNormTerm(batch_norm, first_layer),
         TotalVariationTerm(total_variation),
         L2Term(l2),
         DisagreementTerm(-disagreement, divergence),
     )
-    return (LabelTerm(label), *(term for term in rest if term.weight))
+    return (LabelTerm(label), *(term for term in others if term.weight))
 
 
 _EXTRA: Registry[Callable[[float], LossTerm]] = Registry("loss term", "dfml.loss_terms", {})
 
 
 def register_loss_term(name: str, create: Callable[[float], LossTerm]) -> None:
-    """Make a loss term available to the setting `extra` of `InversionWeights`.
+    """Make a loss term available to the setting `extra` of `InversionWeights`, in this process.
 
     Args:
-        name: Name in the setting and in `InversionLoss.parts`.
-        create: Called with the weight from the settings.
+        name: Name of the term in the setting; also the attribute `name` of the created term.
+        create: Function or class that is called with the weight in the settings and returns the term.
+
+    Raises:
+        UsageError: If the name is reserved for dfml.
     """
+    _require_free_name(name)
     _EXTRA.register(name, create)
 
 
 def create_extra_terms(weights: Mapping[str, float]) -> tuple[LossTerm, ...]:
-    """The terms from outside the package that have a weight.
+    """Create the terms from other packages whose weight is not 0.
+
+    Args:
+        weights: Name of a term -> its weight.
 
     Raises:
-        UsageError: If no term of a name is registered or announced.
+        UsageError: If no term of a name is registered or announced, the name is reserved for dfml, or the created term
+            has another name.
     """
-    return tuple(_EXTRA.find(name)(weight) for name, weight in weights.items() if weight)
+    return tuple(_create_extra_term(name, weight) for name, weight in weights.items() if weight)
+
+
+def _create_extra_term(name: str, weight: float) -> LossTerm:
+    _require_free_name(name)
+    term = _EXTRA.find(name)(weight)
+    if term.name != name:
+        raise UsageError(
+            f"the loss term {name!r}: expected an object whose attribute name is {name!r}, found {term.name!r}; use "
+            "one name for the term and its registration"
+        )
+    return term
+
+
+def _require_free_name(name: str) -> None:
+    if name in _RESERVED:
+        raise UsageError(f"the name {name!r} of a loss term is reserved for dfml; give yours another name")
 
 
 def batch_norm_distance(statistics: Sequence[LayerStatistics], first_layer: float = 1.0) -> Float[Tensor, ""]:
@@ -188,8 +248,8 @@ def batch_norm_distance(statistics: Sequence[LayerStatistics], first_layer: floa
     Sum over layers of ||variance - running variance||_2 + ||mean - running mean||_2, over channels, not squared.
 
     Args:
-        statistics: One entry per batch-norm layer; at least one.
-        first_layer: Factor of the first layer.
+        statistics: One entry per batch-norm layer, in order of use; at least one.
+        first_layer: Factor of the first layer's distance.
     """
     distances = [
         torch.linalg.vector_norm(layer.variance - layer.running_variance)
@@ -200,7 +260,11 @@ def batch_norm_distance(statistics: Sequence[LayerStatistics], first_layer: floa
 
 
 def total_variation(pixels: Float[Tensor, "images channels height width"]) -> Float[Tensor, ""]:
-    """Sum of the L2 norms of the horizontal, vertical and both diagonal differences of adjacent pixels."""
+    """Total variation of a batch: four L2 norms, one per direction, of the differences of adjacent pixels, summed.
+
+    The directions are horizontal, vertical and both diagonals. Each norm is taken over the whole batch and not squared,
+    so the value grows with the square root of the batch size.
+    """
     differences = (
         pixels[..., :, 1:] - pixels[..., :, :-1],
         pixels[..., 1:, :] - pixels[..., :-1, :],
@@ -211,22 +275,25 @@ def total_variation(pixels: Float[Tensor, "images channels height width"]) -> Fl
 
 
 def disagreement(
-    member: Float[Tensor, "images outputs"], student: Float[Tensor, "images outputs"], divergence: str = "kl"
+    member: Float[Tensor, "images outputs"],
+    student: Float[Tensor, "images outputs"],
+    divergence: Literal["kl", "js"] = "kl",
 ) -> Float[Tensor, ""]:
-    """Divergence between the predictions of a member and of the student on some images; at least 0.
+    """Divergence between the predictions of a member and of the student, mean over images; at least 0.
 
     Args:
         member: Logits of the member.
         student: Logits of the student for the same outputs.
-        divergence: `kl`: mean over images of KL(member || student) where both predict the same class, 0 elsewhere, so
-            that images keep their class and become those that the student is unsure of (CMI, FREE). `js`:
-            Jensen-Shannon divergence at temperature 3, divided by ln 2, so that it is at most 1 (DeepInversion).
+        divergence: `kl`: KL(member || student) in nats, for images of which both predict the same class, and 0 for the
+            others, so that images keep their class and become those that the student is unsure of (CMI, FREE). `js`:
+            Jensen-Shannon divergence of the softmax at temperature 3, divided by ln 2, so that it is between 0 and 1
+            (DeepInversion).
     """
     if divergence == "kl":
-        p, q = functional.log_softmax(member, dim=1), functional.log_softmax(student, dim=1)
+        log_p, log_q = functional.log_softmax(member, dim=1), functional.log_softmax(student, dim=1)
         agreed = member.argmax(dim=1) == student.argmax(dim=1)
-        return (kl_divergence(p, q) * agreed).mean()
-    p, q = (functional.log_softmax(logits / _JS_TEMPERATURE, dim=1) for logits in (member, student))
-    middle = torch.logaddexp(p, q) - math.log(2.0)
-    both = (kl_divergence(p, middle) + kl_divergence(q, middle)).mean()
+        return (kl_divergence(log_p, log_q) * agreed).mean()
+    log_p, log_q = (functional.log_softmax(logits / _JS_TEMPERATURE, dim=1) for logits in (member, student))
+    log_middle = torch.logaddexp(log_p, log_q) - math.log(2.0)
+    both = (kl_divergence(log_p, log_middle) + kl_divergence(log_q, log_middle)).mean()
     return both / (2.0 * math.log(2.0))

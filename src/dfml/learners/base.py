@@ -30,18 +30,20 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
     """Few-shot learner: adapts to a support set, saves and loads like any model of the Hugging Face Hub.
 
     A subclass defines a class attribute `kind` (its name in `config.json`), `fit_support`, `get_config`, `state_dict`,
-    `from_config` and `to`. `save_pretrained(folder)` writes `config.json` and, where the learner has weights,
-    `model.safetensors`; `MetaLearner.from_pretrained(folder_or_hub_id)` returns a learner of the kind that was saved;
-    `push_to_hub(repo_id)` uploads it.
+    `from_config` and `to`. Its `__init__` sets the instance attributes `name`, `way`, `protocol` and `preprocessing`,
+    and its `to` sets `device`. `save_pretrained(folder)` writes `config.json` and, where the learner has weights,
+    `model.safetensors`; `from_pretrained(folder_or_hub_id)` returns a learner of the kind that was saved, whatever
+    class it is called on; `push_to_hub(repo_id)` uploads the learner.
 
     Attributes:
         name: Name in tables and results.
-        way: Number of classes per episode in meta-training; `adapt` accepts any number.
+        way: Number of classes per episode that the learner was meta-trained for; a learner without training episodes
+            only records it. `adapt` accepts any number of classes.
         protocol: `strict`: the prediction for one image never depends on the other images of a batch. `paper`: it does,
             because batch-norm normalises query images with their own statistics, as in the released code of PURER and
             FREE. `any`: the learner uses no batch statistics.
         preprocessing: Image size, mean and standard deviation of the network's input.
-        device: Device of the weights, on which the learner computes.
+        device: Device of the weights, on which the learner computes; default the CPU.
     """
 
     kind: ClassVar[str]
@@ -94,7 +96,8 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         """Build the learner whose `get_config()` and `state_dict()` are given, on the CPU.
 
         Raises:
-            LearnerError: If something that the config refers to has moved or changed.
+            LearnerError: If files outside of the learner's folder that the config names by path, such as the members
+                of a zoo, have moved or changed.
         """
 
     @abstractmethod
@@ -117,7 +120,7 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
             labels: Class index of every image, `(support,)`: 0 to the number of classes minus 1, in any order. Classes
                 may have different numbers of images, but each has at least one.
             names: Class names, in the order of the indices; default `("0", "1", ...)`.
-            calibration: Calibration of the adapted classifier, such as `dfml.ICFIL()`; default None, no calibration.
+            calibration: Step that fine-tunes the adapted classifier, such as `dfml.ICFIL()`; default None: none.
 
         Returns:
             Classifier of the support set's classes, on the learner's device.
@@ -168,7 +171,10 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
 
 
 class Calibration(ABC):
-    """Improvement of an adapted classifier with nothing but the support set that it was adapted to.
+    """Second adaptation step: changes the weights of an adapted classifier, by means of its support set alone.
+
+    It is not the calibration of probabilities. The word is that of PURER's ICFIL, "inversion calibration following
+    inner loop" (Hu et al., CVPR 2023, arXiv 2303.11183).
 
     Attributes:
         name: Name on the command line; added to the learner's name in results.

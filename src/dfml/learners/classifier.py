@@ -229,14 +229,14 @@ class NetworkClassifier(FewShotClassifier):
         return cls(
             EpisodeNetwork(architecture["architecture"], architecture["arguments"], seed=0),
             architecture,
-            strip(state_dict, "parameters."),
-            None if config["transductive"] else strip(state_dict, "statistics."),
+            select_prefix(state_dict, "parameters."),
+            None if config["transductive"] else select_prefix(state_dict, "statistics."),
             tuple(config["labels"]),
             read_preprocessing(config["preprocessing"]),
         )
 
 
-def strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def select_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Select the tensors whose names begin with a prefix, and remove the prefix from the names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dfml.errors import LearnerError
 from dfml.learners.base import MetaLearner
-from dfml.learners.classifier import FewShotClassifier, find_kind, read_preprocessing, strip
+from dfml.learners.classifier import FewShotClassifier, find_kind, read_preprocessing, select_prefix
 from dfml.learners.episode import episode_labels
 from dfml.learners.protonet import prototypes
 from dfml.zoo.pretrained import Preprocessing
@@ -105,7 +105,7 @@ class EmbeddingClassifier(FewShotClassifier):
         """
         name = config["learner"]["kind"]
         kind = find_kind(MetaLearner._kinds, name)
-        learner = kind.from_config(config["learner"], strip(state_dict, "learner.")) if kind else None
+        learner = kind.from_config(config["learner"], select_prefix(state_dict, "learner.")) if kind else None
         if not isinstance(learner, EmbeddingLearner):
             raise LearnerError(
                 f"expected a classifier that embeds images with an EmbeddingLearner, found a learner of the kind "

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dfml import seeds
 from dfml.learners.base import MetaLearner, ProtocolName
-from dfml.learners.classifier import FewShotClassifier, NetworkClassifier, read_preprocessing, strip
+from dfml.learners.classifier import FewShotClassifier, NetworkClassifier, read_preprocessing, select_prefix
 from dfml.learners.episode import Episode
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics, architecture_of
 from dfml.settings import FrozenSettings
@@ -39,8 +39,8 @@ class LearnerConfig(FrozenSettings):
     backbone_arguments: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the backbone, such as `{channels: 64}`."""
     head_start: Literal["random", "zero"] = "zero"
-    """Weights of the head before training: `random` (uniform), or `zero`, from which the first inner step alone makes a
-    nearest-prototype classifier."""
+    """Weights of the head before training: `random` (uniform), or `zero`, from which the first inner step alone
+    classifies by the inner product with the centred means of the classes."""
     inner_steps: PositiveInt = 1
     """Number of gradient steps on the support set in training. The released code of PURER takes 1 in its scripts and 5
     by default."""
@@ -277,7 +277,8 @@ class GradientLearner(MetaLearner):
             protocol=config["protocol"],
             name=config["name"],
         )
-        learner.parameters, learner.stored = strip(state_dict, "parameters."), strip(state_dict, "stored.")
+        learner.parameters = select_prefix(state_dict, "parameters.")
+        learner.stored = select_prefix(state_dict, "stored.")
         return learner
 
 

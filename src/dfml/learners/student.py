@@ -43,7 +43,7 @@ class Student(EmbeddingLearner):
         name: Name in tables.
 
     Attributes:
-        groups: Which outputs of the network belong to the same member.
+        member_outputs: Functions of the network's outputs that treat the outputs of each member separately.
     """
 
     kind: ClassVar[str] = "student"
@@ -63,7 +63,7 @@ class Student(EmbeddingLearner):
         self.network = network.eval().to(memory_format=torch.channels_last)
         self.architecture = architecture
         self.outputs = tuple(outputs)
-        self.groups = OutputGroups(outputs)
+        self.member_outputs = MemberOutputs(outputs)
         self.preprocessing = preprocessing
         self.embedding: StudentEmbedding = embedding
         self.fit = fit
@@ -128,8 +128,8 @@ class Student(EmbeddingLearner):
             return logits.to(images.dtype), features.to(images.dtype)
         logits = self.logits(images)
         if self.embedding == "centred":
-            return logits, self.groups.centred_probabilities(logits)
-        return logits, self.groups.log_softmax(logits).exp()
+            return logits, self.member_outputs.centred_probabilities(logits)
+        return logits, self.member_outputs.log_softmax(logits).exp()
 
     def _input(self, images: Tensor) -> Tensor:
         return self.preprocessing.normalise(images).contiguous(memory_format=torch.channels_last)
@@ -178,7 +178,7 @@ class Student(EmbeddingLearner):
         )
 
 
-class OutputGroups:
+class MemberOutputs:
     """Functions of the concatenated logits of all members, which treat the outputs of each member separately.
 
     Args:

@@ -20,9 +20,9 @@ from dfml.images import to_bytes, to_float
 from dfml.inversion.ei import PixelInversionConfig
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.registry import InversionConfig, LearnedEngine
-from dfml.learners.classifier import strip
+from dfml.learners.classifier import select_prefix
 from dfml.learners.embedding import HeadFit
-from dfml.learners.student import OutputGroups
+from dfml.learners.student import MemberOutputs
 from dfml.learners.zoo_embedding import ZooEmbeddingLearner
 from dfml.methods.base import Method
 from dfml.training.checkpoint import State
@@ -85,7 +85,7 @@ class BestMemberRun(TrainingRun):
             config.inversion, zoo, self.preprocessing, patience=config.patience, seed=config.seed, device=device
         )
         outputs = [len(classes) for classes in zoo.classes.of_member]
-        self._groups = OutputGroups(outputs)
+        self._member_outputs = MemberOutputs(outputs)
         self._messages: list[str] = []
         self._choice: tuple[int, int, float] | None = None  # number of images, member, similarity
         capacity = config.iterations * self.source.most_images(config.images_per_class)
@@ -101,7 +101,7 @@ class BestMemberRun(TrainingRun):
             )
         for member, images in recovered.items():
             rounded = to_bytes(images)
-            log_probabilities = self._groups.log_softmax(query_members(self.zoo, to_float(rounded)))
+            log_probabilities = self._member_outputs.log_softmax(query_members(self.zoo, to_float(rounded)))
             labels = self.source.labels(member, self.config.images_per_class, iteration)
             self.buffer.add(rounded, log_probabilities, self._classes[member][labels])
         if iteration == self.iterations:
@@ -171,12 +171,12 @@ class BestMemberRun(TrainingRun):
         engine, values = self.source.state_dict()
         tensors = {f"engine.{name}": value for name, value in engine.items()}
         tensors |= {f"buffer.{name}": value for name, value in self.buffer.state_dict().items()}
-        return State(tensors, values, frozenset(f"buffer.{name}" for name in DistillationBuffer.ROWS))
+        return State(tensors, values, any_length=frozenset(f"buffer.{name}" for name in DistillationBuffer.ROWS))
 
     def load_state_dict(self, state: State) -> None:
         """See `TrainingRun.load_state_dict`."""
-        self.source.load_state_dict(strip(state.tensors, "engine."), state.values)
-        self.buffer.load_state_dict(strip(state.tensors, "buffer."))
+        self.source.load_state_dict(select_prefix(state.tensors, "engine."), state.values)
+        self.buffer.load_state_dict(select_prefix(state.tensors, "buffer."))
         self._choice = None
 
 

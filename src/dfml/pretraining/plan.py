@@ -48,8 +48,8 @@ def plan_members(
 ) -> list[MemberPlan]:
     """Plan a zoo. The plan of member i does not depend on the number of members.
 
-    Members alternate between the data sets, and within each data set between the architectures, starting one further
-    for every data set, so that all pairs occur. The classes of a member are
+    Members take turns between the data sets; in turn t, data set d gets architecture (t + d) modulo their number, so
+    that all pairs occur if there are enough members. The classes of a member are
 
     - if disjoint, the next `way` classes of its data set in sorted order. The last member of a data set may have fewer;
       a single class that remains is left out, because one class is nothing to classify. A data set without further

@@ -16,6 +16,8 @@ from dfml.training.ring_buffer import newest_slots
 class DistillationBuffer:
     """A ring buffer that is allocated once on the device: 8 bits per pixel value, 16 bits per log-probability.
 
+    A slot is the position of one image in the buffer: the index of its row in each of the tensors.
+
     Args:
         capacity: Largest number of images; further images replace the oldest.
         size: Side length of the images in pixels.
@@ -80,13 +82,13 @@ class DistillationBuffer:
         self, count: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "count 3 size size"], Float[Tensor, "count outputs"]]:
         """Sample a batch uniformly with replacement; returns what `get` returns."""
-        return self.get(self.sample_indices(count, generator))
+        return self.get(self.sample_slots(count, generator))
 
     def get(
-        self, indices: Int64[Tensor, "count"]
+        self, slots: Int64[Tensor, "count"]
     ) -> tuple[Float[Tensor, "count 3 size size"], Float[Tensor, "count outputs"]]:
         """Images at some slots, in [0, 1], and the members' log-probabilities (NaN for members not queried)."""
-        return to_float(self.images[indices]), self.log_probabilities[indices].float()
+        return to_float(self.images[slots]), self.log_probabilities[slots].float()
 
     def newest(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
         """Images that were recovered for one class of the zoo, newest first.
@@ -102,14 +104,20 @@ class DistillationBuffer:
         slots = slots[self.classes.cpu()[slots] == class_index][:count]
         return to_float(self.images[slots.to(self.images.device)]).cpu()
 
-    def indices_by_class(self, at_least: int) -> list[Int64[Tensor, "_images"]]:
-        """Slots of the images of each class that has at least so many images, in ascending order of the classes."""
+    def slots_by_class(self, at_least: int) -> list[Int64[Tensor, "_images"]]:
+        """For each class of the zoo with at least `at_least` images in the buffer, the slots that hold its images.
+
+        Returns:
+            One tensor per class, in ascending order of the classes; mixed images belong to no class.
+        """
         order = torch.argsort(self.classes, stable=True)
         classes, counts = torch.unique_consecutive(self.classes[order], return_counts=True)
-        rows = torch.split(order, counts.tolist())
-        return [row for label, row in zip(classes.tolist(), rows, strict=True) if label >= 0 and len(row) >= at_least]
+        parts = torch.split(order, counts.tolist())
+        return [
+            slots for label, slots in zip(classes.tolist(), parts, strict=True) if label >= 0 and len(slots) >= at_least
+        ]
 
-    def sample_indices(self, count: int, generator: torch.Generator) -> Int64[Tensor, "count"]:
+    def sample_slots(self, count: int, generator: torch.Generator) -> Int64[Tensor, "count"]:
         """Sample slots of images uniformly with replacement; `generator` is on the CPU."""
         return torch.randint(len(self), (count,), generator=generator).to(self.images.device)
 

@@ -9,7 +9,7 @@ import torch
 
 from dfml.errors import RunError, UsageError
 from dfml.inversion.registry import InversionConfig, LearnedEngine
-from dfml.learners.classifier import read_preprocessing, strip
+from dfml.learners.classifier import read_preprocessing, select_prefix
 from dfml.settings import build_config
 from dfml.training.checkpoint import State, list_checkpoints, load_checkpoint
 from dfml.training.run_folder import CHECKPOINTS, CONFIG
@@ -71,7 +71,7 @@ def read_engine(path: Path, device: torch.device) -> LearnedEngine:
             f"{checkpoint} holds no meta-trained inversion engine; choose a run that meta-trains one (`five` or "
             "`fast_dfkd`), such as one of `dfml train ZOO --method free --out RUN`"
         )
-    tensors = strip(state.tensors, _PREFIX)
+    tensors = select_prefix(state.tensors, _PREFIX)
     try:
         return LearnedEngine(
             build_config(InversionConfig, entry["config"]),

@@ -1,4 +1,7 @@
-"""Slots of a ring buffer, in which the newest entries replace the oldest; shared by the image memories."""
+"""Slots (positions) of a ring buffer, in which the newest entries replace the oldest.
+
+Shared by `dfml.training.distillation_buffer.DistillationBuffer` and `dfml.training.task_memory.TaskMemory`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The label space of a zoo: which outputs of different members are the same class.
 
 Members come from different sources, and a label name is all that identifies a class. Placeholder names (`0`,
-`class_3`, `LABEL_0`) identify none and are never merged.
+`class_3`, `LABEL_0`) identify none: unless a mapping names its class, each is a class of its own, `MEMBER/LABEL`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LabelSpace:
     """The classes of a zoo.
 
     Attributes:
-        names: One distinct name per class.
+        names: One distinct name per class: a label, a class name of the mapping, or `MEMBER/LABEL`.
         of_member: For every member the class index of each of its outputs.
     """
 
@@ -40,7 +40,7 @@ class LabelSpace:
         return len(self.names)
 
     def digest(self) -> str:
-        """Eight hex digits that change with the names of the classes and with the members that share them."""
+        """Eight hex digits (CRC-32) that change with every name and with the class of any output."""
         return f"{zlib.crc32(repr((self.names, self.of_member)).encode()):08x}"
 
     def merges(self) -> dict[str, list[int]]:
@@ -57,8 +57,8 @@ def build_label_space(members: Sequence[tuple[str, tuple[str, ...]]], identity: 
 
     Args:
         members: Name and labels of every member.
-        identity: `names` (equal label names are one class), `distinct` (no two members share a class), or a mapping
-            member name -> label -> class name; labels that the mapping leaves out follow `names`.
+        identity: `names` (equal labels are one class, except placeholders), `distinct` (no two members share a class),
+            or a mapping member name -> label -> class name; labels that it leaves out are treated as by `names`.
 
     Raises:
         ConfigError: If `identity` is none of these, or two outputs of one member become one class.

@@ -1,6 +1,7 @@
-"""What a zoo member can do: `Predicts` (a black box suffices) and `Differentiable` (gradients to the images as well).
+"""Protocols of zoo members: `Predicts` (class probabilities) and `Differentiable` (gradients to the images as well).
 
-A member that only predicts can be a teacher or part of an embedding. Inversion needs a `Differentiable` member.
+A member that only predicts can be a teacher or part of an embedding. An inversion engine needs gradients: dfml's own
+engines need a `PretrainedClassifier`, one of another package states what it needs (`EngineEntry.needs`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dfml.errors import QueryLimitError, ZooError
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
 
+_SUM_TOLERANCE = 0.01  # of a row of probabilities: rounded values are accepted, logits and percentages are not
+
 
 @runtime_checkable
 class Predicts(Protocol):
@@ -28,7 +31,11 @@ class Predicts(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Image size that the classifier works at, and the mean and standard deviation of its training images."""
+        """Input size of the classifier, and the mean and standard deviation with which it normalises its input.
+
+        These are constants of the classifier, not statistics of its training images. Callers give images in [0, 1],
+        not normalised.
+        """
         ...
 
     @property
@@ -37,7 +44,7 @@ class Predicts(Protocol):
         ...
 
     def predict_proba(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images labels"]:
-        """Class probabilities of images in [0, 1] of any size."""
+        """Class probabilities of any number of images in [0, 1] of any size; every row sums to 1."""
         ...
 
 
@@ -56,43 +63,52 @@ class Differentiable(Predicts, Protocol):
         ...
 
     def logits(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images labels"]:
-        """Logits of images in [0, 1] at the network's input size."""
+        """Logits of one batch of images in [0, 1] at the network's input size; differentiable in the images."""
         ...
 
     def logits_and_statistics(
         self, images: Float[Tensor, "images 3 height width"]
     ) -> tuple[Float[Tensor, "images labels"], list[LayerStatistics]]:
-        """Logits, and the statistics of every batch-norm layer's input in order of use."""
+        """Logits, and the statistics of every batch-norm layer's input in order of use; see `logits`."""
         ...
 
     def predict_logits(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images labels"]:
-        """Logits of any number of images in [0, 1] of any size."""
+        """Logits of any number of images in [0, 1] of any size: unlike `logits`, it resizes and works in batches."""
         ...
 
 
 def teacher_logits(
     member: Predicts, images: Float[Tensor, "images 3 _height _width"]
 ) -> Float[Tensor, "images labels"]:
-    """Logits of a member; log-probabilities, at least the smallest normal number's, of one that only predicts.
+    """Logits of a `Differentiable` member; logarithm of the probabilities of a member that only predicts.
 
-    Both have the same softmax at any temperature.
+    The two are equivalent for softmax and distillation at any temperature. Probabilities of 0 are replaced by the
+    smallest positive normal number of their type, so that the result is finite.
 
     Args:
         member: The teacher.
-        images: In [0, 1], any size.
+        images: Images in [0, 1] of any size.
 
     Raises:
-        ZooError: If the probabilities of a member that only predicts have the wrong shape, or are not probabilities.
-        QueryLimitError: If a `CountedMember` has reached its limit.
+        ZooError: If what a member that only predicts returns has the wrong shape, is negative or not finite, or has a
+            row whose sum differs from 1 by more than 0.01.
+        QueryLimitError: If the images would exceed the limit of a `CountedMember`.
     """
     if isinstance(member, Differentiable):
         return member.predict_logits(images)
     probabilities = member.predict_proba(images).to(images.device)
     expected = (len(images), len(member.labels))
-    if probabilities.shape != expected or not bool((probabilities >= 0).all()):
+    if probabilities.shape != expected:
         raise ZooError(
-            f"zoo member {member.source}: expected probabilities of shape {expected}, found values of shape "
-            f"{tuple(probabilities.shape)}, the smallest {float(probabilities.min()):.3g}; correct its predict_proba"
+            f"zoo member {member.source}: expected probabilities of shape {expected}, found shape "
+            f"{tuple(probabilities.shape)}; correct its predict_proba"
+        )
+    sums = probabilities.sum(dim=1)
+    if not bool((probabilities >= 0).all()) or not bool(((sums - 1).abs() <= _SUM_TOLERANCE).all()):
+        raise ZooError(
+            f"zoo member {member.source}: expected probabilities, at least 0 and with sum 1 in every row, found "
+            f"{float(probabilities.min()):.3g} as the smallest value and sums from {float(sums.min()):.3g} to "
+            f"{float(sums.max()):.3g}; correct its predict_proba"
         )
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
@@ -112,14 +128,17 @@ def move_member(member: Predicts, device: torch.device) -> None:
 
 
 class CountedMember:
-    """A member that counts the images it is queried with, and refuses those beyond a limit. It only predicts.
+    """A member that counts the images it is queried with, and raises an error instead of exceeding a limit.
+
+    It only predicts: the gradients of the wrapped member, if it has any, are hidden.
 
     Args:
         member: The member that is queried.
-        limit: Largest number of images over its lifetime; None for no limit.
+        limit: Largest number of images that the member may be queried with in total; None (default): no limit.
 
     Attributes:
-        queried: Number of images that it has been queried with.
+        limit: The same number.
+        queried: Number of images that the member has been queried with so far.
     """
 
     def __init__(self, member: Predicts, limit: int | None = None) -> None:
@@ -146,7 +165,8 @@ class CountedMember:
         """Class probabilities of images in [0, 1] of any size.
 
         Raises:
-            QueryLimitError: If the limit would be exceeded; the member is then not queried at all.
+            QueryLimitError: If these images would exceed the limit; the member is then not queried with any of them,
+                and `queried` does not change.
         """
         if self.limit is not None and self.queried + len(images) > self.limit:
             raise QueryLimitError(

@@ -85,7 +85,7 @@ def test_the_warm_up_trains_the_engine_only() -> None:
 
 
 def test_images_of_every_member_are_stored_under_its_own_classes() -> None:
-    """The released code stores the images of the last member only."""
+    """The released code of FREE stores the images of the last member only."""
     members = Zoo.of([member(0, ("ant", "bee", "cat")), member(1, ("dog", "elk")), member(2, ("fox", "ant", "gnu"))])
     run = start_run(members, warm_up=0, members_per_step=3)
     run.step(1)
@@ -94,7 +94,7 @@ def test_images_of_every_member_are_stored_under_its_own_classes() -> None:
 
 
 def test_members_of_two_architectures_and_sizes_are_distilled_from_their_own_networks() -> None:
-    """In the released code all members of a mixed zoo are one network, and images of another size are cropped."""
+    """In the released code of FREE, all members of a mixed zoo are one network, and larger images are cropped."""
     from dfml.backbones import create_backbone
 
     larger = Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
@@ -119,7 +119,7 @@ def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str) -> None:
     straight = FREE(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
     FREE(**settings).fit(zoo(), out=tmp_path / "resumed", device="cpu")
     for path in sorted((tmp_path / "resumed" / "checkpoints" / "000006").iterdir()):
-        path.unlink()  # forget the end, as if it had been interrupted after 4
+        path.unlink()  # remove the end, as after an interruption in meta-iteration 5
     resumed = FREE(**settings).fit(zoo(), out=tmp_path / "resumed", resume=True, device="cpu")
     assert isinstance(straight, GradientLearner)
     assert isinstance(resumed, GradientLearner)
@@ -133,7 +133,7 @@ def test_resumed_ends_with_the_same_bits(tmp_path: Path, engine: str) -> None:
 
 
 def test_adapting_the_learner_during_training_changes_nothing() -> None:
-    """In the released code images are generated for a student that is still adapted to the last task."""
+    """In the released code of FREE, images are generated for a student that is still adapted to the last task."""
     plain, adapted = start_run(), start_run()
     for iteration in range(1, 6):
         plain.step(iteration)
@@ -144,7 +144,7 @@ def test_adapting_the_learner_during_training_changes_nothing() -> None:
 
 
 def test_the_learner_is_the_last_iterate(tmp_path: Path) -> None:
-    """The released code keeps the best of many evaluations on the test classes."""
+    """The released code of FREE keeps the best of many evaluations on the test classes."""
     learner = FREE(**SMALL).fit(zoo(), out=tmp_path / "run", device="cpu")
     run = start_run()
     for iteration in range(1, 7):
@@ -197,7 +197,7 @@ def test_distillation_decreases_the_divergence_from_the_members(rule: str, align
     losses = [run._bell_distillation(recovered, 1)["distillation_loss"] for _ in range(25)]
     if alignment == "joint":
         assert losses[0] == pytest.approx(before, rel=1e-3)
-    assert distance() < 0.5 * before  # at most 0.16 over seeds and instruction sets
+    assert distance() < 0.5 * before  # at most 0.2 over seeds and instruction sets
 
 
 def test_distillation_does_not_change_the_head_of_episodes() -> None:
@@ -232,7 +232,9 @@ def test_a_member_that_cannot_be_inverted_is_excluded_with_a_message(tmp_path: P
     )
     assert isinstance(learner, GradientLearner)
     assert all(bool(value.isfinite().all()) for value in learner.parameters.values())
-    assert messages == ["member-001 is excluded: the generator diverged (its loss is not finite)"]
+    assert messages == [
+        "member-001 is excluded: the inversion diverged (its cross-entropy or its images are not finite)"
+    ]
     rows = RunFolder(tmp_path / "run").read_metrics()
     assert rows[0]["messages"] == messages
     assert not any("messages" in row for row in rows[1:])
@@ -319,7 +321,7 @@ def test_a_learner_that_is_not_finite_excludes_no_member() -> None:
     run = start_run(warm_up=0, inversion={"five": {**TINY, "weights": {"disagreement": 1.0, "divergence": "js"}}})
     with torch.no_grad():
         run.distillation.parameters["weight"].fill_(math.nan)
-    with pytest.raises(RunError, match="the generator or the learner itself is not finite"):
+    with pytest.raises(RunError, match="the inversion engine or the learner itself is not finite"):
         run.step(1)
 
 

@@ -64,7 +64,7 @@ def test_it_is_never_negative_and_always_finite(
 
 @pytest.mark.numeric
 def test_its_minimiser_is_the_teacher_s_prediction_and_not_the_most_likely_class() -> None:
-    """The released loss, `kl_div(softmax(s), softmax(t))`, is smallest for a one-hot prediction."""
+    """The loss in the released code of FREE, `kl_div(softmax(s), softmax(t))`, is smallest for a one-hot prediction."""
     teacher, student = logits(5, 4, 0, scale=1.0), logits(5, 4, 1).requires_grad_()
     p = teacher.softmax(dim=1)
     least = minimise(lambda: divergence(teacher, student), [student])

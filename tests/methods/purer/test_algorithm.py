@@ -42,7 +42,7 @@ def same(first: GradientLearner, second: GradientLearner) -> bool:
 
 
 def test_the_inversion_gradient_is_that_of_the_sum_of_losses_each_with_the_member_s_own_classes() -> None:
-    """The released code weights member i of n by n - i + 1, and permutes labels against classes."""
+    """The released code of PURER weights member i of n by n - i + 1; PURER-Plus permutes labels against classes."""
     members = Zoo.of(
         [member(0, ("cat", "ant", "dog")), member(1, ("bee", "dog", "elk")), member(2, ("ant", "fox", "bee"))]
     )
@@ -211,7 +211,7 @@ def test_defaults_are_those_of_the_paper_with_a_random_start() -> None:
 
 
 def test_settings_that_cannot_work_are_refused_before_the_start() -> None:
-    with pytest.raises(UsageError, match=r"way 9 is larger than the number of classes of the zoo \(7\)"):
+    with pytest.raises(UsageError, match=r"way 9 is larger than the number of classes that can be inverted \(7\)"):
         start_run(way=9)
     with pytest.raises(UsageError, match=r"a dataset of 1000000000 images \(images_per_class\) of each of 7 classes"):
         start_run(images_per_class=10**9)

@@ -65,10 +65,10 @@ def test_the_student_learns_the_predictions_of_all_members() -> None:
         run.step(iteration)
     assert run.updates == 12 * 10
     shown = run.buffer.images[: len(run.buffer) : 7].float() / 255
-    predictions = run.student.groups.log_softmax(query_members(members, shown))
+    predictions = run.student.member_outputs.log_softmax(query_members(members, shown))
     with torch.no_grad():
         before, after = (
-            run.student.groups.divergence(predictions, each.logits(shown), 1.0).item()
+            run.student.member_outputs.divergence(predictions, each.logits(shown), 1.0).item()
             for each in (untrained, run.learner())
         )
     assert after < 0.5 * before  # at most 0.25 over seeds and instruction sets
@@ -88,11 +88,11 @@ def test_a_member_with_many_classes_is_inverted_for_some_of_them_at_a_time() -> 
     for iteration in (1, 2, 3, 4):
         run.step(iteration)
     assert len(run.buffer) == 4 * 2 * 3 * 3
-    assert len(run.buffer.indices_by_class(3)) > 6
+    assert len(run.buffer.slots_by_class(3)) > 6
     for index in (0, 1):
         labels = run.source.labels(index, 3, 1)
         place = 9 * run.source.next_members(1, 2).index(index)
-        assert torch.equal(run.buffer.classes[place : place + 9], run.classes[index][labels])
+        assert torch.equal(run.buffer.classes[place : place + 9], run.classes_of_member[index][labels])
 
 
 def test_a_wider_student_is_the_same_with_more_channels() -> None:
@@ -116,7 +116,7 @@ def test_every_image_is_stored_with_the_predictions_of_its_teachers() -> None:
     queried = [not bool(part.isnan().any()) for part in torch.split(predictions, 3, dim=1)]
     assert sum(queried) == 3
     assert set(run.source.next_members(1, 2)) <= {index for index, was_queried in enumerate(queried) if was_queried}
-    expected = run.student.groups.log_softmax(query_members(members, stored))
+    expected = run.student.member_outputs.log_softmax(query_members(members, stored))
     known = ~predictions.isnan()
     torch.testing.assert_close(predictions[known], expected[known], atol=1e-2, rtol=1e-2)
 
@@ -128,7 +128,7 @@ def test_only_networks_compute_in_bfloat16() -> None:
     rows = [[run.step(iteration) for iteration in (1, 2)] for run in runs]
     full, half = (
         run.buffer.log_probabilities[:18].float() for run in runs
-    )  # of the first step: no student has a say in it
+    )  # of the first step, which does not depend on the student
     assert torch.equal(*(run.buffer.images[:18] for run in runs))
     assert not torch.equal(full, half)
     torch.testing.assert_close(half.exp(), full.exp(), atol=0.08, rtol=0.0)  # 8 bits a weight err by 0.02
@@ -150,7 +150,7 @@ def test_a_part_of_every_batch_is_an_episode_of_recovered_classes() -> None:
     run = start_run(mixed=1, batch=30, episode_way=4, episode_shot=2, episode_query=1, memory=200)
     for iteration in (1, 2):
         run.step(iteration)
-    slots_by_class = run.buffer.indices_by_class(3)
+    slots_by_class = run.buffer.slots_by_class(3)
     chosen, way = run._sample_batch(slots_by_class, torch.Generator().manual_seed(0))
     assert (len(chosen), way) == (30, 4)
     classes = run.buffer.classes[chosen]
@@ -172,17 +172,17 @@ def test_an_episode_has_at_most_the_classes_that_exist_and_fit_a_batch(settings:
     run = start_run(Zoo.of([member(0)]), **{**once, "episodic_share": 0.9, **settings})
     row = run.step(1)
     _, found = run._sample_batch(
-        run.buffer.indices_by_class(run.config.episode_shot + run.config.episode_query), torch.Generator()
+        run.buffer.slots_by_class(run.config.episode_shot + run.config.episode_query), torch.Generator()
     )
     assert found == way
-    assert ("outer_loss" in row) == (way > 0)
+    assert ("episodic_loss" in row) == (way > 0)
 
 
 def test_the_episodic_steps_come_last_with_a_learning_rate_of_their_own() -> None:
     run = start_run(iterations=20, student_steps=5, images_per_class=7, batch=14, memory=2000, backbone="conv4")
     rows = [run.step(iteration) for iteration in range(1, 21)]
     # The episodic steps are 15 of 100; later meta-iterations have more steps.
-    assert ["outer_loss" in row for row in rows] == [False] * 18 + [True] * 2
+    assert ["episodic_loss" in row for row in rows] == [False] * 18 + [True] * 2
     rates = []
     for run.updates in range(101):
         rates.append(run._rate())
@@ -206,8 +206,8 @@ def test_the_episodic_loss_is_lower_after_training_with_it() -> None:
         run = start_run(zoo(2), iterations=3, episodic=episodic, **settings)
         for iteration in range(1, 4):
             row = run.step(iteration)
-        assert ("outer_loss" in row) == (episodic > 0)
-        chosen, way = run._sample_batch(run.buffer.indices_by_class(7), torch.Generator().manual_seed(1))
+        assert ("episodic_loss" in row) == (episodic > 0)
+        chosen, way = run._sample_batch(run.buffer.slots_by_class(7), torch.Generator().manual_seed(1))
         with torch.no_grad():
             losses.append(episode_loss(run.student.embed(run.buffer.get(chosen)[0]), way, 3, 4).item())
     assert losses[1] < losses[0] - 0.1  # by at least 0.3 over seeds
@@ -267,7 +267,7 @@ def test_members_of_several_architectures_sizes_and_ways_are_distilled_together(
     run.step(1)
     shown = run.buffer.images[: len(run.buffer)].float() / 255.0
     assert shown.shape == (21, 3, 16, 16)
-    expected = run.student.groups.log_softmax(query_members(members, shown))
+    expected = run.student.member_outputs.log_softmax(query_members(members, shown))
     torch.testing.assert_close(run.buffer.log_probabilities[:21].float(), expected, atol=1e-2, rtol=1e-2)
     assert run.learner().embed(images(2)).shape == (2, 7)
 
@@ -328,7 +328,9 @@ def test_a_message_names_a_member_that_cannot_be_inverted() -> None:
     learner = ZooStudent(**{**SMALL, "teachers": None}).fit(members, device="cpu", progress=progress)
     assert isinstance(learner, Student)
     assert all(bool(value.isfinite().all()) for value in learner.network.state_dict().values())
-    assert progress.messages == ["member-001 is excluded: the generator diverged (its loss is not finite)"]
+    assert progress.messages == [
+        "member-001 is excluded: the inversion diverged (its cross-entropy or its images are not finite)"
+    ]
 
 
 def test_a_run_without_any_usable_member_fails_with_one_line() -> None:
@@ -341,8 +343,8 @@ def test_a_run_without_any_usable_member_fails_with_one_line() -> None:
 @pytest.mark.numeric
 def test_a_message_names_a_member_whose_classes_no_other_confirms() -> None:
     """Three members have the same classes; a fourth has them in another order."""
-    twins = [member(0, ("a", "b", "c")) for _ in range(3)]
-    members = Zoo.of([*twins, member(0, ("b", "c", "a"))])
+    equal_members = [member(0, ("a", "b", "c")) for _ in range(3)]
+    members = Zoo.of([*equal_members, member(0, ("b", "c", "a"))])
     progress = Recorder()
     settings = {**SMALL, "iterations": 4, "teachers": None, "images_per_class": 10, "memory": 2000, "backbone": "conv4"}
     settings["inversion"] = {"ei": {"steps": 40, "lr": 0.1}}

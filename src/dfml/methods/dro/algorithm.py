@@ -29,7 +29,7 @@ from torch import Tensor
 from dfml import seeds
 from dfml.errors import ZooError
 from dfml.learners import LearnerConfig, create_learner
-from dfml.learners.classifier import strip
+from dfml.learners.classifier import select_prefix
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.average import member_backbones
 from dfml.methods.base import Method
@@ -186,6 +186,6 @@ class DRORun(TrainingRun):
     @torch.no_grad()
     def load_state_dict(self, state: State) -> None:
         """See `TrainingRun.load_state_dict`."""
-        for name, value in strip(state.tensors, "generator.").items():
+        for name, value in select_prefix(state.tensors, "generator.").items():
             self.generator.parameters[name].copy_(value)
         load_optimiser_state_dict("optimiser", self._optimiser, state.tensors)

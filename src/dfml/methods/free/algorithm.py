@@ -31,7 +31,7 @@ from dfml.inversion.image_source import ImageSource
 from dfml.inversion.loss import InversionWeights, View, sample_view
 from dfml.inversion.registry import LearnedEngine
 from dfml.learners import create_learner
-from dfml.learners.classifier import strip
+from dfml.learners.classifier import select_prefix
 from dfml.learners.episode import Episode
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters
@@ -173,7 +173,7 @@ class FreeRun(TrainingRun):
             self.config.images_per_class,
             iteration,
             student=self.distillation.student_logits if trained else None,
-            own=self.distillation.parameters.values(),
+            learner_weights=self.distillation.parameters.values(),
         )
         return images, dict(self.source.last)
 
@@ -278,9 +278,9 @@ class FreeRun(TrainingRun):
 
     def load_state_dict(self, state: State) -> None:
         """See `TrainingRun.load_state_dict`."""
-        self.source.load_state_dict(strip(state.tensors, "engine."), state.values)
-        self.outer.load_state_dict(strip(state.tensors, "outer."))
-        self.memory.load_state_dict(strip(state.tensors, "memory."))
+        self.source.load_state_dict(select_prefix(state.tensors, "engine."), state.values)
+        self.outer.load_state_dict(select_prefix(state.tensors, "outer."))
+        self.memory.load_state_dict(select_prefix(state.tensors, "memory."))
         with torch.no_grad():
             for name, value in self.distillation.head.items():
                 value.copy_(state.tensors[f"distillation.{name}"])

@@ -22,7 +22,7 @@ from dfml.errors import UsageError, ZooError
 from dfml.inversion.loss import sample_view
 from dfml.inversion.pixel_gradient import InversionGradient
 from dfml.learners import create_learner
-from dfml.learners.classifier import strip
+from dfml.learners.classifier import select_prefix
 from dfml.learners.episode import Episode
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.average import average_members
@@ -66,9 +66,11 @@ class PurerRun(TrainingRun):
         self.iterations = config.iterations
         self.members = [index for index in range(len(zoo)) if _has_gradients(zoo, index)]
         self._messages = _excluded_messages(zoo, self.members)
-        active = sorted({label for member in self.members for label in zoo.classes.of_member[member]})
+        active = sorted({index for member in self.members for index in zoo.classes.of_member[member]})
         if config.way > len(active):
-            raise UsageError(f"way {config.way} is larger than the number of classes of the zoo ({len(active)})")
+            raise UsageError(
+                f"way {config.way} is larger than the number of classes that can be inverted ({len(active)})"
+            )
         preprocessing = zoo.preprocessing(config.img_size)
         blank = create_learner(
             config.learner, preprocessing, way=config.way, protocol=config.protocol, seed=config.seed, name=PURER.name
@@ -90,9 +92,10 @@ class PurerRun(TrainingRun):
         self.pixel_optimiser = torch.optim.Adam([self.dataset.pixels], lr=config.pixel_lr)
         self.switch = GradientSwitch(config.warm_up, config.patience, enabled=config.curriculum_weight > 0)
         stacked = device.type == "cuda" if config.stacked is None else config.stacked
-        stacked = stacked and len(self.members) == len(zoo)  # a stack takes all members of an architecture
+        # `InversionGradient` stacks every group of the zoo, so all members must have gradients.
+        stacked = stacked and len(self.members) == len(zoo)
         self.inversion_gradient = InversionGradient(zoo, preprocessing, config.inversion, stacked=stacked)
-        self.classes = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
+        self.classes_of_member = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
 
     def step(self, iteration: int) -> Mapping[str, float]:
         """One meta-iteration of episode curriculum inversion (ECI), in the steps of the paper's algorithm.
@@ -117,21 +120,24 @@ class PurerRun(TrainingRun):
         return metrics | {"dataset_seconds": middle - start, "learner_seconds": time.perf_counter() - middle}
 
     def _inversion_gradient(self, iteration: int) -> tuple[Tensor, dict[str, float]]:
-        """Gradient of the sum of the members' inversion losses with respect to all pixels, and the mean losses."""
+        """Gradient of the sum of the sampled members' inversion losses with respect to all pixels, and two metrics.
+
+        The metrics are means over these members without weights; `inversion_loss` is the cross-entropy alone.
+        """
         seed, weights = self.config.seed, self.config.inversion
         members = self._sample_members(iteration)
-        classes = [self.classes[member] for member in members]
+        classes = [self.classes_of_member[member] for member in members]
         pixels = [self.dataset.pixels.detach()[rows] for rows in classes]
         views = [sample_view(weights, seeds.generator(seed, "shift", iteration, member)) for member in members]
         member_gradients = self.inversion_gradient(members, pixels, views)
         gradient = torch.zeros_like(self.dataset.pixels)
         for rows, member_gradient in zip(classes, member_gradients, strict=True):
             gradient.index_add_(0, rows, member_gradient.pixels)
-        label, distance = (
+        cross_entropy, distance = (
             torch.stack(parts).mean().item()
             for parts in zip(*((each.loss.label, each.loss.batch_norm) for each in member_gradients), strict=True)
         )
-        return gradient, {"inversion_loss": label, "batch_norm_distance": distance}
+        return gradient, {"inversion_loss": cross_entropy, "batch_norm_distance": distance}
 
     def _sample_members(self, iteration: int) -> list[int]:
         count, most = len(self.members), self.config.members_per_step
@@ -148,7 +154,7 @@ class PurerRun(TrainingRun):
         return {"switch_loss_before": loss.item()}
 
     def _curriculum_loss(self, iteration: int, *, second_order: bool = True) -> Tensor:
-        """Outer loss of one episode; gradients reach the pixels of its support and query images."""
+        """Outer loss of one episode; gradients reach its query images, and with `second_order` its support images."""
         return self.outer.loss(self._episode("curriculum", iteration), second_order=second_order)
 
     def _update_pixels(self, gradient: Tensor) -> None:
@@ -209,7 +215,7 @@ class PurerRun(TrainingRun):
         with torch.no_grad():
             self.dataset.pixels.copy_(state.tensors["pixels"])
         load_optimiser_state_dict("pixel_optimiser", self.pixel_optimiser, state.tensors)
-        self.outer.load_state_dict(strip(state.tensors, "outer."))
+        self.outer.load_state_dict(select_prefix(state.tensors, "outer."))
         self.switch.load_state_dict(state.values["switch"])
 
 

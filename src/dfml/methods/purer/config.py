@@ -34,7 +34,8 @@ class PurerConfig(TrainingConfig):
     members_per_step: PositiveInt = 13
     """Largest number of members per step of the dynamic dataset; sampled at random from a larger zoo."""
     stacked: bool | None = None
-    """Evaluate all members of one architecture in one batched call; None: only on a GPU, where that is faster."""
+    """Evaluate all members of one architecture in one batched call; None: only on a GPU, where that is faster.
+    Not used if a member of the zoo only predicts."""
     curriculum_weight: NonNegativeFloat = 10.0
     """Weight of the reversed outer loss (lambda in the paper); 0: episode inversion without curriculum."""
     warm_up: PositiveInt = 4000

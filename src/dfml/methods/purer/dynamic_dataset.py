@@ -16,19 +16,19 @@ from dfml.zoo.pretrained import Preprocessing
 class DynamicDataset:
     """Learnable images of every class of a zoo (PURER, dynamic dataset).
 
-    The learnable quantity p starts from N(0, 1); the image is `mean + std * p` with the learner's mean and standard
+    The learnable pixels p start from N(0, 1); the image is `mean + std * p` with the learner's mean and standard
     deviation, so that one learning rate fits every zoo. Images are not clipped.
 
     Args:
         classes: Number of classes of the zoo.
         per_class: Number of images per class.
         preprocessing: Image size, mean and standard deviation of the learner.
-        seed: Seed of the initial pixels.
+        seed: Seed of the initial pixels; they do not depend on the number of classes.
         device: Device of the pixels.
         active: Classes that episodes are sampled from, in ascending order; None: all.
 
     Attributes:
-        pixels: The leaf tensor p.
+        pixels: Normalised pixels p, not in [0, 1]; a leaf tensor, to be optimised.
         preprocessing: As given.
         active: As given; all classes by default.
     """

@@ -4,11 +4,15 @@ The softmax outputs of all members, side by side, with the nearest class mean ar
 the learners of PURER and FREE, but need the whole zoo at test time (`zoo_embedding`). The student is trained to predict
 the outputs of all members, so that its predictions can take the place of theirs. A meta-iteration:
 
-1. Inversion: recover images of the classes of some members, starting from dead leaves or pen strokes.
+1. Inversion: recover images of the classes of some members. By default the pixels start from dead leaves (synthetic
+   pictures of overlapping shapes; `dfml.inversion.initialisation`) or from pen strokes.
 2. Query: many members predict their classes for every image, and for mixtures of images (CutMix). Predictions for
-   images of classes outside of a member's label set matter most: those are what few-shot tasks consist of.
-3. Distillation: train the student on all images so far. In the last meta-iterations a part of every batch is an
-   episode whose classes are the zoo's, because no single member distinguishes classes of different members.
+   images of classes outside of a member's label set matter most: few-shot tasks consist of such images.
+3. Distillation: train the student on random batches of the images in the buffer (the newest `memory` ones, also of
+   earlier meta-iterations). In the last optimiser steps (`episodic_share` of all), a part of every batch is a few-shot
+   episode, whose classes may come from different members, and the cross-entropy on its query images is added to the
+   loss: the predictions of a member compare its own classes only, so that distillation alone does not train the
+   student to tell classes of different members apart.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from dfml.images import resize_and_crop, to_bytes, to_float
 from dfml.inversion.agreement import CrossMemberAgreement
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.registry import LearnedEngine
-from dfml.learners.classifier import strip
+from dfml.learners.classifier import select_prefix
 from dfml.learners.embedding import episode_loss
 from dfml.learners.episode import sample_episode_indices
 from dfml.learners.student import Student
@@ -45,8 +49,12 @@ from dfml.training.metrics import describe_inversion_metrics
 from dfml.zoo.members import teacher_logits
 from dfml.zoo.zoo import Zoo
 
-_WARM_UP = 0.1  # fraction of the distillation in which the learning rate rises
-_EPISODIC_RATE = 0.2  # learning rate at the beginning of the episodic steps, as a fraction of the highest
+# Fraction of the optimiser steps before the episodic phase (of all steps if there is none) in which the learning rate
+# rises linearly, from 1 % of the highest one; in the remaining ones it falls to zero along a half cosine.
+_WARM_UP = 0.1
+# Learning rate at the beginning of the episodic phase, as a fraction of the highest one; it falls to zero along a half
+# cosine by the end of that phase.
+_EPISODIC_RATE = 0.2
 
 
 class ZooStudent(Method):
@@ -70,8 +78,10 @@ class ZooStudentRun(TrainingRun):
         self.config, self.zoo, self.device = config, zoo, device
         self.iterations = config.iterations
         outputs = [len(classes) for classes in zoo.classes.of_member]
-        self.classes = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
-        self.columns = list(torch.split(torch.arange(sum(outputs), device=device), outputs))
+        # For every member, the class of the zoo that each of its outputs stands for.
+        self.classes_of_member = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
+        # For every member, the columns of its outputs among the outputs of all members, which the student predicts.
+        self.columns_of_member = list(torch.split(torch.arange(sum(outputs), device=device), outputs))
         self.student = Student.untrained(
             config.backbone,
             config.backbone_arguments,
@@ -84,7 +94,7 @@ class ZooStudentRun(TrainingRun):
             name=ZooStudent.name,
         ).to(device)
         self.optimiser = MuonAndAdam(list(self.student.network.parameters()), config.lr, config.kernel_lr)
-        self.updates = 0
+        self.updates = 0  # optimiser steps of the student so far, over all meta-iterations
         self.agreement = CrossMemberAgreement(zoo)
         self._messages: list[str] = []
         self.source = ImageSource(
@@ -92,12 +102,12 @@ class ZooStudentRun(TrainingRun):
             zoo,
             self.student.preprocessing,
             patience=config.patience,
-            rows=self.columns,
+            rows=self.columns_of_member,
             seed=config.seed,
             device=device,
         )
-        per_step = config.members_per_step * self.source.most_images(config.images_per_class) * (1 + config.mixed)
-        capacity, size = min(config.memory, config.iterations * per_step), self.student.preprocessing.size
+        per_iteration = config.members_per_step * self.source.most_images(config.images_per_class) * (1 + config.mixed)
+        capacity, size = min(config.memory, config.iterations * per_iteration), self.student.preprocessing.size
         require_memory(
             capacity * DistillationBuffer.bytes_per_image(size, sum(outputs)),
             device,
@@ -112,8 +122,11 @@ class ZooStudentRun(TrainingRun):
             self.source.next_members(iteration, self.config.members_per_step),
             self.config.images_per_class,
             iteration,
+            # Before its first update the student's predictions are random: where members disagree with them says
+            # nothing about what the student has to learn.
             student=self._student_logits if self.updates else None,
-            own=self.student.network.parameters(),
+            # If an inversion fails, these are checked: weights that are not finite end the run, no member is excluded.
+            learner_weights=self.student.network.parameters(),
         )
         inverted = time.perf_counter()
         self._query_teachers(recovered, iteration)
@@ -128,15 +141,28 @@ class ZooStudentRun(TrainingRun):
         }
 
     def _student_logits(self, images: Tensor, columns: Tensor | None) -> Tensor:
-        """The student's logits for the outputs of a member; gradients reach the images."""
-        return self.student.logits(resize_and_crop(images, self.student.preprocessing.size))[:, columns]
+        """Predict the student's logits for some outputs; gradients reach the images.
+
+        Args:
+            images: Floats in [0, 1], `(images, 3, height, width)`; another size than the student's is resized
+                (short side, bilinear) and cropped to the centre.
+            columns: Indices among the outputs of all members, such as those of one member; None: all outputs.
+
+        Returns:
+            Logits, `(images, columns)`.
+        """
+        logits = self.student.logits(resize_and_crop(images, self.student.preprocessing.size))
+        return logits if columns is None else logits[:, columns]
 
     @torch.no_grad()
     def _query_teachers(self, recovered: Mapping[int, Tensor], iteration: int) -> None:
-        """Store recovered and mixed images with the predictions of some members.
+        """Add recovered and mixed images to the buffer, with the members' log-probabilities.
+
+        The images are predicted by the members that they were recovered from and by further random members, in all
+        `config.teachers` members (None: all). The log-probabilities of the other members are NaN.
 
         Args:
-            recovered: Images by the member that they were recovered from; these members are among the teachers.
+            recovered: Images by the index of the member that they were recovered from.
             iteration: Number of the meta-iteration.
         """
         if not recovered:
@@ -151,34 +177,38 @@ class ZooStudentRun(TrainingRun):
             member = self.zoo[index]
             with computing_in(self.config.precision, self.device):
                 logits = teacher_logits(member, images)
-            predictions[:, self.columns[index]] = logits.to(predictions.dtype).log_softmax(dim=1)
+            predictions[:, self.columns_of_member[index]] = logits.to(predictions.dtype).log_softmax(dim=1)
         labels = {index: self.source.labels(index, self.config.images_per_class, iteration) for index in recovered}
-        classes = torch.cat([self.classes[index][labels[index]] for index in recovered])
+        classes = torch.cat([self.classes_of_member[index][labels[index]] for index in recovered])
         classes = functional.pad(classes, (0, len(images) - len(classes)), value=-1)  # mixed images have no class
         self.buffer.add(to_bytes(images), predictions, classes)
         parts = torch.split(predictions[: len(originals)], [len(part) for part in recovered.values()])
         for index, part in zip(recovered, parts, strict=True):
-            self.agreement.add(index, labels[index], {each: part[:, self.columns[each]] for each in teachers})
+            self.agreement.add(index, labels[index], {each: part[:, self.columns_of_member[each]] for each in teachers})
 
     def _mix(self, images: Tensor, iteration: int) -> list[Tensor]:
         """Mixtures of images with earlier ones, which the buffer holds; none while it is empty."""
         mixed = []
         for turn in range(self.config.mixed if len(self.buffer) else 0):
             generator = seeds.generator(self.config.seed, "mix", iteration, turn)
-            partners = self.buffer.images[self.buffer.sample_indices(len(images), generator)]
+            partners = self.buffer.images[self.buffer.sample_slots(len(images), generator)]
             mixed.append(cut_and_mix(images, partners, generator))
         return mixed
 
     def _distil(self, iteration: int) -> dict[str, float]:
-        """Train the student for some steps; returns the mean losses, each before its step."""
+        """Take this meta-iteration's optimiser steps of the student.
+
+        Returns:
+            Mean over the steps of each loss, computed before the step; without losses that no step had.
+        """
         config, student = self.config, self.student
-        losses: dict[str, list[Tensor]] = {"distillation_loss": [], "outer_loss": []}
-        slots_by_class = self.buffer.indices_by_class(config.episode_shot + config.episode_query)
+        losses: dict[str, list[Tensor]] = {"distillation_loss": [], "episodic_loss": []}
+        slots_by_class = self.buffer.slots_by_class(config.episode_shot + config.episode_query)
         # Layers with random numbers (dropout, stochastic depth) use torch's global generators.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seeds.integer(config.seed, "layers", iteration))
             student.network.train()
-            for turn in range(self._steps_until(iteration) - self.updates if len(self.buffer) else 0):
+            for turn in range(self._updates_until(iteration) - self.updates if len(self.buffer) else 0):
                 generator = seeds.generator(config.seed, "batch", iteration, turn)
                 slots, way = self._sample_batch(slots_by_class if self._progress()[1] else [], generator)
                 images, predictions = self.buffer.get(slots)
@@ -186,12 +216,12 @@ class ZooStudentRun(TrainingRun):
                     images = images.flip(-1)
                 with computing_in(config.precision, self.device):
                     logits, embeddings = student.logits_and_embeddings(images)
-                loss = student.groups.divergence(predictions, logits, config.temperature)
+                loss = student.member_outputs.divergence(predictions, logits, config.temperature)
                 losses["distillation_loss"].append(loss.detach())
                 if way:
-                    outer_loss = episode_loss(embeddings, way, config.episode_shot, config.episode_query)
-                    loss = loss + config.episodic * outer_loss
-                    losses["outer_loss"].append(outer_loss.detach())
+                    episodic_loss = episode_loss(embeddings, way, config.episode_shot, config.episode_query)
+                    loss = loss + config.episodic * episodic_loss
+                    losses["episodic_loss"].append(episodic_loss.detach())
                 self.optimiser.descend(loss, self._rate())
                 self.updates += 1
             student.network.eval()
@@ -201,38 +231,48 @@ class ZooStudentRun(TrainingRun):
         """Sample a batch of images, which may begin with an episode.
 
         Args:
-            slots_by_class: Slots of the images of each class that has enough of them; empty for no episode.
+            slots_by_class: For each class of the zoo with enough images for an episode, the slots of the buffer that
+                hold its images; empty for no episode.
             generator: Random generator on the CPU.
 
         Returns:
             Slots of the buffer: those of the episode's support images, class by class, of its query images, class by
-            class, and of other images; and the way of the episode, 0 if there are not two classes for it.
+            class, and of other images; and the number of classes of the episode, 0 if there are not two for it.
         """
         config = self.config
         shot, query = config.episode_shot, config.episode_query
         way = min(config.episode_way, len(slots_by_class), config.batch // (shot + query))
         if way < 2:
-            return self.buffer.sample_indices(config.batch, generator), 0
+            return self.buffer.sample_slots(config.batch, generator), 0
         counts = torch.tensor([len(slots) for slots in slots_by_class])
         classes, *parts = sample_episode_indices(counts, way, shot, query, generator)
-        rows = [slots_by_class[label] for label in classes.tolist()]
-        episode = [row[indices.to(row.device)] for part in parts for row, indices in zip(rows, part, strict=True)]
-        others = self.buffer.sample_indices(config.batch - way * (shot + query), generator)
+        of_class = [slots_by_class[label] for label in classes.tolist()]
+        episode = [
+            slots[chosen.to(slots.device)] for part in parts for slots, chosen in zip(of_class, part, strict=True)
+        ]
+        others = self.buffer.sample_slots(config.batch - way * (shot + query), generator)
         return torch.cat([*episode, others]), way
 
-    def _steps_until(self, iteration: int) -> int:
-        """Number of the student's steps up to a meta-iteration; it grows with the square of the iteration."""
+    def _updates_until(self, iteration: int) -> int:
+        """Number of optimiser steps of the student up to the end of a meta-iteration.
+
+        It is `iterations * student_steps * (iteration / iterations) ** 2`, rounded.
+        """
         total = self.config.iterations * self.config.student_steps
         return round(total * (iteration / self.config.iterations) ** 2)
 
     def _progress(self) -> tuple[float, bool]:
-        """Finished fraction of the current phase, and whether this is the episodic phase at the end."""
+        """Finished fraction of the current phase's optimiser steps, and whether it is the episodic phase.
+
+        The episodic phase consists of the last `episodic_share` of all optimiser steps; without a weight (`episodic`)
+        there is none.
+        """
         share = self.config.episodic_share if self.config.episodic else 0.0
         done = self.updates / (self.config.iterations * self.config.student_steps)
         return ((done - 1.0 + share) / share, True) if done > 1.0 - share else (done / (1.0 - share), False)
 
     def _rate(self) -> float:
-        """Learning rate of the next step as a fraction of the highest one."""
+        """Learning rate of the student's next optimiser step, as a fraction of the highest one."""
         done, episodic = self._progress()
         if episodic:
             return _EPISODIC_RATE * half_cosine(done)
@@ -252,15 +292,17 @@ class ZooStudentRun(TrainingRun):
     def describe_metrics(self) -> Mapping[str, MetricDescription]:
         """See `TrainingRun.describe_metrics`."""
         return {
-            "outer_loss": MetricDescription(
+            "episodic_loss": MetricDescription(
                 "episodic loss",
-                "Episodic loss: cross-entropy of the student on the query images of episodes of the zoo's classes.",
+                "Episodic loss: cross-entropy in nats of nearest-mean classification of the query images by the "
+                "student's embeddings, in episodes of the zoo's classes.",
                 panel="losses",
                 headline=True,
             ),
             "distillation_loss": MetricDescription(
                 "distillation loss",
-                "Distillation loss: KL divergence of the student's predictions from the members' predictions.",
+                "Distillation loss: KL divergence of the student's predictions from the members' predictions, in nats, "
+                "times the squared temperature.",
                 panel="losses",
                 headline=True,
             ),
@@ -283,14 +325,16 @@ class ZooStudentRun(TrainingRun):
         tensors |= {f"agreement.{name}": value for name, value in self.agreement.state_dict().items()}
         tensors |= {f"student.{name}": value for name, value in self.student.network.state_dict().items()}
         tensors |= {"updates": torch.tensor(self.updates), **self.optimiser.state_dict("optimiser")}
-        return State(tensors, values, frozenset(f"buffer.{name}" for name in DistillationBuffer.ROWS))
+        # A run with other settings may load the checkpoint into a buffer of another capacity.
+        any_length = frozenset(f"buffer.{name}" for name in DistillationBuffer.ROWS)
+        return State(tensors, values, any_length=any_length)
 
     @torch.no_grad()
     def load_state_dict(self, state: State) -> None:
         """See `TrainingRun.load_state_dict`."""
-        self.source.load_state_dict(strip(state.tensors, "engine."), state.values)
-        self.buffer.load_state_dict(strip(state.tensors, "buffer."))
-        self.agreement.load_state_dict(strip(state.tensors, "agreement."))
-        self.student.network.load_state_dict(strip(state.tensors, "student."))
+        self.source.load_state_dict(select_prefix(state.tensors, "engine."), state.values)
+        self.buffer.load_state_dict(select_prefix(state.tensors, "buffer."))
+        self.agreement.load_state_dict(select_prefix(state.tensors, "agreement."))
+        self.student.network.load_state_dict(select_prefix(state.tensors, "student."))
         self.updates = int(state.tensors["updates"])
         self.optimiser.load_state_dict("optimiser", state.tensors)

@@ -74,11 +74,12 @@ class ZooStudentConfig(TrainingConfig):
     mirror: bool = True
     """Mirror half of the batches left to right, with unchanged targets; suits photographs, but not letters."""
     episodic: NonNegativeFloat = 0.2
-    """Weight of the episodic loss in the last steps of the student: the cross-entropy of a few-shot episode of classes
-    of the zoo, with nearest class means, that is a part of every batch. 0: no episodes."""
+    """Weight of the episodic loss in the last optimiser steps of the student (`episodic_share`). There a part of every
+    batch is a few-shot episode of classes of the zoo; the loss is the cross-entropy on its query images, by nearest
+    class mean. 0: no episodes."""
     episodic_share: float = Field(default=0.15, ge=0.0, lt=1.0)
-    """Fraction of the student's steps, at the end of the training, that have the episodic loss, in [0, 1). In earlier
-    steps it lowered the accuracy."""
+    """Fraction of the optimiser steps of the student, the last ones of the training, that have the episodic loss, in
+    [0, 1). In earlier steps it lowered the accuracy."""
     episode_way: PositiveInt = 32
     """Largest number of classes per training episode; there are fewer if the zoo or the batch has no room for them."""
     episode_shot: PositiveInt = 3
@@ -86,8 +87,9 @@ class ZooStudentConfig(TrainingConfig):
     episode_query: PositiveInt = 4
     """Number of query images per class of a training episode."""
     lr: PositiveFloat = 0.01
-    """Highest learning rate of Adam. It rises linearly during the first tenth of the distillation and falls to zero
-    along a half cosine; the episodic steps begin at a fifth of it and fall to zero likewise."""
+    """Highest learning rate of Adam. It is reached linearly in the first tenth of the optimiser steps that come before
+    the episodic ones; in the other nine tenths the learning rate falls to zero along a half cosine. In the episodic
+    steps (`episodic_share`) it falls from a fifth of the highest to zero along another half cosine."""
     kernel_lr: NonNegativeFloat = 0.1
     """Highest learning rate of Muon, which updates the convolution kernels, with the same schedule; 0: Adam updates
     them too."""
