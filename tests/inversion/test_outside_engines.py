@@ -14,7 +14,7 @@ import dfml
 from dfml.errors import ConfigError, UsageError
 from dfml.inversion import registry, terms
 from dfml.inversion.engine import Engine, InversionRun, StudentRowLogits, Target, recover
-from dfml.inversion.image_source import ImageSource, shared_images
+from dfml.inversion.image_source import ImageSource, shared_image_indices
 from dfml.inversion.loss import InversionLoss, InversionWeights, View, inversion_loss
 from dfml.inversion.registry import EngineEntry, InversionConfig, create_engine, register_engine
 from dfml.inversion.terms import LossInputs, register_loss_term
@@ -118,7 +118,7 @@ def test_members_with_a_common_class_share_its_pixels() -> None:
 
 def test_images_are_shared_by_class_and_number() -> None:
     classes = [torch.tensor([7, 7, 3]), torch.tensor([3, 3, 7]), torch.tensor([5])]
-    first, second, third = (indices.tolist() for indices in shared_images(classes))
+    first, second, third = (indices.tolist() for indices in shared_image_indices(classes))
     assert (first, second, third) == ([0, 1, 2], [2, 3, 0], [4])
 
 

@@ -92,9 +92,14 @@ class ImageSource:
         return [usable[index] for index in order[:count].tolist()]
 
     def next_members(self, round_index: int, count: int) -> list[int]:
-        """Take up to `count` different members in turn, so that over many rounds all are taken equally often.
+        """Take up to `count` different members in turn, so that over many rounds all are taken about equally often.
 
-        Every pass over the zoo has its own random order. Excluded members are skipped.
+        Every pass over the zoo has its own random order. Excluded members are skipped and not replaced; if all whose
+        turn it is are excluded, members are drawn as by `sample_members`.
+
+        Args:
+            round_index: Number of the round, counted from 1.
+            count: Largest number of members.
         """
         members = len(self._zoo)
         chosen: dict[int, None] = {}  # a set that keeps its order
@@ -105,7 +110,10 @@ class ImageSource:
         return usable or self.sample_members(round_index, count)
 
     def labels(self, member: int, per_class: int, round_index: int) -> Int64[Tensor, " images"]:
-        """Labels of `per_class` images of every output of a member, at most `classes_per_round` outputs at random."""
+        """Outputs of a member to recover images of, ascending, each `per_class` times.
+
+        These are all of its outputs, or `classes_per_round` of them at random.
+        """
         outputs = len(self._zoo.classes.of_member[member])
         if outputs <= self.classes_per_round:
             return balanced_labels(outputs, per_class, self._device)
@@ -130,7 +138,7 @@ class ImageSource:
 
         Args:
             members: Indices of the members.
-            per_class: Images of every output that `labels` names.
+            per_class: Number of images of every output in `labels`.
             round_index: Number of the round: draws differ between rounds and repeat when a round is repeated.
             student: Student logits; images maximise the divergence between member and student. None disables the term.
             learner_weights: Weights of the learner that is being trained. Only looked at after a failure, to find out
@@ -159,22 +167,22 @@ class ImageSource:
 
     def _targets(self, members: Sequence[int], per_class: int, round_index: int) -> list[Target]:
         labels = [self.labels(index, per_class, round_index) for index in members]
-        shared: list[Tensor] | list[None] = [None] * len(members)
+        image_indices: list[Tensor] | list[None] = [None] * len(members)
         if self._entry.shares_pixels:
             classes = [
-                torch.tensor(self._zoo.classes.of_member[index], device=self._device)[chosen]
-                for index, chosen in zip(members, labels, strict=True)
+                torch.tensor(self._zoo.classes.of_member[index], device=self._device)[member_labels]
+                for index, member_labels in zip(members, labels, strict=True)
             ]
-            shared = shared_images(classes)
+            image_indices = shared_image_indices(classes)
         return [
             Target(
                 self._zoo.name(index),
                 self._zoo[index],
-                chosen,
+                member_labels,
                 self._rows[index] if self._rows else None,
-                images,
+                indices,
             )
-            for index, chosen, images in zip(members, labels, shared, strict=True)
+            for index, member_labels, indices in zip(members, labels, image_indices, strict=True)
         ]
 
     def pop_messages(self) -> list[str]:
@@ -183,7 +191,11 @@ class ImageSource:
         return messages
 
     def _report(self, names: set[str], learner_weights: Iterable[Tensor]) -> None:
-        """Note messages on members that failed, unless the engine or the learner is at fault."""
+        """Note a message on every member that failed.
+
+        Raises:
+            RunError: If the engine or the learner is not finite any more, or no member is left.
+        """
         for name in sorted(names):
             self._messages.append(f"{name} is excluded: {self.failures.excluded[name]}")
         if names and not all(
@@ -228,7 +240,7 @@ class ImageSource:
         self.failures.load_state_dict(values["failures"])
 
 
-def shared_images(classes: Sequence[Int64[Tensor, " _images"]]) -> list[Int64[Tensor, " _images"]]:
+def shared_image_indices(classes: Sequence[Int64[Tensor, " _images"]]) -> list[Int64[Tensor, " _images"]]:
     """Indices into one common set of images for several members: members that have a class in common share its images.
 
     Args:

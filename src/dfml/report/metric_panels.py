@@ -48,7 +48,7 @@ class _Metric:
         name: Its key in the rows.
         description: How it is drawn.
         colour: Its colour.
-        rows: The rows that contain it, and the metric that its arrow points to.
+        rows: The rows that contain it and, if it has an arrow, also the metric at the arrow's end.
     """
 
     name: str
@@ -61,6 +61,7 @@ class _Metric:
         return [row["iteration"] for row in self.rows]
 
     def values(self, name: str, smallest: float) -> list[float]:
+        """Values to draw, of this metric or of the one at its arrow's end (`name`), not below `smallest`."""
         factor = 100.0 if self.description.percent else 1.0
         return [max(factor * row[name], smallest) for row in self.rows]
 
@@ -126,7 +127,7 @@ def _draw_panel(axes: Axes, title: str, metrics: Sequence[_Metric]) -> None:
         draw(axes, metric, smallest)
     if logarithmic:
         _use_logarithmic_axis(axes)
-    elif all(metric.description.percent and _is_fraction(metric) for metric in metrics):
+    elif all(metric.description.percent and _is_between_0_and_1(metric) for metric in metrics):
         axes.set_ylim(0, 102)
     if len(metrics) == 1:
         axes.set_ylabel(textwrap.fill(metrics[0].label, _MAX_LABEL), color=metrics[0].colour, parse_math=False)
@@ -164,7 +165,7 @@ def _can_be_logarithmic(metric: _Metric) -> bool:
     return metric.description.logarithmic and not metric.description.percent and positive
 
 
-def _is_fraction(metric: _Metric) -> bool:
+def _is_between_0_and_1(metric: _Metric) -> bool:
     return all(0 <= row[metric.name] <= 1 for row in metric.rows)
 
 
@@ -179,6 +180,7 @@ def _use_logarithmic_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _running_mean(values: Sequence[float], half: int) -> list[float]:
-    windows = (values[max(0, index - half) : index + half + 1] for index in range(len(values)))
+def _running_mean(values: Sequence[float], half_width: int) -> list[float]:
+    """Mean of up to `2 * half_width + 1` values around each value; of fewer at the ends."""
+    windows = (values[max(0, index - half_width) : index + half_width + 1] for index in range(len(values)))
     return [sum(window) / len(window) for window in windows]

@@ -46,7 +46,8 @@ class TrainingConfig(FrozenSettings):
     iterations: NonNegativeInt = 60_000
     """Number of meta-iterations."""
     snapshot_every: PositiveInt = 500
-    """Number of meta-iterations between snapshots of the learner (for learning curves and the `paper` protocol)."""
+    """Number of meta-iterations between snapshots of the learner. By the protocol `paper`, `dfml evaluate` evaluates
+    all of them and reports the best, as the papers do."""
     checkpoint_every: PositiveInt = 500
     """Number of meta-iterations between checkpoints, from which `--resume` and `--from` continue."""
 
@@ -59,7 +60,7 @@ class MetricDescription:
         title: Label of its axis, such as "outer loss".
         caption: One sentence that says what it measures, in which unit.
         panel: Metrics with the same panel share one plot; None: a plot of its own.
-        percent: The metric is a fraction and is drawn in percent, on a linear axis.
+        percent: Values are fractions and are drawn in percent on a linear axis, from 0 to 100 if all are in [0, 1].
         logarithmic: Draw on a logarithmic axis as long as no value is negative.
         arrow_to: Another metric of the same rows; each row that has both is drawn as an arrow from this metric to that
             one, instead of a curve (for an update whose effect is measured before and after). The other metric needs
@@ -148,7 +149,7 @@ class TrainingRun(ABC):
 
 
 class Interrupted(Exception):
-    """A signal has stopped the run; its state is saved in a checkpoint.
+    """A signal has stopped the run after a whole meta-iteration; a run with a folder has saved its state there.
 
     Args:
         number: Number of the signal.
@@ -204,7 +205,7 @@ def train(
         run: The run of a method.
         config: Its settings; the loop uses `snapshot_every` and `checkpoint_every`.
         folder: Folder for metrics, snapshots, checkpoints and the learner; None writes nothing.
-        resume: Continue from the newest checkpoint in the folder, if there is one.
+        resume: Continue from the newest checkpoint in the folder, if there is one, in place of `done`.
         done: Number of meta-iterations that the run has finished already (see `restore`).
         progress: Progress display, which is updated after every meta-iteration; None shows nothing.
         device: Device that checkpoints are loaded to; None: the CPU.
@@ -214,7 +215,8 @@ def train(
 
     Raises:
         RunError: If a checkpoint is damaged, a metric is not finite, or the disk is full. What was written stays valid.
-        Interrupted: After SIGINT or SIGTERM, once the state is saved.
+        Interrupted: After SIGINT or SIGTERM, at the end of the meta-iteration; the state is saved before if there is a
+            folder.
     """
     device = device or torch.device("cpu")
     if folder and resume:
@@ -235,19 +237,18 @@ def train(
             metrics["seconds"] = time.perf_counter() - start
             _require_finite(metrics, iteration)
             messages = _show_messages(run, display)
+            stop = bool(stopped)  # read once: a signal that comes later stops the next meta-iteration
             if folder:
                 row = {"iteration": iteration, **metrics, **({"messages": messages} if messages else {})}
                 folder.append_metrics(row)
                 if iteration % config.snapshot_every == 0 or iteration == run.iterations:
                     run.learner().save_pretrained(folder.snapshots / f"{iteration:06d}")
-                if iteration % config.checkpoint_every == 0 or iteration == run.iterations or stopped:
+                if iteration % config.checkpoint_every == 0 or iteration == run.iterations or stop:
                     state = add_learned_engine(run.state_dict(), run.learned_engine())
                     save_checkpoint(folder.checkpoints, iteration, state)
             display.update(iteration, _headline(metrics, descriptions))
-            if stopped:
-                break
-        if stopped:
-            raise Interrupted(stopped[0])
+            if stop:
+                raise Interrupted(stopped[0])
         learner = run.learner()
         if folder:
             learner.save_pretrained(folder.path)

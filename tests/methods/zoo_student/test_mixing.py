@@ -10,8 +10,8 @@ from dfml.methods.zoo_student.mixing import cut_and_mix
 from tests.factories import images
 
 
-def cut(count: int, size: int, seed: int = 0) -> Tensor:
-    """Mask of the pixels of the second images: images x rows x columns."""
+def boxes(count: int, size: int, seed: int = 0) -> Tensor:
+    """Boxes: whether each pixel comes from the second image; images x rows x columns."""
     black, white = (torch.full((count, 3, size, size), value, dtype=torch.uint8) for value in (0, 1))
     return cut_and_mix(black, white, seeds.generator(seed, "mix"))[:, 0].bool()
 
@@ -21,7 +21,7 @@ def test_a_box_is_of_the_second_image_and_the_rest_of_the_first(count: int, size
     first, second = to_mix = [images(count, seed, size), images(count, seed + 1, size)]
     before = [each.clone() for each in to_mix]
     mixed = cut_and_mix(first, second, seeds.generator(seed, "mix"))
-    box = cut(count, size, seed)
+    box = boxes(count, size, seed)
     assert torch.equal(mixed, torch.where(box[:, None], second, first))
     rows, columns = box.any(dim=2), box.any(dim=1)
     assert torch.equal(box, rows[:, :, None] & columns[:, None, :])
@@ -32,9 +32,10 @@ def test_a_box_is_of_the_second_image_and_the_rest_of_the_first(count: int, size
 
 
 def test_boxes_have_all_areas_and_positions() -> None:
-    box = cut(4000, 16)
+    box = boxes(4000, 16)
     area = box.float().mean(dim=(1, 2))
-    # A box of side s with a uniform centre covers s - s^2/4 of either axis; s^2 is uniform.
+    # A box of side s (1: the side of the image) with a uniform centre covers s - s^2/4 of either axis on average. The
+    # mean area is that of (s - s^2/4)^2 = s^2 - s^3/2 + s^4/16, where s^2 is uniform in [0, 1].
     assert abs(area.mean() - (1 / 2 - 1 / 5 + 1 / 48)) < 0.02
     assert area.min() < 0.02
     assert area.max() > 0.8
@@ -46,7 +47,7 @@ def test_boxes_have_all_areas_and_positions() -> None:
 
 
 def test_the_images_of_a_batch_have_different_boxes_that_depend_on_the_generator_only() -> None:
-    box = cut(50, 16)
+    box = boxes(50, 16)
     assert len(torch.unique(box.flatten(1), dim=0)) > 40
-    assert torch.equal(box, cut(50, 16))
-    assert not torch.equal(box, cut(50, 16, seed=1))
+    assert torch.equal(box, boxes(50, 16))
+    assert not torch.equal(box, boxes(50, 16, seed=1))
