@@ -125,12 +125,13 @@ def test_ctrl_c_ends_every_process_and_keeps_the_finished_members(tmp_path: Path
     script.write_text(
         textwrap.dedent(
             f"""
+            import signal
             import torch
             from dfml.data.dataset import ImageDataset
-            from dfml.data.image_folder import open_images
             from dfml.pretraining import PAPER, build_zoo
 
             if __name__ == "__main__":
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background jobs ignore it
                 images = torch.arange(40 * 3 * 256).view(40, 3, 16, 16).to(torch.uint8)
                 dataset = ImageDataset(images, torch.arange(2).repeat_interleave(20), ("a", "b"), "d")
                 build_zoo([dataset], {str(tmp_path / "zoo")!r}, members=60, way=2, workers=2,
