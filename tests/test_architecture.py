@@ -23,7 +23,7 @@ SHARED_NAMES = {
     "__init__",
     "base",  # the base class of a package
     "config",  # the settings of a package's parts
-    "zoo",  # a verb of the command line is named after what it is about
+    "zoo",  # a subcommand of the command line is named after what it is about
     "invert",  # likewise
     "settings",  # typed settings in general, and those of the quickstart
     "zoo_embedding",  # a method is named after its learner

@@ -42,7 +42,7 @@ def dfml(*arguments: str | Path) -> Result:
 
 
 def results(*arguments: str | Path) -> dict[str, Any]:
-    """Run a verb that succeeds with `--json -`, and parse its standard output."""
+    """Run a subcommand that succeeds with `--json -`, and parse its standard output."""
     result = dfml(*arguments, "--json", "-")
     assert result.exit_code == 0, result.stderr
     values = json.loads(result.stdout)

@@ -59,13 +59,13 @@ def test_a_bad_member_is_refused_before_the_training(
     assert dfml("zoo", "inspect", zoo).exit_code == 1
 
 
-@pytest.mark.parametrize("verb", [("train",), ("invert",), ("zoo", "inspect")])
-def test_an_empty_or_missing_zoo(tmp_path: Path, verb: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("subcommand", [("train",), ("invert",), ("zoo", "inspect")])
+def test_an_empty_or_missing_zoo(tmp_path: Path, subcommand: tuple[str, ...]) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    out = () if verb[-1] == "inspect" else ("--out", tmp_path / "out")
-    assert "is empty" in error(dfml(*verb, empty, *out), 1)
-    assert "missing" in error(dfml(*verb, tmp_path / "missing", *out), 1)
+    out = () if subcommand[-1] == "inspect" else ("--out", tmp_path / "out")
+    assert "is empty" in error(dfml(*subcommand, empty, *out), 1)
+    assert "missing" in error(dfml(*subcommand, tmp_path / "missing", *out), 1)
     assert not (tmp_path / "out").exists()
 
 

@@ -38,12 +38,12 @@ def blocks(language: str) -> list[str]:
     return [textwrap.dedent(code) for _, code in found]
 
 
-def commands(verb: str) -> list[list[str]]:
+def commands(subcommand: str) -> list[list[str]]:
     """Commands of the page, with settings that make them fast."""
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     split = [shlex.split(line) for line in lines]
     assert all(words[0] == "dfml" for words in split)
-    return [[*words[1:], *SHORT[verb]] for words in split if words[1] == verb]
+    return [[*words[1:], *SHORT[subcommand]] for words in split if words[1] == subcommand]
 
 
 @pytest.fixture

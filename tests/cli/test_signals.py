@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dfml.cli.error_handling import Verbs
+from dfml.cli.error_handling import Subcommands
 from dfml.errors import RunError
 from dfml.training.loop import Interrupted
 from tests.cli.conftest import FEW, World
@@ -94,7 +94,7 @@ def test_an_interruption_is_reported_whatever_error_it_became(
     replacement: Exception | None, number: signal.Signals
 ) -> None:
     """Code in C, such as safetensors, may replace KeyboardInterrupt by an error of its own."""
-    app = typer.Typer(cls=Verbs)
+    app = typer.Typer(cls=Subcommands)
 
     @app.command()
     def read() -> None:
@@ -115,12 +115,13 @@ def test_an_interruption_is_reported_whatever_error_it_became(
 
 
 @pytest.mark.parametrize(
-    ("verb", "advice"), [("train", "; a checkpoint is written, resume with: dfml train --resume"), ("evaluate", "")]
+    ("subcommand", "advice"),
+    [("train", "; a checkpoint is written, resume with: dfml train --resume"), ("evaluate", "")],
 )
 def test_only_the_error_of_a_training_says_how_to_resume_it(
-    verb: str, advice: str, monkeypatch: pytest.MonkeyPatch
+    subcommand: str, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = typer.Typer(cls=Verbs)
+    app = typer.Typer(cls=Subcommands)
 
     @app.command()
     def work() -> None:
@@ -129,13 +130,13 @@ def test_only_the_error_of_a_training_says_how_to_resume_it(
     @app.command()
     def other() -> None: ...
 
-    monkeypatch.setattr(sys, "argv", ["dfml", verb])
+    monkeypatch.setattr(sys, "argv", ["dfml", subcommand])
     outcome = CliRunner().invoke(app, ["work"])
     assert (outcome.exit_code, outcome.stderr) == (143, f"error: interrupted by SIGTERM{advice}\n")
 
 
 def test_a_signal_that_was_ignored_stays_ignored() -> None:
-    app = typer.Typer(cls=Verbs)
+    app = typer.Typer(cls=Subcommands)
 
     @app.command()
     def work() -> None:

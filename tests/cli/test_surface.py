@@ -1,4 +1,4 @@
-"""The verbs and options that users rely on. A change here changes what they type."""
+"""The subcommands and options that users rely on. A change here changes what they type."""
 
 from __future__ import annotations
 
@@ -59,48 +59,48 @@ SURFACE = {
 }
 
 
-def _verbs(command: Any, prefix: str = "") -> dict[str, Any]:
+def _subcommands(command: Any, prefix: str = "") -> dict[str, Any]:
     found = {}
     for name, below in command.commands.items():
         nested = hasattr(below, "commands")
-        found |= _verbs(below, f"{prefix}{name} ") if nested else {f"{prefix}{name}": below}
+        found |= _subcommands(below, f"{prefix}{name} ") if nested else {f"{prefix}{name}": below}
     return found
 
 
-VERBS = _verbs(typer.main.get_command(app))
+SUBCOMMANDS = _subcommands(typer.main.get_command(app))
 
 
-@pytest.mark.parametrize("verb", SURFACE)
-def test_a_verb_has_exactly_these_arguments_and_options(verb: str) -> None:
+@pytest.mark.parametrize("subcommand", SURFACE)
+def test_a_subcommand_has_exactly_these_arguments_and_options(subcommand: str) -> None:
     names = [
         parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]
-        for parameter in VERBS[verb].params
+        for parameter in SUBCOMMANDS[subcommand].params
     ]
-    assert sorted(names) == sorted(SURFACE[verb])
+    assert sorted(names) == sorted(SURFACE[subcommand])
 
 
-def test_there_are_exactly_these_verbs() -> None:
-    assert set(VERBS) == set(SURFACE)
+def test_there_are_exactly_these_subcommands() -> None:
+    assert set(SUBCOMMANDS) == set(SURFACE)
 
 
-@pytest.mark.parametrize("verb", SURFACE)
-def test_every_verb_has_help(verb: str) -> None:
-    shown = dfml(*verb.split(), "--help")
+@pytest.mark.parametrize("subcommand", SURFACE)
+def test_every_subcommand_has_help(subcommand: str) -> None:
+    shown = dfml(*subcommand.split(), "--help")
     assert shown.exit_code == 0
     assert "Usage" in shown.stdout
 
 
 def test_help_lists_all_choices() -> None:
-    parameters = {verb: {p.name: p for p in VERBS[verb].params} for verb in VERBS}
+    parameters = {subcommand: {p.name: p for p in SUBCOMMANDS[subcommand].params} for subcommand in SUBCOMMANDS}
     assert set(METHOD_NAMES) == set(METHODS)
     assert all(method in parameters["train"]["method"].help for method in METHODS)
     assert f"{DEFAULT_METHOD} (default)" in parameters["train"]["method"].help
-    for verb in ("evaluate", "adapt"):
-        assert set(parameters[verb]["calibration"].type.choices) == set(CALIBRATIONS)
-        assert all(name in parameters[verb]["calibration"].help for name in CALIBRATIONS)
-    for verb in ("evaluate", "zoo build"):
-        assert tuple(parameters[verb]["splits"].type.choices) == split_names()
-        assert ", ".join(split_names()) in parameters[verb]["splits"].help
+    for subcommand in ("evaluate", "adapt"):
+        assert set(parameters[subcommand]["calibration"].type.choices) == set(CALIBRATIONS)
+        assert all(name in parameters[subcommand]["calibration"].help for name in CALIBRATIONS)
+    for subcommand in ("evaluate", "zoo build"):
+        assert tuple(parameters[subcommand]["splits"].type.choices) == split_names()
+        assert ", ".join(split_names()) in parameters[subcommand]["splits"].help
     assert tuple(parameters["zoo build"]["recipe"].type.choices) == tuple(RECIPES)
     assert all(engine in parameters["invert"]["engine"].help for engine in engine_names())
 

@@ -1,6 +1,6 @@
-"""The command `dfml`: one file per verb, which parses its arguments, calls the library and prints.
+"""The command `dfml`: one file per subcommand, which parses its arguments, calls the library and prints.
 
-All verbs are imported whenever `dfml` starts; a verb imports torch and the library when it runs.
+All subcommands are imported whenever `dfml` starts; a subcommand imports torch and the library when it runs.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from dfml.cli import adapt, evaluate, invert, predict, quickstart, train, zoo
-from dfml.cli.error_handling import Verbs, show_warning
+from dfml.cli.error_handling import Subcommands, show_warning
 
 app = typer.Typer(
-    cls=Verbs,
+    cls=Subcommands,
     help="Turn a zoo of pre-trained image classifiers into a few-shot learner, without their training data.",
     no_args_is_help=True,
     add_completion=False,

@@ -30,7 +30,7 @@ def open_data(name: str, *, split: str | None, usual: str, official: str | None,
     Args:
         name: Path of an image folder or of a zip of one, or `glyphs`.
         split: Value of `--split`; None chooses `usual`, or all images of a folder that has no splits.
-        usual: Default split of the verb.
+        usual: Default split of the subcommand.
         official: Value of `--splits`: name of the class split that divides a folder without splits; None for none.
         size: Side length of the images in pixels.
 

@@ -1,4 +1,4 @@
-"""Errors of a verb become one line on standard error and an exit code. Only a bug shows a traceback."""
+"""Errors of a subcommand become one line on standard error and an exit code. Only a bug shows a traceback."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from typer.core import TyperGroup
 from dfml.errors import DfmlError
 
 
-class Verbs(TyperGroup):
-    """The group of all verbs, which turns an error of the running verb into one line and an exit code."""
+class Subcommands(TyperGroup):
+    """The group of all subcommands, which turns an error of the running subcommand into one line and an exit code."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the verbs, in the order in which a user needs them."""
+        """Names of the subcommands, in the order in which a user needs them."""
         names = super().list_commands(ctx)
         first = [name for name in ("quickstart", "zoo") if name in names]
         return first + [name for name in names if name not in first]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a verb."""
+        """Run a subcommand."""
         with _signals_raise() as signals, _errors_become_lines(signals):
             return super().invoke(ctx)
 
@@ -109,7 +109,7 @@ def _is_disk_error(error: BaseException) -> bool:
 
 @contextmanager
 def _signals_raise() -> Iterator[list[signal.Signals]]:
-    """Make SIGTERM end a verb as Ctrl-C does: child processes end, and unfinished files are removed.
+    """Make SIGTERM end a subcommand as Ctrl-C does: child processes end, and unfinished files are removed.
 
     Yields:
         A list to which every signal is appended when it comes.

@@ -1,4 +1,4 @@
-"""Options and choices that several verbs share. Nothing heavy is imported here."""
+"""Options and choices that several subcommands share. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ else:  # dfml's own class splits and those of installed packages
     SplitName = Literal[split_names()]
 
 COMMON = "Common options"
-"""Heading in the help of the options that nearly all verbs have."""
+"""Heading in the help of the options that nearly all subcommands have."""
 
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, metavar="N", rich_help_panel=COMMON, help="Seed of all random numbers.")

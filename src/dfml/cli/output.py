@@ -1,4 +1,4 @@
-"""Output of a verb: messages and tables to standard output, results as JSON to a file or to standard output."""
+"""Output of a subcommand: messages and tables to standard output, results as JSON to a file or to standard output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIDE = 200  # columns of a table that is written to a file or a pipe, so that n
 
 
 class Output:
-    """Messages, tables and results of one verb.
+    """Messages, tables and results of one subcommand.
 
     Args:
         json_file: File for `results`; None writes none. With `-`, results go to standard output and everything else to
@@ -43,7 +43,7 @@ class Output:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the verb started."""
+        """Seconds since the subcommand started."""
         return time.perf_counter() - self._start
 
     def say(self, text: str) -> None:
@@ -55,7 +55,7 @@ class Output:
         self._console.print(renderable)
 
     def results(self, values: Mapping[str, Any]) -> None:
-        """Write results, and the seconds since the verb started, as JSON if `--json` was given."""
+        """Write results, and the seconds since the subcommand started, as JSON if `--json` was given."""
         text = to_json({**values, "seconds": round(self.seconds, 3)})
         if self._json_file == _STDOUT:
             sys.stdout.write(text)

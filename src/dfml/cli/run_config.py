@@ -1,4 +1,4 @@
-"""Settings of a run from layers: defaults, preset, file, `--set`, options. Imported when a verb runs."""
+"""Settings of a run from layers: defaults, preset, file, `--set`, options. Imported when a subcommand runs."""
 
 from __future__ import annotations
 

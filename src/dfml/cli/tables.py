@@ -1,4 +1,4 @@
-"""Tables of a zoo's members. Imported when a verb runs."""
+"""Tables of a zoo's members. Imported when a subcommand runs."""
 
 from __future__ import annotations
 
