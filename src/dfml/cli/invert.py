@@ -30,7 +30,7 @@ def invert(
         str,
         typer.Option(
             metavar="NAME",
-            help="Inversion engine. ei: optimise pixels; cmi: a generator trained from scratch for each member; five, "
+            help="Inversion engine. ei: optimise pixels; cmi: a generator trained from scratch for each batch; five, "
             "fast_dfkd: a generator that a run has meta-trained (--from); or an engine of another package.",
         ),
     ] = "ei",
@@ -39,10 +39,16 @@ def invert(
         typer.Option(
             "--from",
             metavar="RUN",
-            help="Run with a meta-trained engine (such as `dfml train --method free`), or RUN/checkpoints/N.",
+            help="Output folder of a `dfml train` that meta-trained an engine (such as --method free), or "
+            "RUN/checkpoints/N.",
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps of the engine on each member.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Number of steps of the engine on each batch, which has at most 20 classes of a member."
+        ),
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the engine, such as ei.lr=0.05. Repeatable."),

@@ -27,13 +27,14 @@ class Fidelity:
 
     Attributes:
         agreement: Fraction of the images that the member itself classifies as their label.
-        batch_norm_distance: Distance between the images' batch-norm statistics and the running ones
-            (`dfml.inversion.terms.batch_norm_distance`), averaged over batches of images that were recovered together;
-            it grows as these get smaller. 0 without batch-norm layers.
-        noise_batch_norm_distance: The same distance for uniform noise, for comparison.
-        other_agreement: Fraction of (image, other member) pairs in which the other member has the image's class in its
-            label set and recognises it; None if no other member has any of the classes.
-        chance: Chance level of `other_agreement`.
+        batch_norm_distance: Distance between the images' batch-norm statistics and the running ones: L2 norms, summed
+            over layers (`dfml.inversion.terms.batch_norm_distance`), averaged over batches of images that were
+            recovered together. Smaller batches have larger distances. 0 without batch-norm layers.
+        noise_batch_norm_distance: The same distance for uniform noise in batches of the same sizes, for comparison.
+        other_agreement: Over all pairs of an image and another member that has the image's class: the fraction in which
+            that member predicts the class. None if there is no such pair.
+        chance: Mean over these pairs of 1 / (number of classes of the other member); without pairs, 1 / (number of
+            classes of the member itself).
         warning: What is wrong, if the images are only noise; otherwise None.
     """
 

@@ -49,7 +49,8 @@ class ICFILConfig(FrozenSettings):
     """Learning rate of Adam for the synthetic pixels in normalised space; it falls to 0 along a half cosine."""
     weights: InversionWeights = InversionWeights()
     """Weights of the inversion loss. Its batch-norm term compares with the statistics of the real support set in the
-    adapted network, because a meta-learner has no running statistics."""
+    adapted network, not with those that the learner has stored in training. `momentum` and `disagreement` have no
+    effect here."""
     steps: PositiveInt = 5
     """Number of gradient steps of the calibration."""
     lr: PositiveFloat = 0.01
@@ -150,8 +151,8 @@ def calibrate_parameters(
         config: Settings of ICFIL.
 
     Returns:
-        Calibrated weights, and the batch-norm statistics of the support sets in the last step; both with a leading axis
-        of tasks.
+        Calibrated weights, and the batch-norm statistics of the support sets in the last pass over them, which precedes
+        the last update of the weights; both with a leading axis of tasks.
     """
     way = parameters["head.bias"].shape[1]
     synthetic_labels = torch.arange(way, device=labels.device).repeat_interleave(config.images_per_class)
@@ -271,7 +272,9 @@ def contrastive_loss(
 
 
 class _AdaptedModel:
-    """Adapted network as an `InvertibleModel`; every batch is normalised with its own statistics.
+    """Adapted network as an `InvertibleModel`, which takes images in [0, 1] and normalises them.
+
+    Batch-norm normalises every batch with its own statistics.
 
     Args:
         network: Backbone.

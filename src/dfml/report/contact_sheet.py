@@ -89,11 +89,12 @@ def render_inversion(inverted: Sequence[InvertedMember]) -> Image.Image:
 
 
 def _fidelity_note(inverted: InvertedMember) -> str:
+    """Percentages over all recovered images, also those that are not drawn; with others, over (image, member) pairs."""
     fidelity, classes = inverted.fidelity, len(inverted.labels)
     others = (
         f"; other members predict it for {fidelity.other_agreement:.0%}" if fidelity.other_agreement is not None else ""
     )
-    rest = f"; {len(inverted.images)} of {classes} classes" if classes > len(inverted.images) else ""
+    rest = f"; shown: {len(inverted.images)} of {classes} classes" if classes > len(inverted.images) else ""
     return f"the member predicts the intended class for {fidelity.agreement:.0%}{others}{rest}"
 
 
