@@ -65,7 +65,11 @@ class Registry(Generic[Part]):
                 return parts[name]
         points = [point for point in entry_points(group=self._group) if point.name == name]
         if not points:
-            raise UsageError(f"unknown {self._kind} {name!r}; choose one of {', '.join(self.names())}")
+            names = ", ".join(self.names())
+            advice = (
+                f"choose one of {names}" if names else f"no package announces one as an entry point of {self._group}"
+            )
+            raise UsageError(f"unknown {self._kind} {name!r}; {advice}")
         part = load_entry_point(self._kind, points)
         if not self._accepts(name, part):
             raise UsageError(

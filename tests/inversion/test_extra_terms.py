@@ -36,6 +36,11 @@ def test_a_term_is_created_with_its_weight_unless_that_is_zero() -> None:
     assert create_extra_terms({"edges": 0.0}) == ()
 
 
+def test_without_any_term_an_unknown_name_says_where_terms_come_from() -> None:
+    with pytest.raises(UsageError, match=r"'edges'; no installed package announces one .* dfml\.loss_terms"):
+        create_extra_terms({"edges": 0.5})
+
+
 def test_a_term_with_another_name_than_its_registration_is_refused() -> None:
     register_loss_term("corners", Edges)
     with pytest.raises(UsageError, match=r"the loss term 'corners': expected .* name is 'corners', found 'edges'"):
