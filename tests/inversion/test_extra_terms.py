@@ -37,7 +37,7 @@ def test_a_term_is_created_with_its_weight_unless_that_is_zero() -> None:
 
 
 def test_without_any_term_an_unknown_name_says_where_terms_come_from() -> None:
-    with pytest.raises(UsageError, match=r"'edges'; no installed package announces one .* dfml\.loss_terms"):
+    with pytest.raises(UsageError, match=r"'edges'; no package announces one .* dfml\.loss_terms"):
         create_extra_terms({"edges": 0.5})
 
 
