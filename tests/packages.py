@@ -1,11 +1,11 @@
-"""Stand-ins for installed packages, which announce methods, class splits and the like."""
+"""Stand-ins for installed packages, which declare methods, class splits and the like."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-def announce(folder: Path, name: str, **groups: str) -> None:
+def declare_entry_points(folder: Path, name: str, **groups: str) -> None:
     """Write what an installed package leaves in `folder` for others to find.
 
     Args:

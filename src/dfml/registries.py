@@ -15,13 +15,13 @@ Part = TypeVar("Part")
 
 
 class Registry(Generic[Part]):
-    """Parts by name: dfml's own, those registered in Python, and those that installed packages announce.
+    """Parts by name: dfml's own, those registered in Python, and those that installed packages declare.
 
     Args:
         kind: Word for one part in messages, such as "engine".
-        group: Entry-point group in which packages announce parts (name -> `module:object`), such as `dfml.engines`.
+        group: Entry-point group in which packages declare parts (name -> `module:object`), such as `dfml.engines`.
         own: dfml's own parts; they cannot be replaced.
-        accepts: (name, object) -> whether what a package announces under a name is such a part.
+        accepts: (name, object) -> whether what a package declares under a name is such a part.
         expected: Description of such a part, for the message where `accepts` says no.
     """
 
@@ -50,14 +50,14 @@ class Registry(Generic[Part]):
 
     def names(self) -> tuple[str, ...]:
         """All names, dfml's own first; nothing is imported."""
-        announced = sorted(entry_points(group=self._group).names)
-        return tuple(dict.fromkeys([*self._own, *self._registered, *announced]))
+        declared = sorted(entry_points(group=self._group).names)
+        return tuple(dict.fromkeys([*self._own, *self._registered, *declared]))
 
     def find(self, name: str) -> Part:
-        """The part of a name; one that a package announces is imported now.
+        """The part of a name; one that a package declares is imported now.
 
         Raises:
-            UsageError: If there is none, several packages announce different ones, its module fails, or the object is
+            UsageError: If there is none, several packages declare different ones, its module fails, or the object is
                 no such part.
         """
         for parts in (self._own, self._registered):
@@ -67,20 +67,20 @@ class Registry(Generic[Part]):
         if not points:
             names = ", ".join(self.names())
             advice = (
-                f"choose one of {names}" if names else f"no package announces one as an entry point of {self._group}"
+                f"choose one of {names}" if names else f"no package declares one as an entry point of {self._group}"
             )
             raise UsageError(f"unknown {self._kind} {name!r}; {advice}")
         part = load_entry_point(self._kind, points)
         if not self._accepts(name, part):
             raise UsageError(
-                f"{describe_entry_point(points[0])} is announced as the {self._kind} {name!r}: expected "
+                f"{describe_entry_point(points[0])} is declared as the {self._kind} {name!r}: expected "
                 f"{self._expected}, found {part!r}"
             )
         return cast("Part", part)
 
 
 def load_entry_point(kind: str, points: Sequence[EntryPoint], error: type[DfmlError] = UsageError) -> object:
-    """Import what packages announce under one name.
+    """Import what packages declare under one name.
 
     Args:
         kind: Word for the part in messages.
@@ -93,7 +93,7 @@ def load_entry_point(kind: str, points: Sequence[EntryPoint], error: type[DfmlEr
     name = points[0].name
     if len({point.value for point in points}) > 1:
         packages = ", ".join(map(describe_entry_point, points))
-        raise error(f"several packages announce a {kind} {name!r}: {packages}; uninstall all but one")
+        raise error(f"several packages declare a {kind} {name!r}: {packages}; uninstall all but one")
     try:
         return points[0].load()
     except (Exception, SystemExit) as caught:

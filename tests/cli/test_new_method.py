@@ -225,7 +225,7 @@ def test_a_file_in_the_current_folder_replaces_no_installed_module(folder: Path)
         find_method("dfml:Right")
 
 
-def test_an_announced_method_is_found_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_declared_method_is_found_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package(folder, "leaf", methods="leaf_student = my_method:LeafStudent\npurer = my_method:LeafStudent")
     monkeypatch.syspath_prepend(folder)
     assert "leaf_student" in method_names()
@@ -243,12 +243,12 @@ def test_an_announced_method_is_found_by_its_name(folder: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ("other = my_method:LeafStudent", ["announced as 'other'", "its name is 'leaf_student'", "package leaf"]),
+        ("other = my_method:LeafStudent", ["declared as 'other'", "its name is 'leaf_student'", "package leaf"]),
         ("other = my_method:Missing", ["cannot be imported", "package leaf", "Missing"]),
         ("other = broken:Right", ["broken.py:8: ZeroDivisionError", "package leaf"]),
     ],
 )
-def test_an_unusable_announced_method_is_an_error_that_names_its_package(
+def test_an_unusable_declared_method_is_an_error_that_names_its_package(
     folder: Path, monkeypatch: pytest.MonkeyPatch, entry: str, words: list[str]
 ) -> None:
     module(folder, "broken", BASE + "1 / 0")
@@ -258,7 +258,7 @@ def test_an_unusable_announced_method_is_an_error_that_names_its_package(
     assert all(word in line for word in words), line
 
 
-def test_two_packages_that_announce_one_name_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_packages_that_declare_one_name_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package(folder, "one", methods="leaf_student = my_method:LeafStudent")
     package(folder, "two", methods="leaf_student = other:LeafStudent")
     monkeypatch.syspath_prepend(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import FEW, World, dfml
-from tests.packages import announce
+from tests.packages import declare_entry_points
 
 CODE = """
 from dfml.data.splits import ListedSplit
@@ -22,7 +22,7 @@ mine = ListedSplit("mine", train=("new_2",), val=(), test=("new_0", "new_1"))
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     (tmp_path / "my_splits.py").write_text(CODE)
-    announce(tmp_path, "mypackage", splits="mine = my_splits:mine")
+    declare_entry_points(tmp_path, "mypackage", splits="mine = my_splits:mine")
     return tmp_path
 
 

@@ -26,7 +26,7 @@ from dfml.data.splits import (
     split_names,
 )
 from dfml.errors import DataError, UsageError
-from tests.packages import announce
+from tests.packages import declare_entry_points
 
 from .images import plain, write_folder
 
@@ -149,15 +149,17 @@ mine = ListedSplit("mine", train=("a", "b"), val=(), test=("c",))
 """
 
 
-def test_a_split_that_a_package_announces_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_that_a_package_declares_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_splits.py").write_text(CODE)
-    announce(tmp_path, "mypackage", splits="mine = my_splits:mine\ncub = my_splits:mine\nzoo = my_splits:mine")
+    declare_entry_points(
+        tmp_path, "mypackage", splits="mine = my_splits:mine\ncub = my_splits:mine\nzoo = my_splits:mine"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert split_names() == (*SHIPPED, "mine", "zoo")
     assert "my_splits" not in sys.modules
     assert find_split("cub") is splits.CUB
     assert official_split("mine", "train", ["c", "b", "a"]) == ("a", "b")
-    with pytest.raises(UsageError, match=r"package mypackage\) is announced as the class split 'zoo'"):
+    with pytest.raises(UsageError, match=r"package mypackage\) is declared as the class split 'zoo'"):
         find_split("zoo")
     del sys.modules["my_splits"]
 
@@ -170,20 +172,20 @@ def test_a_split_that_a_package_announces_is_found_by_its_name(tmp_path: Path, m
         ("mine = json:loads", "expected an object with this `name` and a method `classes`"),
     ],
 )
-def test_what_is_wrong_with_an_announced_split_names_its_package(
+def test_what_is_wrong_with_a_declared_split_names_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, words: str
 ) -> None:
     (tmp_path / "my_splits.py").write_text(CODE)
-    announce(tmp_path, "mypackage", splits=entry)
+    declare_entry_points(tmp_path, "mypackage", splits=entry)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match=rf"\(package mypackage\).*{words}"):
         find_split("mine")
     sys.modules.pop("my_splits", None)
 
 
-def test_two_packages_that_announce_one_split_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    announce(tmp_path, "one", splits="mine = one:mine")
-    announce(tmp_path, "two", splits="mine = two:mine")
+def test_two_packages_that_declare_one_split_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    declare_entry_points(tmp_path, "one", splits="mine = one:mine")
+    declare_entry_points(tmp_path, "two", splits="mine = two:mine")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match=r"package one\), .*package two\); uninstall all but one"):
         find_split("mine")

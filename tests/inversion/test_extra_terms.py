@@ -12,7 +12,7 @@ from dfml.errors import UsageError
 from dfml.inversion import terms
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.terms import BUILT_IN_TERMS, LossInputs, built_in_terms, create_extra_terms, register_loss_term
-from tests.packages import announce
+from tests.packages import declare_entry_points
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ def test_a_term_is_created_with_its_weight_unless_that_is_zero() -> None:
 
 
 def test_without_any_term_an_unknown_name_says_where_terms_come_from() -> None:
-    with pytest.raises(UsageError, match=r"'edges'; no package announces one .* dfml\.loss_terms"):
+    with pytest.raises(UsageError, match=r"'edges'; no package declares one .* dfml\.loss_terms"):
         create_extra_terms({"edges": 0.5})
 
 
 def test_a_term_with_another_name_than_its_registration_is_refused() -> None:
     register_loss_term("corners", Edges)
-    with pytest.raises(UsageError, match=r"the loss term 'corners': expected .* name is 'corners', found 'edges'"):
+    with pytest.raises(UsageError, match=r"the loss term 'corners': expected the created object's `name` to be 'corners', found 'edges'"):
         InversionWeights(extra={"corners": 1.0}).terms()
 
 
@@ -51,7 +51,7 @@ def test_a_term_with_another_name_than_its_registration_is_refused() -> None:
 def test_a_reserved_name_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=f"the name '{name}' of a loss term is reserved for dfml"):
         register_loss_term(name, lambda weight: Edges(weight, name=name))
-    announce(tmp_path, "terms", loss_terms=f"{name} = tests.inversion.test_extra_terms:Edges")
+    declare_entry_points(tmp_path, "terms", loss_terms=f"{name} = tests.inversion.test_extra_terms:Edges")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match=f"the name '{name}' of a loss term is reserved for dfml"):
         create_extra_terms({name: 1.0})

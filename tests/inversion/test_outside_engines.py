@@ -1,4 +1,4 @@
-"""Engines and loss terms from outside the package: registered or announced, then used like dfml's own."""
+"""Engines and loss terms from outside the package: registered or declared as an entry point, used like dfml's own."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from dfml.zoo.formats import CONFIG, MemberConfig, register_format
 from dfml.zoo.inspection import inspect_zoo
 from dfml.zoo.vetting import load_member, load_strictly, read_member_config
 from tests.factories import ZooMaker
-from tests.packages import announce
+from tests.packages import declare_entry_points
 
 
 class NpzFormat:
@@ -160,16 +160,16 @@ def test_without_the_format_its_files_are_no_members(zoo_maker: ZooMaker) -> Non
         read_member_config(zoo_maker.path / "b.npz")
 
 
-def test_an_installed_package_announces_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_package_declares_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = "from tests.zoo.test_formats import NpzFormat\nFORMAT = NpzFormat()\n"
-    (tmp_path / "announced_format.py").write_text(module)
+    (tmp_path / "declared_format.py").write_text(module)
     monkeypatch.syspath_prepend(tmp_path)
-    announce(tmp_path, "formats", formats="npz = announced_format:FORMAT\nother = no_such_module:FORMAT")
+    declare_entry_points(tmp_path, "formats", formats="npz = declared_format:FORMAT\nother = no_such_module:FORMAT")
     maker = ZooMaker(tmp_path / "zoo")
     maker.member("a")
     (maker.path / "zoo.json").write_text("{}")  # what `dfml zoo build` writes beside its members
     assert len(dfml.Zoo.open(maker.path)) == 1
-    assert "announced_format" not in sys.modules  # the zoo needed none of them
+    assert "declared_format" not in sys.modules  # the zoo needed none of them
     write_npz(maker.path / "b.npz")
     zoo = dfml.Zoo.open(maker.path)
     assert len(zoo) == 2
@@ -177,18 +177,18 @@ def test_an_installed_package_announces_a_format(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("announced", "message"),
+    ("declared", "message"),
     [
         ("npz = no_such_module:FORMAT", r"the format 'npz' of .*package broken\) cannot be imported: .*no_such_module"),
         ("zip = json:loads", r"the format 'zip' of .*package broken\): expected an instance with name, recognises"),
         ("timm = dfml.zoo.formats.timm:FORMAT", "that dfml's own formats do not have"),
     ],
 )
-def test_the_error_of_an_announced_format_names_it_and_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced: str, message: str
+def test_the_error_of_a_declared_format_names_it_and_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: str, message: str
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    announce(tmp_path, "broken", formats=announced)
+    declare_entry_points(tmp_path, "broken", formats=declared)
     (tmp_path / "zoo").mkdir()
     write_npz(tmp_path / "zoo" / "b.npz")
     with pytest.raises(ZooError, match=message):

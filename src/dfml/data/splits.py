@@ -1,7 +1,7 @@
 """Class splits of few-shot benchmarks: which class folders are for training, validation and test.
 
 They divide an image folder that has no split level of its own. Further ones are added without a change here, by
-`register_split` or by an installed package that announces one as an entry point of the group `dfml.splits`. This module
+`register_split` or by an installed package that declares one as an entry point of the group `dfml.splits`. This module
 imports nothing heavy: the command line reads its names whenever it starts.
 
 Sources: CIFAR-FS, Bertinetto et al., ICLR 2019. miniImageNet, Ravi and Larochelle, ICLR 2017. CUB-200-2011, Chen et
@@ -187,7 +187,7 @@ def register_split(split: ClassSplit) -> None:
 
 
 def split_names() -> tuple[str, ...]:
-    """Names of all class splits: dfml's own and registered ones, then those that installed packages announce.
+    """Names of all class splits: dfml's own and registered ones, then those that installed packages declare.
 
     No code of those packages is imported.
     """
@@ -195,10 +195,10 @@ def split_names() -> tuple[str, ...]:
 
 
 def find_split(name: str) -> ClassSplit:
-    """The class split of a name; one that a package announces is imported now.
+    """The class split of a name; one that a package declares is imported now.
 
     Raises:
-        UsageError: If there is none, or what a package announces cannot be imported or is no class split.
+        UsageError: If there is none, or what a package declares cannot be imported or is no class split.
     """
     return _SPLITS.find(name)
 

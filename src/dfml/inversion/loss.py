@@ -54,7 +54,7 @@ class InversionWeights(FrozenSettings):
     batch_norm: NonNegativeFloat = 0.01
     """Weight of the distance between the batch's statistics and the running statistics of the batch-norm layers."""
     first_layer: NonNegativeFloat = 1.0
-    """Factor of the first batch-norm layer within that distance (DeepInversion on ImageNet: 10)."""
+    """Factor by which the distance of the first batch-norm layer is multiplied (DeepInversion on ImageNet: 10)."""
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
     """EMA coefficient of the statistics of a member's earlier batches, in [0, 1); 0 compares the current batch alone
     (FastDFKD: 0.9)."""

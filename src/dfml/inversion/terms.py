@@ -36,15 +36,15 @@ class LossInputs:
 
     Attributes:
         pixels: Images after this step's random shift and flip (`dfml.inversion.loss.View`), normalised with the mean
-            and standard deviation of the engine (`ei`: those of the member).
-        images: The same images, denormalised: nominally in [0, 1], but not clipped. They have the size that is
-            optimised; the member sees them resized to its own input size.
+            and standard deviation of the engine (the engine `ei`: those of the member).
+        images: The same images, denormalised: nominally in [0, 1], but not clipped. They have the size at which they
+            are optimised; the member sees them resized to its own input size.
         labels: For every image, the index of the member's output (class) that the image shall show.
         logits: Logits of the member for these images; differentiable in the pixels.
         statistics: One entry per batch-norm layer of the member, in order of use: mean and variance of this batch (with
             `InversionWeights.momentum`: their moving average over batches) beside the running mean and variance. Empty
             if the member has no such layer or no term needs them.
-        student_logits: Logits of the student for the outputs of the member. None if there is no student or
+        student_logits: Logits of the student for the member's classes, in their order. None if there is no student or
             `InversionWeights.disagreement` is 0; without gradient if `InversionWeights.student_gradient` is False.
     """
 
@@ -63,7 +63,7 @@ class LossTerm(Protocol):
     The loss is the sum of `weight` times the value over all terms. A term from another package is created with the
     weight in the settings, which is at least 0: a term that rewards a large value returns the value negated. Methods
     that recover images by an engine (`ImageSource`) report its value, without the weight, as the metric
-    `inversion_NAME`; `purer` does not.
+    `inversion_NAME`; `purer` does not. Of dfml's own terms only the label term is reported, as `inversion_loss`.
 
     Attributes:
         name: Name of the term, its key in `InversionLoss.parts`. For a term from another package, the name under which
@@ -106,7 +106,7 @@ class BatchNormTerm:
     """Distance between the batch's and the running statistics; see `batch_norm_distance`.
 
     Attributes:
-        first_layer: Factor of the first layer's distance.
+        first_layer: Factor by which the distance of the first layer is multiplied; default 1.
     """
 
     weight: float
@@ -174,13 +174,13 @@ def built_in_terms(
 ) -> tuple[LossTerm, ...]:
     """Create dfml's own terms in a fixed order, without those of weight 0.
 
-    The label term is created with weight 0 too: its value, the cross-entropy, is what failures are detected by, and a
-    metric of every run.
+    The label term is created even if its weight is 0, because failures are detected by its value, the cross-entropy,
+    which is also a metric of every run.
 
     Args:
         label: Weight of the cross-entropy.
         batch_norm: Weight of the distance of the batch-norm statistics.
-        first_layer: Factor of the first batch-norm layer within that distance.
+        first_layer: Factor by which the distance of the first batch-norm layer is multiplied.
         total_variation: Weight of the total variation.
         l2: Weight of the L2 norm of the pixels.
         disagreement: Weight of the reward for a large divergence between member and student; at least 0. The term gets
@@ -220,8 +220,8 @@ def create_extra_terms(weights: Mapping[str, float]) -> tuple[LossTerm, ...]:
         weights: Name of a term -> its weight.
 
     Raises:
-        UsageError: If no term of a name is registered or announced, the name is reserved for dfml, or the created term
-            has another name.
+        UsageError: If no term of a name is registered or declared as an entry point, the name is reserved for dfml, or
+            the created term has another name.
     """
     return tuple(_create_extra_term(name, weight) for name, weight in weights.items() if weight)
 
@@ -231,7 +231,7 @@ def _create_extra_term(name: str, weight: float) -> LossTerm:
     term = _EXTRA.find(name)(weight)
     if term.name != name:
         raise UsageError(
-            f"the loss term {name!r}: expected an object whose attribute name is {name!r}, found {term.name!r}; use "
+            f"the loss term {name!r}: expected the created object's `name` to be {name!r}, found {term.name!r}; use "
             "one name for the term and its registration"
         )
     return term
@@ -249,7 +249,7 @@ def batch_norm_distance(statistics: Sequence[LayerStatistics], first_layer: floa
 
     Args:
         statistics: One entry per batch-norm layer, in order of use; at least one.
-        first_layer: Factor of the first layer's distance.
+        first_layer: Factor by which the distance of the first layer is multiplied; default 1.
     """
     distances = [
         torch.linalg.vector_norm(layer.variance - layer.running_variance)
@@ -284,10 +284,10 @@ def disagreement(
     Args:
         member: Logits of the member.
         student: Logits of the student for the same outputs.
-        divergence: `kl`: KL(member || student) in nats, for images of which both predict the same class, and 0 for the
-            others, so that images keep their class and become those that the student is unsure of (CMI, FREE). `js`:
-            Jensen-Shannon divergence of the softmax at temperature 3, divided by ln 2, so that it is between 0 and 1
-            (DeepInversion).
+        divergence: `kl`: KL(member || student) in nats. Images on which they disagree, because they predict different
+            classes, count 0, so that images keep their class and become those that the student is unsure of (CMI,
+            FREE). `js`: Jensen-Shannon divergence of the softmax at temperature 3, divided by ln 2, so that it is
+            between 0 and 1 (DeepInversion).
     """
     if divergence == "kl":
         log_p, log_q = functional.log_softmax(member, dim=1), functional.log_softmax(student, dim=1)

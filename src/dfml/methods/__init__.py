@@ -9,7 +9,7 @@ from dfml.methods.best_member import BestMember
 from dfml.methods.dro import DRO
 from dfml.methods.free import FREE
 from dfml.methods.ot_fusion import OTFusion
-from dfml.methods.plugins import announced, import_method, is_path, load_announced
+from dfml.methods.plugins import declared, import_method, is_path, load_declared
 from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
@@ -28,7 +28,7 @@ def find_method(name: str) -> type[Method]:
     """Find a method.
 
     Args:
-        name: Name of one of dfml's own methods (they take precedence), of one that an installed package announces, or
+        name: Name of one of dfml's own methods (they take precedence), of one that an installed package declares, or
             `MODULE:CLASS`; see `dfml.methods.plugins`.
 
     Raises:
@@ -36,16 +36,16 @@ def find_method(name: str) -> type[Method]:
     """
     if name in METHODS:
         return METHODS[name]
-    if not is_path(name) and name not in announced():
+    if not is_path(name) and name not in declared():
         raise UsageError(
             f"unknown method {name!r}; choose one of {', '.join(method_names())}, or MODULE:CLASS of a Python file"
         )
-    kind = import_method(name) if is_path(name) else load_announced(name)
+    kind = import_method(name) if is_path(name) else load_declared(name)
     if METHODS.get(kind.name, kind) is not kind:
         raise UsageError(f"{name} has the name {kind.name!r} of one of dfml's own methods; choose another name")
     return kind
 
 
 def method_names() -> list[str]:
-    """Names of dfml's own methods, followed by those that installed packages announce."""
-    return [*METHODS, *(name for name in announced() if name not in METHODS)]
+    """Names of dfml's own methods, followed by those that installed packages declare."""
+    return [*METHODS, *(name for name in declared() if name not in METHODS)]

@@ -1,4 +1,4 @@
-"""Methods from outside of dfml: `MODULE:CLASS` of a Python file, or a name that an installed package announces.
+"""Methods from outside of dfml: `MODULE:CLASS` of a Python file, or a name that an installed package declares.
 
 A module is imported only if the user writes `MODULE:CLASS`. No file of a run or a learner makes dfml import a module: a
 run's `config.yaml` contains the method's own name, and a learner's folder contains its kind.
@@ -21,7 +21,7 @@ from dfml.settings import build_config
 from dfml.training.loop import TrainingConfig
 
 GROUP = "dfml.methods"
-"""Group of the entry points by which packages announce methods: name -> `module:Class`."""
+"""Group of the entry points by which packages declare methods: name -> `module:Class`."""
 
 RUN_ENTRIES = ("format_version", "method", "zoo", "class_identity", "members", "classes", "start_from")
 """Entries of a run's `config.yaml` besides the settings of its method, which no method may be called."""
@@ -34,8 +34,8 @@ def is_path(name: str) -> bool:
     return _PATH.fullmatch(name) is not None
 
 
-def announced() -> tuple[str, ...]:
-    """Names of the methods that installed packages announce; none of their modules is imported."""
+def declared() -> tuple[str, ...]:
+    """Names of the methods that installed packages declare; none of their modules is imported."""
     return tuple(sorted(entry_points(group=GROUP).names))
 
 
@@ -74,21 +74,21 @@ def import_method(path: str) -> type[Method]:
     return _vet(getattr(found, name), path)
 
 
-def load_announced(name: str) -> type[Method]:
-    """Import the method that an installed package announces.
+def load_declared(name: str) -> type[Method]:
+    """Import the method that an installed package declares.
 
     Args:
-        name: Name of the method, one of `announced`.
+        name: Name of the method, one of `declared`.
 
     Raises:
-        UsageError: If several packages announce the name, the module raises an error, or the announced object is not a
+        UsageError: If several packages declare the name, the module raises an error, or the declared object is not a
             usable method of that name.
     """
     points = [point for point in entry_points(group=GROUP) if point.name == name]
     kind = _vet(load_entry_point("method", points), points[0].value)
     if kind.name != name:
         raise UsageError(
-            f"{describe_entry_point(points[0])} is announced as {name!r}, but its name is {kind.name!r}; make both "
+            f"{describe_entry_point(points[0])} is declared as {name!r}, but its name is {kind.name!r}; make both "
             "the same"
         )
     return kind

@@ -23,7 +23,7 @@ def member_paths(path: Path) -> list[Path]:
     Raises:
         ZooError: If there is no member.
     """
-    if path.is_dir() and ((path / CONFIG).is_file() or find_format(path, announced=False)):
+    if path.is_dir() and ((path / CONFIG).is_file() or find_format(path, declared=False)):
         return [path]
     if not path.is_dir():
         if path.is_file() and find_format(path):

@@ -1,7 +1,7 @@
 """Formats of zoo members: what a format is, and how the format of a file or folder is found.
 
 dfml's own formats are the modules of this package; each has one instance of its format, `FORMAT`. A format of another
-package is registered in Python (`register_format`) or announced by an entry point in the group `dfml.formats`
+package is registered in Python (`register_format`) or declared by an entry point in the group `dfml.formats`
 (name -> `module:instance`).
 """
 
@@ -23,7 +23,7 @@ from dfml.registries import describe_entry_point, load_entry_point
 from dfml.zoo.pretrained import Preprocessing
 
 GROUP = "dfml.formats"
-"""Entry-point group by which installed packages announce formats."""
+"""Entry-point group by which installed packages declare formats."""
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 """The two files of a folder in the manner of timm and Hugging Face."""
@@ -115,20 +115,20 @@ def register_format(member_format: MemberFormat) -> None:
     _registered[name] = member_format
 
 
-def find_format(path: Path, *, announced: bool = True) -> MemberFormat | None:
+def find_format(path: Path, *, declared: bool = True) -> MemberFormat | None:
     """The first format that recognises a file or folder; None if no format does.
 
     Args:
         path: A file or folder.
-        announced: Whether to try, after all others, the formats that installed packages announce (imports them).
+        declared: Whether to try, after all others, the formats that installed packages declare (imports them).
 
     Raises:
-        ZooError: If an announced format is needed for the decision and cannot be imported.
+        ZooError: If a declared format is needed for the decision and cannot be imported.
     """
     known = (*_registered.values(), *map(_import_built_in, _built_in()))
     found = next((candidate for candidate in known if candidate.recognises(path)), None)
-    if found is None and announced:
-        found = next((candidate for candidate in _announced() if candidate.recognises(path)), None)
+    if found is None and declared:
+        found = next((candidate for candidate in _declared() if candidate.recognises(path)), None)
     return found
 
 
@@ -142,7 +142,7 @@ def format_of(path: Path) -> MemberFormat:
 
     Raises:
         ZooMemberError: If no format recognises it, and it does not look like a damaged member of timm's format either.
-        ZooError: If an announced format cannot be imported.
+        ZooError: If a declared format cannot be imported.
     """
     found = find_format(path)
     if found is None and (path.is_file() or not has_member_files(path)):
@@ -162,7 +162,7 @@ def format_named(name: str) -> MemberFormat:
         return _registered[name]
     if name in _built_in():
         return _import_built_in(name)
-    found = next(_announced(name), None)
+    found = next(_declared(name), None)
     if found is None:
         known = ", ".join(sorted({*_registered, *_built_in(), *entry_points(group=GROUP).names}))
         raise ZooError(f"there is no format {name!r} of zoo members; known are {known}")
@@ -180,8 +180,8 @@ def _import_built_in(name: str) -> MemberFormat:
     return found
 
 
-def _announced(name: str | None = None) -> Iterator[MemberFormat]:
-    """Yield the formats that installed packages announce; each is imported when it is reached."""
+def _declared(name: str | None = None) -> Iterator[MemberFormat]:
+    """Yield the formats that installed packages declare; each is imported when it is reached."""
     for point in entry_points(group=GROUP) if name is None else entry_points(group=GROUP, name=name):
         found = load_entry_point("format", [point], ZooError)
         origin = f"the format {point.name!r} of {describe_entry_point(point)}"
