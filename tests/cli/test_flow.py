@@ -253,9 +253,11 @@ def test_other_images_are_predicted_if_one_cannot_be_read(world: World, tmp_path
 def test_any_method_adapts(world: World, tmp_path: Path) -> None:
     made = results("adapt", f"zoo_embedding:{world.zoo}", world.images / "test", "--out", tmp_path / "classifier")
     assert made["classes"] == {"new_0": 6, "new_1": 6, "new_2": 6}
-    picture = world.images / "test" / "new_1" / "3.png"
-    found = results("predict", tmp_path / "classifier", picture)
-    assert found["predictions"][0]["labels"][0]["label"] == "new_1"  # colours are easy for this method
+    pictures = sorted((world.images / "test").glob("*/*.png"))
+    found = results("predict", tmp_path / "classifier", *pictures)
+    predicted = [prediction["labels"][0]["label"] for prediction in found["predictions"]]
+    correct = [label == picture.parent.name for label, picture in zip(predicted, pictures, strict=True)]
+    assert sum(correct) / len(correct) > 0.5  # chance is 1/3; at least 15 of 18 over seeds and instruction sets
 
 
 def test_a_calibrated_learner_is_compared_with_the_same_learner_without(world: World) -> None:
