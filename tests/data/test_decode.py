@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 from contextlib import suppress
 from pathlib import Path
 
@@ -96,6 +97,13 @@ def test_exif_orientation_is_applied() -> None:
 def test_unusable_bytes_are_refused_with_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(UndecodableError, match=reason):
         decode(data, 8)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # as in a user's process
+def test_an_image_that_pillow_only_warns_of_is_refused() -> None:
+    side = math.isqrt(Image.MAX_IMAGE_PIXELS) + 1  # Pillow itself refuses twice as many pixels
+    with pytest.raises(UndecodableError, match=f"too many pixels .* found {side} x {side}"):
+        decode(huge_png(side), 8)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow may warn before it raises

@@ -61,14 +61,33 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _require_safe_size(image)
             ImageOps.exif_transpose(image, in_place=True)
             return np.asarray(_centre_square(_rgb(image), size)).transpose(2, 0, 1)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except UndecodableError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning if filters raise it
         raise UndecodableError(f"too many pixels to be decoded safely ({error})") from error
     except UnidentifiedImageError as error:
         raise UndecodableError("not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image") from error
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise UndecodableError(str(error) or type(error).__name__) from error
+
+
+def _require_safe_size(image: Image.Image) -> None:
+    """Refuse an image of more than `Image.MAX_IMAGE_PIXELS` pixels before its pixels are decoded.
+
+    Up to twice that limit Pillow only warns. To turn its warning into an error would change the warning filters of the
+    whole process, also those of other threads.
+
+    Raises:
+        UndecodableError: If the image has more pixels.
+    """
+    limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
+    if limit is not None and width * height > limit:
+        raise UndecodableError(
+            f"too many pixels to be decoded safely (expected at most {limit:,}, found {width} x {height})"
+        )
 
 
 def _rgb(image: Image.Image) -> Image.Image:
