@@ -43,7 +43,10 @@ def test_without_any_term_an_unknown_name_says_where_terms_come_from() -> None:
 
 def test_a_term_with_another_name_than_its_registration_is_refused() -> None:
     register_loss_term("corners", Edges)
-    with pytest.raises(UsageError, match=r"the loss term 'corners': expected the created object's `name` to be 'corners', found 'edges'"):
+    with pytest.raises(
+        UsageError,
+        match=r"the loss term 'corners': expected the created object's `name` to be 'corners', found 'edges'",
+    ):
         InversionWeights(extra={"corners": 1.0}).terms()
 
 

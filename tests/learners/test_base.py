@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jaxtyping
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dfml.errors import DataError, LearnerError
 from dfml.learners import (
@@ -139,3 +141,109 @@ def test_a_kind_of_learner_belongs_to_one_class() -> None:
         assert MetaLearner._kinds["mine"] is again
     finally:
         del MetaLearner._kinds["mine"]
+
+
+LOADERS = {"learner": MetaLearner.from_pretrained, "classifier": FewShotClassifier.from_pretrained}
+every_saved = pytest.mark.parametrize("what", LOADERS)
+
+
+@every_saved
+@pytest.mark.parametrize("kind", [kind for kind in LEARNERS if kind != "zoo_embedding"])
+def test_missing_weights_are_an_error_that_names_them(kind: str, what: str, tmp_path: Path) -> None:
+    saved(kind, tmp_path)
+    weights = tmp_path / what / "model.safetensors"
+    tensors = load_file(weights)
+    lost = next(name for name in tensors if name.endswith("weight"))
+    save_file({name: value for name, value in tensors.items() if name != lost}, weights)
+    with pytest.raises(LearnerError, match=rf"^{tmp_path / what}: the tensor .* is missing, expected .*save it again$"):
+        LOADERS[what](tmp_path / what)
+    save_file({**tensors, lost: torch.zeros(1)}, weights)
+    with pytest.raises(LearnerError, match=r"has shape \(1,\), expected"):
+        LOADERS[what](tmp_path / what)
+    weights.unlink()
+    with pytest.raises(LearnerError, match=r"there is no model\.safetensors"):
+        LOADERS[what](tmp_path / what)
+
+
+@every_saved
+@every_learner
+def test_a_missing_entry_of_the_config_is_named(kind: str, what: str, tmp_path: Path) -> None:
+    saved(kind, tmp_path)
+    edit(tmp_path / what / "config.json", preprocessing=None)
+    message = rf"^{tmp_path / what}: expected 'preprocessing' in the config\.json or model\.safetensors of the kind "
+    with pytest.raises(LearnerError, match=message):
+        LOADERS[what](tmp_path / what)
+
+
+def test_a_wrong_value_in_the_config_is_named(tmp_path: Path) -> None:
+    saved("maml", tmp_path)
+    edit(tmp_path / "learner" / "config.json", learner={"kind": "maml", "inner_steps": -1})
+    with pytest.raises(
+        LearnerError, match=r"of the kind 'maml', found a wrong value in it \(.*inner_steps.*\); "
+    ) as caught:
+        MetaLearner.from_pretrained(tmp_path / "learner")
+    assert "\n" not in str(caught.value)
+
+
+@every_learner
+def test_a_learner_and_a_classifier_are_not_taken_for_each_other(kind: str, tmp_path: Path) -> None:
+    saved(kind, tmp_path)
+    with pytest.raises(LearnerError, match=r"expected a learner at .*, found a classifier.*`dfml predict "):
+        MetaLearner.from_pretrained(tmp_path / "classifier")
+    with pytest.raises(LearnerError, match=r"expected a classifier at .*, found a learner.*`dfml adapt "):
+        FewShotClassifier.from_pretrained(tmp_path / "learner")
+
+
+@every_saved
+def test_an_interrupted_save_leaves_the_old_files(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = dict(zip(LOADERS, saved("maml", tmp_path), strict=True))[what]
+    before = {path.name: path.read_bytes() for path in (tmp_path / what).iterdir()}
+
+    def interrupt(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dfml.learners.saving.save_tensors", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        made.save_pretrained(tmp_path / what)
+    assert {path.name: path.read_bytes() for path in (tmp_path / what).iterdir()} == before
+
+
+def test_a_learner_without_weights_replaces_one_with_weights(tmp_path: Path) -> None:
+    saved("maml", tmp_path)
+    LEARNERS["zoo_embedding"](tmp_path / "zoo").save_pretrained(tmp_path / "learner")
+    assert not (tmp_path / "learner" / "model.safetensors").exists()
+    assert MetaLearner.from_pretrained(tmp_path / "learner").kind == "zoo_embedding"
+
+
+@every_learner
+def test_the_model_card_describes_the_learner(kind: str, tmp_path: Path) -> None:
+    learner, _ = saved(kind, tmp_path)
+    card = (tmp_path / "learner" / "README.md").read_text()
+    assert "# mine\n" in card
+    assert f"| kind of learner | `{learner.kind}` |" in card
+    assert "library_name: dfml" in card
+    assert "Mixin" not in card
+    (tmp_path / "learner" / "README.md").write_text("my own")
+    learner.save_pretrained(tmp_path / "learner")
+    assert (tmp_path / "learner" / "README.md").read_text() == "my own"
+
+
+def test_push_to_hub_uploads_what_save_pretrained_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads = []
+
+    class Api:
+        def __init__(self, **options: object) -> None: ...
+
+        def create_repo(self, repo_id: str, **options: object) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, **options: object) -> str:
+            uploads.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+            return "address"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    files = ["README.md", "config.json", "model.safetensors"]
+    assert gradient_learner().push_to_hub("me/mine") == "address"
+    assert gradient_learner().save_pretrained(tmp_path / "mine", push_to_hub=True) == "address"
+    assert uploads == [("me/mine", files), ("mine", files)]

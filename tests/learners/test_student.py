@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from dfml.images import resize_and_crop
 from dfml.learners.base import MetaLearner
 from dfml.learners.embedding import EmbeddingClassifier
 from dfml.learners.student import MemberOutputs, Student, StudentEmbedding
@@ -254,3 +255,9 @@ def test_distillation_from_part_of_the_teachers_logits_reaches_the_rest() -> Non
             weight.grad = gradient
         optimiser.step()
     assert made.member_outputs.divergence(gaps, made.logits(shown), 1.0) < 0.3 * first
+
+
+def test_images_of_another_size_are_embedded_as_they_are_predicted() -> None:
+    made = Student.untrained("conv4", {}, (3, 2), PREPROCESSING)
+    larger = torch.rand(2, 3, 24, 20, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(made.embed(larger), made.embed(resize_and_crop(larger, PREPROCESSING.size)))

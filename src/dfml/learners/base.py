@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from huggingface_hub import ModelHubMixin
+from huggingface_hub import ModelCard, ModelHubMixin
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dfml.errors import LearnerError
-from dfml.files import FORMAT_VERSION
+from dfml.files import FORMAT_VERSION, atomic_write
 from dfml.images import resize_and_crop
-from dfml.learners.classifier import FewShotClassifier, add_kind, find_kind, read_pretrained, write_pretrained
+from dfml.learners.classifier import FewShotClassifier
+from dfml.learners.saving import (
+    add_kind,
+    build_pretrained,
+    find_kind,
+    read_pretrained,
+    what_is_saved,
+    write_pretrained,
+)
 from dfml.zoo.pretrained import Preprocessing
 
 ProtocolName = Literal["strict", "paper"]
@@ -26,14 +34,48 @@ LearnerProtocol = Literal["strict", "paper", "any"]
 """`ProtocolName`, or `any` for a learner whose predictions do not depend on the rule."""
 
 
-class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learning", "data-free-meta-learning"]):
+_MODEL_CARD = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+Few-shot image classifier: it adapts to new classes from a few labelled images of each, and was made from pre-trained
+classifiers without their training images.
+
+| | |
+|---|---|
+| kind of learner | `{{ kind }}` |
+| classes per training episode | {{ way }}; it adapts to any number |
+| evaluation protocol | `{{ protocol }}` |
+| image size | {{ size }} x {{ size }} pixels; other sizes are resized |
+
+```python
+import dfml
+
+learner = dfml.MetaLearner.from_pretrained("...")  # this folder, or its name on the Hugging Face Hub
+images, labels, names = dfml.read_support("support/", learner.preprocessing.size)  # support/CLASS/IMAGE
+classifier = learner.adapt(images, labels, names)
+```
+"""
+
+_MODEL_CARD_FILE = "README.md"
+
+
+class MetaLearner(
+    ABC,
+    ModelHubMixin,
+    library_name="dfml",
+    tags=["few-shot-learning", "data-free-meta-learning"],
+    model_card_template=_MODEL_CARD,
+):
     """Few-shot learner: adapts to a support set, saves and loads like any model of the Hugging Face Hub.
 
     A subclass defines a class attribute `kind` (its name in `config.json`), `fit_support`, `get_config`, `state_dict`,
     `from_config` and `to`. Its `__init__` sets the instance attributes `name`, `way`, `protocol` and `preprocessing`,
-    and its `to` sets `device`. `save_pretrained(folder)` writes `config.json` and, where the learner has weights,
-    `model.safetensors`; `from_pretrained(folder_or_hub_id)` returns a learner of the kind that was saved, whatever
-    class it is called on; `push_to_hub(repo_id)` uploads the learner.
+    and its `to` sets `device`. `save_pretrained(folder)` writes `config.json`, where the learner has weights
+    `model.safetensors`, and a model card `README.md`; `from_pretrained(folder_or_hub_id)` returns a learner of the kind
+    that was saved, whatever class it is called on; `push_to_hub(repo_id)` uploads the learner.
 
     Attributes:
         name: Name in tables and results.
@@ -96,8 +138,8 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         """Build the learner whose `get_config()` and `state_dict()` are given, on the CPU.
 
         Raises:
-            LearnerError: If files outside of the learner's folder that the config names by path, such as the members
-                of a zoo, have moved or changed.
+            LearnerError: If tensors are missing or have other shapes, or files outside of the learner's folder that the
+                config names by path, such as the members of a zoo, have moved or changed.
         """
 
     @abstractmethod
@@ -147,8 +189,56 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         classifier = self.fit_support(*support, names or tuple(str(index) for index in range(count)))
         return calibration.calibrate(self, [classifier], [support])[0] if calibration else classifier
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        write_pretrained(save_directory, self.get_config(), self.state_dict())
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write `config.json`, `model.safetensors` and, unless there is one, a `README.md` (model card) to a folder.
+
+        Files of these names are replaced once the new ones are complete, so an interrupted save leaves the old ones;
+        the method of `ModelHubMixin` would delete the old config first.
+
+        Args:
+            save_directory: The folder; it is created if it does not exist. Other files in it stay.
+            repo_id: Name on the Hugging Face Hub; default None: the name of the folder.
+            push_to_hub: Whether to upload the learner, too; default False.
+            model_card_kwargs: Further values for the model card.
+            **push_to_hub_kwargs: Further arguments of `push_to_hub`.
+
+        Returns:
+            Address of the upload; None without one.
+
+        Raises:
+            OSError: If the folder cannot be written.
+        """
+        push_to_hub_kwargs.pop("config", None)  # `ModelHubMixin` passes one; a learner writes its own
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_pretrained(folder, self.get_config(), self.state_dict())
+        card = folder / _MODEL_CARD_FILE
+        if not card.exists():
+            atomic_write(card, str(self.generate_model_card(**(model_card_kwargs or {}))))
+        if not push_to_hub:
+            return None
+        return str(
+            self.push_to_hub(repo_id=repo_id or folder.name, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs)
+        )
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Create the model card of the learner, for the Hugging Face Hub; arguments are values for its template."""
+        own = {
+            "name": self.name,
+            "kind": self.kind,
+            "way": self.way,
+            "protocol": self.protocol,
+            "size": self.preprocessing.size,
+        }
+        return super().generate_model_card(*args, **{**own, **kwargs})
 
     @classmethod
     def _from_pretrained(
@@ -163,11 +253,16 @@ class MetaLearner(ABC, ModelHubMixin, library_name="dfml", tags=["few-shot-learn
         config, tensors = read_pretrained(folder, "learner (from `dfml train`)")
         kind = find_kind(MetaLearner._kinds, config["kind"])
         if kind is None:
+            if what_is_saved(config) == "classifier":
+                raise LearnerError(
+                    f"expected a learner at {folder}, found a classifier, which is adapted already; classify images "
+                    f"with it: `dfml predict {folder} IMAGE...`"
+                )
             raise LearnerError(
                 f"{folder} holds a learner of the kind {config['kind']!r}, which neither dfml nor an installed package "
                 "defines; declare the module that defines it as an entry point of dfml.learners (docs/new-method.md)"
             )
-        return kind.from_config(config, tensors)
+        return build_pretrained(kind.from_config, folder, config, tensors)
 
 
 class Calibration(ABC):

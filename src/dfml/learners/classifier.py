@@ -1,64 +1,30 @@
-"""`FewShotClassifier`: what a learner returns for a support set, and how learners and classifiers are saved."""
+"""`FewShotClassifier`: what a learner returns for a support set."""
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from dfml.errors import LearnerError
-from dfml.files import FORMAT_VERSION, check_format_version, save_tensors
+from dfml.files import FORMAT_VERSION
 from dfml.images import resize_and_crop
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
+from dfml.learners.saving import (
+    add_kind,
+    build_pretrained,
+    find_kind,
+    read_pretrained,
+    require_tensors,
+    what_is_saved,
+    write_pretrained,
+)
 from dfml.zoo.pretrained import Preprocessing
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
-Kind = TypeVar("Kind")
-
-
-def add_kind(kinds: dict[str, type[Kind]], kind: type[Kind]) -> None:
-    """Register a class under its `kind`, the name that `config.json` holds; a class without its own is left out.
-
-    Raises:
-        TypeError: If another class has the same `kind`, so that a saved config would be ambiguous.
-    """
-    name = vars(kind).get("kind")
-    if name is None:
-        return
-    known = kinds.get(name, kind)
-    # A class that is defined again (a notebook cell run twice, a module reloaded) replaces its former definition.
-    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
-        raise TypeError(
-            f"{kind.__qualname__}: expected a `kind` of its own, found {name!r}, which is "
-            f"{known.__module__}.{known.__qualname__}; choose another"
-        )
-    kinds[name] = kind
-
-
-def find_kind(kinds: Mapping[str, Kind], name: str) -> Kind | None:
-    """Look up a kind of learner or classifier by the name in its `config.json`.
-
-    If no imported module defines the kind, the modules that installed packages declare as entry points in the group
-    `dfml.learners` under this name are imported first.
-
-    Returns:
-        None if the kind is unknown.
-    """
-    if name not in kinds:
-        for entry_point in entry_points(group="dfml.learners", name=name):
-            entry_point.load()
-    return kinds.get(name)
 
 
 class FewShotClassifier(ABC):
@@ -68,7 +34,8 @@ class FewShotClassifier(ABC):
     `from_config`.
 
     Attributes:
-        labels: Class names, in the order of the columns of `predict_proba`.
+        labels: Class names (elsewhere in dfml, labels of images are integers: here they are indices into these names),
+            in the order of the columns of `predict_proba`.
         preprocessing: Image size, mean and standard deviation of the network's input.
         device: Device on which the classifier computes; images are moved there.
     """
@@ -108,7 +75,11 @@ class FewShotClassifier(ABC):
     @classmethod
     @abstractmethod
     def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> FewShotClassifier:
-        """Build the classifier whose `get_config()` and `state_dict()` are given, on the CPU."""
+        """Build the classifier whose `get_config()` and `state_dict()` are given, on the CPU.
+
+        Raises:
+            LearnerError: If tensors are missing or have other shapes; see `require_tensors`.
+        """
 
     @torch.no_grad()
     def predict_proba(
@@ -120,7 +91,8 @@ class FewShotClassifier(ABC):
             images: Floats in [0, 1], `(images, 3, height, width)`, on any device. Another size than the classifier's is
                 resized (short side, bilinear) and cropped to the centre.
             batch_size: Number of images per forward pass; default 256. It does not change a prediction, unless the
-                learner follows the transductive protocol `paper`, in which each batch normalises itself.
+                learner follows the transductive protocol `paper`, in which each batch is normalised with its own
+                statistics; see `dfml.learners.base.ProtocolName`.
 
         Returns:
             Probabilities, `(images, classes)`; every row sums to 1. Columns are in the order of `labels`.
@@ -151,6 +123,8 @@ class FewShotClassifier(ABC):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` to a folder, which is created if it does not exist.
 
+        Files of these names are replaced once both new ones are complete, so an interrupted save leaves the old ones.
+
         Raises:
             OSError: If the folder cannot be written.
         """
@@ -163,27 +137,33 @@ class FewShotClassifier(ABC):
         """Load a classifier that `save_pretrained` wrote, on the CPU.
 
         Raises:
-            LearnerError: If the folder does not hold a classifier, or one of another format version.
+            LearnerError: If the folder holds no classifier, an incomplete one, or one of another format version.
         """
-        config, tensors = read_pretrained(Path(folder), "classifier (from `dfml adapt`)")
+        folder = Path(folder)
+        config, tensors = read_pretrained(folder, "classifier (from `dfml adapt`)")
         kind = find_kind(FewShotClassifier._kinds, config["kind"])
         if kind is None:
+            if what_is_saved(config) == "learner":
+                raise LearnerError(
+                    f"expected a classifier at {folder}, found a learner; adapt it first: `dfml adapt {folder} "
+                    "SUPPORT_DIR --out CLASSIFIER`"
+                )
             raise LearnerError(
                 f"expected a few-shot classifier at {folder}, found the kind {config['kind']!r}; create a classifier "
-                "with `dfml adapt`"
+                "with `dfml adapt`, or install the package that defines this kind"
             )
-        return kind.from_config(config, tensors)
+        return build_pretrained(kind.from_config, folder, config, tensors)
 
 
 class NetworkClassifier(FewShotClassifier):
-    """Backbone with a linear head: the classifier that MAML, ANIL and ProtoNet return.
+    """Backbone with a linear head, which MAML, ANIL and ProtoNet (prototypes written as a linear layer) return.
 
     Args:
         network: Feature extractor, shared by all classifiers of a learner.
         architecture: Name and arguments of the backbone, from `architecture_of`.
         parameters: Adapted weights of backbone and head.
-        statistics: Batch-norm statistics that normalise all images (`strict`); None: every batch is normalised with its
-            own statistics (`paper`).
+        statistics: Batch-norm statistics that normalise all images (protocol `strict`; see
+            `dfml.learners.base.ProtocolName`); None: every batch is normalised with its own statistics (`paper`).
         labels: Class names, one per row of the head.
         preprocessing: Image size, mean and standard deviation of the network's input.
     """
@@ -225,15 +205,18 @@ class NetworkClassifier(FewShotClassifier):
     @classmethod
     def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> NetworkClassifier:
         """See `FewShotClassifier.from_config`."""
-        architecture = config["network"]
-        return cls(
-            EpisodeNetwork(architecture["architecture"], architecture["arguments"], seed=0),
-            architecture,
-            select_prefix(state_dict, "parameters."),
-            None if config["transductive"] else select_prefix(state_dict, "statistics."),
-            tuple(config["labels"]),
-            read_preprocessing(config["preprocessing"]),
-        )
+        backbone, labels = config["network"], tuple(config["labels"])
+        # The initial weights, of whatever seed, are not used: all weights come from `state_dict`.
+        network = EpisodeNetwork(backbone["architecture"], backbone["arguments"], seed=0)
+        preprocessing = read_preprocessing(config["preprocessing"])
+        parameters = select_prefix(state_dict, "parameters.")
+        statistics = None if config["transductive"] else select_prefix(state_dict, "statistics.")
+        width = network.width(preprocessing.size)
+        head = {"head.weight": torch.empty(len(labels), width), "head.bias": torch.empty(len(labels))}
+        require_tensors(parameters, {**network.initial(), **head})
+        if statistics is not None:
+            require_tensors(statistics, network.neutral_statistics())
+        return cls(network, backbone, parameters, statistics, labels, preprocessing)
 
 
 def select_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -244,35 +227,3 @@ def select_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def read_preprocessing(values: dict[str, Any]) -> Preprocessing:
     """Build a `Preprocessing` from the plain values of a `config.json` (the inverse of `Preprocessing.as_dict`)."""
     return Preprocessing(values["size"], tuple(values["mean"]), tuple(values["std"]))
-
-
-def write_pretrained(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write `config.json` and, if there are tensors, `model.safetensors` to an existing folder.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
-    if tensors:
-        save_tensors(tensors, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-
-
-def read_pretrained(folder: Path, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read `config.json` and, if it exists, `model.safetensors`, which `write_pretrained` wrote.
-
-    Args:
-        folder: Folder of a learner or classifier.
-        what: What the folder should hold, for error messages.
-
-    Raises:
-        LearnerError: If a file is missing or damaged, the config names no kind, or it has another format version.
-    """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS) if (folder / WEIGHTS).exists() else {}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise LearnerError(f"expected a saved {what} at {folder}, found none that can be read ({error})") from error
-    if not isinstance(config, dict) or not isinstance(config.get("kind"), str):
-        raise LearnerError(f"expected a saved {what} at {folder}, but its {CONFIG} names no `kind`; check the path")
-    check_format_version(config.get("format_version"), str(folder / CONFIG))
-    return config, tensors

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from dfml.errors import LearnerError
 from dfml.learners.base import MetaLearner
-from dfml.learners.classifier import FewShotClassifier, find_kind, read_preprocessing, select_prefix
+from dfml.learners.classifier import FewShotClassifier, read_preprocessing, select_prefix
 from dfml.learners.episode import episode_labels
 from dfml.learners.protonet import prototypes
+from dfml.learners.saving import find_kind
 from dfml.zoo.pretrained import Preprocessing
 
 HeadFit = Literal["mean", "ridge"]
@@ -101,16 +102,17 @@ class EmbeddingClassifier(FewShotClassifier):
         """See `FewShotClassifier.from_config`.
 
         Raises:
-            LearnerError: If the learner is of an unknown kind, or of one that is no `EmbeddingLearner`.
+            LearnerError: If the learner is incomplete, of an unknown kind, or of one that is no `EmbeddingLearner`.
         """
         name = config["learner"]["kind"]
         kind = find_kind(MetaLearner._kinds, name)
-        learner = kind.from_config(config["learner"], select_prefix(state_dict, "learner.")) if kind else None
-        if not isinstance(learner, EmbeddingLearner):
+        if kind is None or not issubclass(kind, EmbeddingLearner):
             raise LearnerError(
                 f"expected a classifier that embeds images with an EmbeddingLearner, found a learner of the kind "
                 f"{name!r}; load it with the release of dfml that saved it, or adapt it again"
             )
+        learner: MetaLearner = kind.from_config(config["learner"], select_prefix(state_dict, "learner."))
+        assert isinstance(learner, EmbeddingLearner)
         return cls(learner, state_dict["head"], tuple(config["labels"]), read_preprocessing(config["preprocessing"]))
 
 

@@ -21,6 +21,7 @@ from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.learners.classifier import FewShotClassifier, NetworkClassifier, read_preprocessing, select_prefix
 from dfml.learners.episode import Episode
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics, architecture_of
+from dfml.learners.saving import require_tensors
 from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing
 
@@ -277,6 +278,9 @@ class GradientLearner(MetaLearner):
             protocol=config["protocol"],
             name=config["name"],
         )
+        # `head_for` makes a head of any number of rows fit a task.
+        head = frozenset({"parameters.head.weight", "parameters.head.bias"})
+        require_tensors(state_dict, learner.state_dict(), any_length=head)
         learner.parameters = select_prefix(state_dict, "parameters.")
         learner.stored = select_prefix(state_dict, "stored.")
         return learner

@@ -15,9 +15,11 @@ from torch.nn import functional
 from dfml import seeds
 from dfml.backbones import create_backbone, head_inputs, sized
 from dfml.divergences import kl_divergence
+from dfml.images import resize_and_crop
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
 from dfml.learners.network import architecture_of
+from dfml.learners.saving import require_tensors
 from dfml.zoo.pretrained import Preprocessing
 
 StudentEmbedding = Literal["centred", "probabilities", "features"]
@@ -113,9 +115,17 @@ class Student(EmbeddingLearner):
         return logits.to(images.dtype)
 
     @torch.no_grad()
-    def embed(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images features"]:
-        """Embed images, without a graph; see `StudentEmbedding`."""
-        return self.logits_and_embeddings(images)[1]
+    def embed(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images features"]:
+        """Embed images, without a graph; see `StudentEmbedding`.
+
+        Args:
+            images: Floats in [0, 1], on the student's device. Another size than the student's is resized (short side,
+                bilinear) and cropped to the centre.
+
+        Raises:
+            DataError: If the images are integers (bytes) instead of floats in [0, 1].
+        """
+        return self.logits_and_embeddings(resize_and_crop(images, self.preprocessing.size))[1]
 
     def logits_and_embeddings(
         self, images: Float[Tensor, "images 3 size size"]
@@ -165,6 +175,7 @@ class Student(EmbeddingLearner):
         """See `MetaLearner.from_config`."""
         architecture, outputs = config["network"], config["outputs"]
         network = create_backbone(architecture["architecture"], sum(outputs), seed=0, **architecture["arguments"])
+        require_tensors(state_dict, network.state_dict())
         network.load_state_dict(state_dict)
         return cls(
             network,

@@ -9,7 +9,7 @@ import torch
 
 from dfml.errors import LearnerError, UsageError
 from dfml.learners.base import MetaLearner, ProtocolName
-from dfml.learners.classifier import CONFIG
+from dfml.learners.saving import CONFIG
 from dfml.methods import find_method, method_names
 from dfml.methods.plugins import is_path
 from dfml.training.device import select_device

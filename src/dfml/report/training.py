@@ -13,7 +13,7 @@ from typing import Any
 from dfml.evaluation.protocol import versions
 from dfml.images import resize_and_crop
 from dfml.inversion.registry import engine_names
-from dfml.learners.classifier import WEIGHTS
+from dfml.learners.saving import WEIGHTS
 from dfml.report.contact_sheet import Block, Row, render_contact_sheet
 from dfml.report.figures import to_svg
 from dfml.report.html_page import Page, PageFigure, PagePicture, PageSheet, write_page
