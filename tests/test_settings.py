@@ -33,8 +33,12 @@ def test_settings_are_immutable_and_finite() -> None:
     ("settings", "words"),
     [
         ({"way": 0}, r"setting 'way': .*greater than 0 \(found 0\)"),
-        ({"wai": 3}, r"setting 'wai': unknown setting; known are way, section \(found 3\)"),
-        ({"section": {"step": 3}}, r"setting 'section\.step': unknown setting; known are steps, lr"),
+        ({"shots": 3}, r"setting 'shots': unknown setting; known are way, section$"),
+        ({"wai": 3}, r"setting 'wai': unknown setting; did you mean 'way'\? Known are way, section$"),
+        (
+            {"section": {"step": 3}},
+            r"'section\.step': unknown setting; did you mean 'section\.steps'\? Known are steps",
+        ),
         ({"section": 3}, r"setting 'section'"),
     ],
 )
@@ -43,6 +47,13 @@ def test_the_first_wrong_setting_is_named(settings: dict[str, Any], words: str) 
         build_config(Whole, settings)
     with pytest.raises(ConfigError, match=words):
         override(Whole(), settings)
+
+
+def test_the_section_precedes_the_name_of_a_setting() -> None:
+    with pytest.raises(ConfigError, match=r"setting 'purer\.section\.step': .*did you mean 'purer\.section\.steps'"):
+        override(Whole(), {"section": {"step": 3}}, section="purer")
+    with pytest.raises(ConfigError, match=r"setting 'purer\.way': .*greater than 0 \(found 0\)"):
+        build_config(Whole, {"way": 0}, section="purer")
 
 
 def test_an_override_changes_what_it_names_only() -> None:

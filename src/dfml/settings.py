@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import yaml
@@ -25,12 +26,14 @@ class FrozenSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-def build_config(kind: type[Config], settings: Mapping[str, Any]) -> Config:
+def build_config(kind: type[Config], settings: Mapping[str, Any], *, section: str = "") -> Config:
     """Validate settings.
 
     Args:
         kind: Class of the config.
         settings: Nested values; defaults of `kind` replace missing ones.
+        section: Name of the method, or of another section, that the settings belong to; it precedes the names of
+            settings in messages. Default: none.
 
     Raises:
         ConfigError: If a setting is unknown or has a wrong value; the message names the first one, the value that was
@@ -40,10 +43,19 @@ def build_config(kind: type[Config], settings: Mapping[str, Any]) -> Config:
         return kind(**settings)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(_fields(kind, first["loc"][:-1]))
-        reason = f"unknown setting; known are {known}" if first["type"] == "extra_forbidden" else first["msg"]
-        raise ConfigError(f"setting {name!r}: {reason} (found {first['input']!r})") from error
+        path = [*([section] if section else []), *map(str, first["loc"])]
+        if first["type"] == "extra_forbidden":
+            reason = f"unknown setting; {_suggestion(path, _fields(kind, first['loc'][:-1]))}"
+        else:
+            reason = f"{first['msg']} (found {first['input']!r})"
+        raise ConfigError(f"setting {'.'.join(path)!r}: {reason}") from error
+
+
+def _suggestion(path: Sequence[str], known: Sequence[str]) -> str:
+    """Name the setting that an unknown one resembles, if any, and all that are known beside it."""
+    similar = get_close_matches(path[-1], known, n=1)
+    guess = f"did you mean {'.'.join([*path[:-1], *similar])!r}? " if similar else ""
+    return f"{guess}{'Known' if guess else 'known'} are {', '.join(known)}"
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Settings:
@@ -60,12 +72,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Settings:
     return merged
 
 
-def override(config: Config, *layers: Mapping[str, Any]) -> Config:
+def override(config: Config, *layers: Mapping[str, Any], section: str = "") -> Config:
     """Copy a config with some settings replaced, and validate the copy.
 
     Args:
         config: All settings. They, not the defaults of their class, are what `layers` are merged into.
         *layers: Nested values; a later layer is merged over those before it (see `merge`).
+        section: See `build_config`.
 
     Raises:
         ConfigError: See `build_config`.
@@ -73,7 +86,7 @@ def override(config: Config, *layers: Mapping[str, Any]) -> Config:
     settings = config.model_dump()
     for layer in layers:
         settings = merge(settings, layer)
-    return build_config(type(config), settings)
+    return build_config(type(config), settings, section=section)
 
 
 def _fields(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

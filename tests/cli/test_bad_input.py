@@ -99,7 +99,9 @@ def test_a_way_larger_than_the_number_of_classes(world: World, tmp_path: Path) -
 
 def test_a_folder_with_other_content_is_never_written(world: World, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in world.purer.rglob("*")}
-    assert "is not empty" in error(dfml("train", world.zoo, "--out", world.purer, *SHORT), 1)
+    existing = error(dfml("train", world.zoo, "--out", world.purer, *SHORT), 1)
+    assert "is not empty" in existing
+    assert "--resume" in existing
     assert "is not empty" in error(dfml("invert", world.zoo, "--out", world.purer), 1)
     assert "is not empty" in error(dfml("adapt", world.purer, world.images / "test", "--out", world.purer), 1)
     build = ("zoo", "build", world.images, "--out", world.purer, "--members", "1", "--way", "2")
@@ -178,14 +180,15 @@ def test_a_report_of_an_unknown_format_is_refused_before_the_work(world: World, 
     [
         (("--method", "magic"), "unknown method 'magic'"),
         (("--preset", "fast"), "unknown preset 'fast'"),
-        (("--set", "zoo_student.magic=1"), "'magic': unknown setting"),
-        (("--set", "zoo_student.shot=many"), "'shot'"),
+        (("--set", "zoo_student.magic=1"), "'zoo_student.magic': unknown setting; known are"),
+        (("--set", "zoo_student.shots=3"), "'zoo_student.shots': unknown setting; did you mean 'zoo_student.shot'?"),
+        (("--set", "zoo_student.shot=many"), "'zoo_student.shot'"),
         (("--set", "shot"), "expected --set zoo_student.NAME=VALUE"),
         (("--set", "average.shot=1"), "this run is for zoo_student, not average"),
         (("--set", "zoo_student.shot=[1"), "not YAML"),
         (("--device", "abacus"), "'abacus'"),
         (("--class-identity", "similar"), "class identity"),
-        (("--iterations", "-1"), "'iterations'"),
+        (("--iterations", "-1"), "'zoo_student.iterations'"),
         (("--config", "no/such.yaml"), "no/such.yaml"),
     ],
 )

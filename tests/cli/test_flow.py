@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def test_inspection_lists_every_member(world: World) -> None:
     table = dfml("zoo", "inspect", world.zoo)
     assert table.exit_code == 0
     assert "28,962" in table.stdout
+    assert re.search(r"member-000\W+timm\W+conv4", table.stdout)
     assert "2 members, 0 bad, 4 classes, 0 of them merged" in table.stdout
 
 
@@ -104,6 +106,20 @@ def test_a_run_without_own_checkpoint_is_resumed_from_the_one_it_started_from(wo
     assert rows == [3, 4]
     other = dfml("train", world.zoo, "--out", run, *SHORT, "--resume", "--from", world.purer / "checkpoints" / "000004")
     assert "start_from" in error(other, 1)
+
+
+def test_a_written_config_repeats_the_start_from_a_checkpoint(world: World, tmp_path: Path) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    start = world.purer / "checkpoints" / "000002"
+    assert dfml("train", world.zoo, "--out", first, *SHORT, "--from", start).exit_code == 0
+    assert dfml("train", "--config", first / "config.yaml", "--out", again).exit_code == 0
+    assert (again / "config.yaml").read_bytes() == (first / "config.yaml").read_bytes()
+    assert (again / "metrics.jsonl").read_text().count("\n") == 2
+    assert (again / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    # The message about other settings advises this.
+    (first / "model.safetensors").unlink()
+    assert dfml("train", "--config", first / "config.yaml", "--out", first, "--resume").exit_code == 0
+    assert (again / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
 
 
 def test_a_written_config_repeats_the_class_identity(world: World, tmp_path: Path) -> None:

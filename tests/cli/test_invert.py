@@ -82,6 +82,12 @@ def test_pixels_are_the_default(world: World, tmp_path: Path) -> None:
     assert (config["ei"]["steps"], config["ei"]["weights"]["l2"]) == (3, 0)
 
 
+def test_the_table_says_why_no_other_member_is_asked(world: World, tmp_path: Path) -> None:
+    options = ("--member", "member-001", "--per-class", "1", "--steps", "1")
+    shown = dfml("invert", world.zoo, "--out", tmp_path / "recovered", *options)
+    assert "other members %: - where no other member of the zoo has a class of the images" in shown.stdout
+
+
 def test_images_that_are_only_noise_get_a_warning(world: World, tmp_path: Path) -> None:
     noisy = ("--steps", "1", "--set", "ei.lr=1000", "--set", "ei.weights.batch_norm=0")
     shown = dfml("invert", world.zoo, "--out", tmp_path / "out", "--members", "2", "--per-class", "2", *noisy)

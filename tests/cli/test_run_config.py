@@ -106,7 +106,7 @@ def test_a_description_is_printed_above_its_setting() -> None:
         ("method: 3", "expected text for 'method'"),
         ("class_identity: 3", "must map member names"),
         ("method: [", "cannot be read as YAML"),
-        ("zoo_student: {magic: 1}", "'magic': unknown setting"),
+        ("zoo_student: {magic: 1}", "'zoo_student.magic': unknown setting"),
         ("method: magic", "unknown method 'magic'"),
     ],
 )

@@ -79,9 +79,9 @@ def test_a_loaded_learner_has_the_same_representation_and_head(tmp_path: Path) -
     assert (again.representation, again.fit, again.way, again.name) == ("features", "ridge", 2, "zoo_embedding")
     predictions = [each.adapt(images(5, 1), LABELS).predict_proba(images(3, 2)) for each in (learner, again)]
     assert torch.equal(*predictions)
-    with pytest.raises(ConfigError, match="setting 'representation'"):
+    with pytest.raises(ConfigError, match=r"setting 'zoo_embedding\.representation'"):
         ZooEmbedding(representation="votes")
-    with pytest.raises(ConfigError, match="setting 'fit'"):
+    with pytest.raises(ConfigError, match=r"setting 'zoo_embedding\.fit'"):
         ZooEmbedding(fit="forest")
 
 

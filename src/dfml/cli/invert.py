@@ -107,6 +107,8 @@ def invert(
         contact_sheet.save(out / "contact_sheet.png")
         (out / "fidelity.json").write_text(to_json(results), encoding="utf-8")
     output.show(fidelity_table(inverted))
+    if any(each.fidelity.other_agreement is None for each in inverted):
+        output.say("other members %: - where no other member of the zoo has a class of the images (disjoint zoos)")
     for each in inverted:
         if each.fidelity.warning:
             output.say(f"{each.name}: {each.fidelity.warning}")

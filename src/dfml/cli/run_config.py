@@ -28,17 +28,17 @@ _COMMENT_WIDTH = 100
 class RunFile:
     """Content of a `--config` file, such as the `config.yaml` of a run.
 
-    It repeats the run, except that `start_from` is ignored: the command line gives it again.
-
     Attributes:
         method: Method to train: that of `--method`, else that of the file; None if neither names one.
         zoo: Path of the zoo; None if the file names none.
+        start_from: Checkpoint of another run that the run starts from; None if the file names none.
         class_identity: Which labels of different members mean the same class.
         settings: Name of a method -> its settings; those of other methods are ignored.
     """
 
     method: type[Method] | None = None
     zoo: str | None = None
+    start_from: str | None = None
     class_identity: ClassIdentity = "names"
     settings: Mapping[str, Settings] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ def read_run_file(path: Path, requested: str | None = None) -> RunFile:
         raise ConfigError(f"--config {path}: expected `method:`, `zoo:` and settings below a method's name")
     if "format_version" in content:  # files that users write need not have it
         check_format_version(content["format_version"], f"--config {path}", ConfigError)
-    for name in ("method", "zoo"):
+    for name in ("method", "zoo", "start_from"):
         if not isinstance(content.get(name), str | None):
             raise ConfigError(f"--config {path}: expected text for {name!r}, found {content[name]!r}")
     method = _method_of_file(path, content.get("method"), requested)
@@ -79,7 +79,7 @@ def read_run_file(path: Path, requested: str | None = None) -> RunFile:
             raise ConfigError(f"--config {path}: expected settings below {name!r}, found {section!r}")
     identity = content.get("class_identity", "names")
     where = f"--config {path}"
-    return RunFile(method, content.get("zoo"), check_identity(identity, where), sections)
+    return RunFile(method, content.get("zoo"), content.get("start_from"), check_identity(identity, where), sections)
 
 
 def _method_of_file(path: Path, named: str | None, requested: str | None) -> type[Method] | None:
@@ -134,7 +134,7 @@ def resolve(
         *(read_assignment(assignment, method.name) for assignment in assignments),
         {name: value for name, value in options.items() if value is not None},
     ]
-    return override(method.config_type(), *layers)
+    return override(method.config_type(), *layers, section=method.name)
 
 
 def explain(config: TrainingConfig, method: str, zoo: str | None) -> str:

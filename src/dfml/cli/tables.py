@@ -26,13 +26,14 @@ def built_table(members: Sequence[BuiltMember]) -> Table:
 def inspection_table(report: ZooReport) -> Table:
     """One row per member. Unusable members are marked BAD, those with warnings by an exclamation mark."""
     table = _table(
-        "", "member", "architecture", "parameters", "input", "batch norms", "held-out %", "sha256", "classes"
+        "", "member", "format", "architecture", "parameters", "input", "batch norms", "held-out %", "sha256", "classes"
     )
     for member in report.members:
         mark = "BAD" if member.problem else "!" if member.warnings else "ok"
         table.add_row(
             mark,
             member.name,
+            member.format or "?",
             member.architecture or "?",
             "?" if member.parameters is None else f"{member.parameters:,}",
             f"{member.size} x {member.size}" if member.size else "?",
@@ -71,6 +72,6 @@ def shorten(names: Sequence[str]) -> str:
 def _table(*headings: str) -> Table:
     table = Table()
     for heading in headings:
-        left = heading in ("", "member", "architecture", "sha256", "classes")
+        left = heading in ("", "member", "format", "architecture", "sha256", "classes")
         table.add_column(heading, justify="left" if left else "right", overflow="fold")
     return table

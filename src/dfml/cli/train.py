@@ -64,7 +64,8 @@ def train(
         typer.Option(
             "--config",
             metavar="FILE",
-            help="YAML file of settings, such as the config.yaml of a run, which repeats that run.",
+            help="YAML file of settings, such as the config.yaml of a run, which repeats that run; it starts from the "
+            "same checkpoint, unless --from names another.",
         ),
     ] = None,
     assignments: Annotated[
@@ -112,6 +113,7 @@ def train(
     options = {"way": way, "shot": shot, "query": query, "protocol": protocol, "iterations": iterations, "seed": seed}
     config = run_config.resolve(kind, preset, file, assignments or [], options)
     zoo = zoo or (Path(file.zoo) if file.zoo else None)
+    start_from = start_from or (Path(file.start_from) if file.start_from else None)
     if show_config:
         typer.echo(run_config.explain(config, kind.name, str(zoo) if zoo else None), nl=False)
         return
@@ -171,5 +173,8 @@ def _iterations_before(resumed: RunFolder | None, start_from: Path | None) -> in
         return int(newest.name)
     start = start_from or (resumed.started_from() if resumed else None)
     if start and start not in list_checkpoints(start.parent):
-        raise RunError(f"expected a checkpoint (RUN/checkpoints/N) at --from {start}, found none; check the path")
+        raise RunError(
+            f"expected a checkpoint (RUN/checkpoints/N) at {start}, found none; check --from, or `start_from` in the "
+            "--config file"
+        )
     return int(start.name) if start else 0

@@ -46,7 +46,7 @@ class Method(ABC):
 
     def __init__(self, config: TrainingConfig | None = None, **settings: Any) -> None:
         base = config if config is not None else self.config_type()
-        self.config = build_config(self.config_type, merge(base.model_dump(), settings))
+        self.config = build_config(self.config_type, merge(base.model_dump(), settings), section=self.name)
 
     @abstractmethod
     def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:

@@ -46,15 +46,18 @@ class RunFolder:
             RunError: If the folder is not empty, or cannot be written.
         """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            resume = ", or resume the run that it holds (--resume; in Python resume=True)"
             raise RunError(
-                f"{self.path} is not empty; choose another --out, or continue the run that it holds with --resume"
+                f"{self.path} is not empty; choose another folder (--out){resume if self.newest_checkpoint() else ''}"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump({"format_version": FORMAT_VERSION, **about}, sort_keys=False)
             (self.path / CONFIG).write_text(text, encoding="utf-8")
         except OSError as error:
-            raise RunError(f"{self.path} cannot be written ({error.strerror}); choose another --out") from error
+            raise RunError(
+                f"{self.path} cannot be written ({error.strerror}); choose another folder (--out)"
+            ) from error
 
     def check(self, about: dict[str, Any]) -> None:
         """Check that the run in the folder was started with the same settings.
@@ -75,7 +78,8 @@ class RunFolder:
         if differences:
             raise RunError(
                 f"{self.path} holds a run with other settings ({'; '.join(differences[:3])}"
-                f"{'; ...' if len(differences) > 3 else ''}); resume with the same ones, or choose another --out"
+                f"{'; ...' if len(differences) > 3 else ''}); resume with the same ones (--config "
+                f"{self.path / CONFIG}), or choose another folder (--out)"
             )
 
     def started_from(self) -> Path | None:

@@ -120,6 +120,21 @@ def query_members(
     return torch.cat([teacher_logits(member, images) for member in members], dim=1)
 
 
+def unmet_need(member: Predicts, needs: type, user: str) -> str | None:
+    """Reason why a member cannot be used where gradients are needed, for messages; None if it can.
+
+    Args:
+        member: Member of a zoo.
+        needs: `Differentiable`, or a class of differentiable members.
+        user: What needs it, such as "purer".
+    """
+    if isinstance(member, needs):
+        return None
+    if not isinstance(member, Differentiable):
+        return f"it only predicts, and {user} needs gradients"
+    return f"its type is {type(member).__name__}, and {user} needs {needs.__name__}"
+
+
 def move_member(member: Predicts, device: torch.device) -> None:
     """Move a member to a device if it has a method `to`, as modules have; others receive images on any device."""
     move: Any = getattr(member, "to", None)

@@ -16,6 +16,7 @@ from dfml.methods.purer import PURER, PurerConfig, PurerRun
 from dfml.training.run_folder import RunFolder
 from dfml.zoo import CountedMember, Preprocessing, Zoo
 from tests.factories import PREPROCESSING, member, zoo
+from tests.inversion.test_image_source import OtherDifferentiable
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {
@@ -215,13 +216,15 @@ def test_settings_that_cannot_work_are_refused_before_the_start() -> None:
         start_run(way=9)
     with pytest.raises(UsageError, match=r"a dataset of 1000000000 images \(images_per_class\) of each of 7 classes"):
         start_run(images_per_class=10**9)
-    with pytest.raises(ConfigError, match=r"'curriculum_wieght': unknown setting"):
+    with pytest.raises(ConfigError, match=r"wieght': unknown setting; did you mean 'purer\.curriculum_weight'"):
         PURER(curriculum_wieght=1.0)
-    with pytest.raises(ConfigError, match=r"'learner.inner': unknown setting; known are kind, backbone"):
+    with pytest.raises(
+        ConfigError, match=r"learner.inner': unknown setting; did you mean .*\? Known are kind, backbone"
+    ):
         PURER(learner={"inner": 1})
     with pytest.raises(ConfigError, match="PURER has no student"):
         PURER(inversion={"disagreement": 1.0})
-    with pytest.raises(ConfigError, match=r"'learner.inner_lr'"):
+    with pytest.raises(ConfigError, match=r"learner.inner_lr'"):
         PURER(learner={"inner_lr": -1})
 
 
@@ -255,6 +258,15 @@ def test_members_that_only_predict_take_no_part_and_neither_do_their_classes() -
     assert len(run.images(run.zoo.classes.names.index("dog"), 2)) == 2
 
 
+def test_a_member_of_another_type_is_left_out_with_the_reason() -> None:
+    other = OtherDifferentiable(member(2, ("ant", "fox", "gnu")))
+    run = start_run(Zoo.of([member(0, ("ant", "bee", "cat")), member(1, ("cat", "dog", "elk")), other]))
+    reason = "its type is OtherDifferentiable, and purer needs PretrainedClassifier"
+    assert run.pop_messages() == [f"member-002 is not inverted: {reason}"]
+    with pytest.raises(ZooError, match=rf"none of the 1 members .*{reason}"):
+        start_run(Zoo.of([other]))
+
+
 def test_a_zoo_whose_members_only_predict_is_refused() -> None:
-    with pytest.raises(ZooError, match=r"all 2 members of the zoo only predict; use --method zoo_embedding"):
+    with pytest.raises(ZooError, match=r"none of the 2 members .*it only predicts.*; use --method zoo_embedding"):
         start_run(Zoo.of([CountedMember(member(index)) for index in range(2)]))

@@ -10,7 +10,7 @@ no test images are used. See also the row PURER of docs/papers.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +36,7 @@ from dfml.training.device import require_memory
 from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
 from dfml.training.metrics import describe_inversion_metrics
 from dfml.training.outer_loop import OuterLoop
+from dfml.zoo.members import unmet_need
 from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.zoo import Zoo
 
@@ -64,8 +65,14 @@ class PurerRun(TrainingRun):
     def __init__(self, config: PurerConfig, zoo: Zoo, device: torch.device) -> None:
         self.config, self.zoo, self.device = config, zoo, device
         self.iterations = config.iterations
-        self.members = [index for index in range(len(zoo)) if _has_gradients(zoo, index)]
-        self._messages = _excluded_messages(zoo, self.members)
+        reasons = {index: _unmet_need(zoo, index) for index in range(len(zoo))}
+        self.members = [index for index, reason in reasons.items() if reason is None]
+        self._messages = [f"{zoo.name(index)} is not inverted: {reason}" for index, reason in reasons.items() if reason]
+        if not self.members:
+            raise ZooError(
+                f"{PURER.name} can invert none of the {len(zoo)} members of the zoo ({self._messages[0]}); use "
+                "--method zoo_embedding"
+            )
         active = sorted({index for member in self.members for index in zoo.classes.of_member[member]})
         if config.way > len(active):
             raise UsageError(
@@ -219,24 +226,8 @@ class PurerRun(TrainingRun):
         self.switch.load_state_dict(state.values["switch"])
 
 
-def _has_gradients(zoo: Zoo, index: int) -> bool:
-    """Whether a member is differentiable; those that are read from files are, and need not be loaded for this."""
-    return zoo.member_configs[index] is not None or isinstance(zoo[index], PretrainedClassifier)
-
-
-def _excluded_messages(zoo: Zoo, members: Sequence[int]) -> list[str]:
-    """Messages about the members that take no part.
-
-    Raises:
-        ZooError: If no member is left.
-    """
-    if not members:
-        raise ZooError(
-            f"{PURER.name} needs gradients of the members with respect to images, but all {len(zoo)} members of the "
-            "zoo only predict; use --method zoo_embedding"
-        )
-    return [
-        f"{zoo.name(index)} is not inverted: it only predicts, and {PURER.name} needs gradients"
-        for index in range(len(zoo))
-        if index not in members
-    ]
+def _unmet_need(zoo: Zoo, index: int) -> str | None:
+    """See `unmet_need`; members that are read from files are differentiable, and need not be loaded for this."""
+    if zoo.member_configs[index] is not None:
+        return None
+    return unmet_need(zoo[index], PretrainedClassifier, PURER.name)
