@@ -30,7 +30,7 @@ SURFACE = {
     "train": [
         "ZOO",
         *("--class-identity", "--config", "--from", "--iterations", "--method", "--out", "--preset", "--protocol"),
-        *("--query", "--resume", "--set", "--shot", "--show-config", "--way"),
+        *("--query", "--resume", "--set", "--shot", "--show-config", "--size", "--way"),
         *COMMON,
     ],
     "evaluate": [
