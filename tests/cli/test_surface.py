@@ -21,7 +21,7 @@ from tests.cli.conftest import dfml
 COMMON = ["--device", "--json", "--seed", "--threads"]
 SURFACE = {
     "zoo build": [
-        "DATA...",
+        "DATA[@SIZE]...",
         *("--arch", "--disjoint", "--epochs", "--members", "--out", "--recipe", "--size", "--split", "--splits"),
         *("--way", "--workers"),
         *COMMON,
