@@ -21,7 +21,7 @@ from tests.cli.conftest import dfml
 COMMON = ["--device", "--json", "--seed", "--threads"]
 SURFACE = {
     "zoo build": [
-        "DATA...",
+        "DATA[@SIZE]...",
         *("--arch", "--disjoint", "--epochs", "--members", "--out", "--recipe", "--size", "--split", "--splits"),
         *("--way", "--workers"),
         *COMMON,
@@ -30,7 +30,7 @@ SURFACE = {
     "train": [
         "ZOO",
         *("--class-identity", "--config", "--from", "--iterations", "--method", "--out", "--preset", "--protocol"),
-        *("--query", "--resume", "--set", "--shot", "--show-config", "--way"),
+        *("--query", "--resume", "--set", "--shot", "--show-config", "--size", "--way"),
         *COMMON,
     ],
     "evaluate": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from dfml.errors import UsageError
 from dfml.methods import METHODS, find_method
 from dfml.training.loop import TrainingRun
 from dfml.zoo import Zoo
-from tests.factories import member, zoo
+from tests.factories import PREPROCESSING, member, zoo
 
 CPU = torch.device("cpu")
 GENERATOR = {"steps": 2, "width": 8, "latent": 8}
@@ -70,6 +71,22 @@ def test_every_metric_is_described_and_every_description_is_of_a_metric(name: st
     for description in descriptions.values():
         assert description.title
         assert description.caption.endswith(".")
+
+
+@pytest.mark.parametrize("size", [None, 32])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_works_at_the_size_of_its_setting(name: str, size: int | None) -> None:
+    small, large = (replace(PREPROCESSING, size=side) for side in (16, 24))
+    members = Zoo.of([member(0, preprocessing=small), member(1, preprocessing=large), member(2, preprocessing=large)])
+    settings = {"way": 3, **({"iterations": 3, **SMALL[name]} if name in SMALL else {})}
+    run = METHODS[name](img_size=size, **settings).start(members, CPU)
+    for iteration in range(1, run.iterations + 1):
+        run.step(iteration)
+    learner = run.learner()
+    assert learner.preprocessing.size == (size or 24)
+    images = torch.rand(6, 3, size or 24, size or 24)
+    classifier = learner.adapt(images, torch.arange(3).repeat(2), ("x", "y", "z"))
+    assert classifier.predict_proba(images).shape == (6, 3)
 
 
 @pytest.mark.parametrize("name", ["purer", "free", "zoo_student", "best_member"])

@@ -22,7 +22,7 @@ from dfml.data.image_folder import open_images
 from dfml.errors import DataError, RunError, UsageError, ZooMemberError
 from dfml.pretraining import PAPER, STRONG, BuiltMember, build_zoo
 from dfml.pretraining.classifier_training import split_images
-from dfml.pretraining.cost import best_workers, seconds_per_image
+from dfml.pretraining.cost import best_workers, has_batch_norm, seconds_per_image
 from dfml.pretraining.normalisation import pixel_statistics
 from dfml.zoo import Preprocessing, Zoo
 from dfml.zoo.formats import CONFIG, WEIGHTS
@@ -192,6 +192,40 @@ def test_architectures_and_data_sets_of_several_sizes_mix(tmp_path: Path) -> Non
     ] * 2
 
 
+def test_the_same_data_at_two_sizes_has_the_same_labels(tmp_path: Path) -> None:
+    sizes = patterns(), patterns(size=24)
+    built = build(tmp_path / "zoo", *sizes, members=4, way=(2, 5), disjoint=False)
+    assert [(member.size, len(member.labels)) for member in built] == [(16, 2), (24, 5), (16, 5), (24, 2)]
+    assert set(Zoo.open(tmp_path / "zoo").classes.names) == set(sizes[0].classes)
+    assert json.loads((tmp_path / "zoo" / "zoo.json").read_text())["way"] == [2, 5]
+    again = build(tmp_path / "zoo", *sizes, members=4, way=(2, 5), disjoint=False)
+    assert [replace(member, seconds=None) for member in built] == again
+    with pytest.raises(RunError, match=r"way\.1 is 5 there and 4 here"):
+        build(tmp_path / "zoo", *sizes, members=4, way=(2, 4), disjoint=False)
+
+
+def test_a_zoo_whose_record_lacks_the_newest_settings_is_resumed(tmp_path: Path) -> None:
+    """As written before a zoo had several ways, and a recipe an optimiser of networks without batch-norm layers."""
+    large = patterns(size=40)
+    build(tmp_path / "zoo", members=1, way=(3,))
+    recorded = json.loads((tmp_path / "zoo" / "zoo.json").read_text())
+    assert recorded["way"] == 3
+    assert not {"no_batch_norm", "crop_padding_by_size"} & recorded["recipe"].keys()
+    assert build(tmp_path / "zoo", members=1)[0].seconds is None
+    build(tmp_path / "larger", large, members=1)
+    changed = json.loads((tmp_path / "larger" / "zoo.json").read_text())
+    assert changed["recipe"].pop("crop_padding_by_size") == {"40": 5}
+    (tmp_path / "larger" / "zoo.json").write_text(json.dumps(changed))
+    with pytest.raises(RunError, match=r"recipe\.crop_padding_by_size\.40 is not set there and 5 here"):
+        build(tmp_path / "larger", large, members=1)
+
+
+def test_the_optimiser_of_networks_without_batch_norm_is_recorded_where_it_is_used(tmp_path: Path) -> None:
+    build(tmp_path / "zoo", members=2, architectures=["conv4", "test_vit"], recipe=SHORT.override(epochs=1))
+    recorded = json.loads((tmp_path / "zoo" / "zoo.json").read_text())
+    assert recorded["recipe"]["no_batch_norm"]["optimiser"] == "adamw"
+
+
 def test_a_given_preprocessing_is_used(tmp_path: Path) -> None:
     given = Preprocessing(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     build(tmp_path / "zoo", preprocessing=[given], members=1)
@@ -317,10 +351,28 @@ def test_the_settings_are_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "size"), [("conv4", 48), ("fewshot_resnet10", 40), ("test_vit", 64), ("test_resnet", 48)]
+    ("architecture", "size"),
+    [
+        *(("conv4", 48), ("fewshot_resnet10", 40), ("test_vit", 64), ("test_resnet", 48)),
+        *(("vit_tiny_patch16_224", 64), ("vit_tiny_patch16_224", 48), ("convnext_atto", 48)),
+    ],
 )
 def test_architectures_are_built_for_the_size_of_the_images(architecture: str, size: int) -> None:
     assert seconds_per_image(architecture, size_arguments(architecture, size), 3, size) > 0
+
+
+def test_images_that_patches_do_not_cover_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"images of 40 x 40 pixels: its patches have 16 x 16; .* such as 48"):
+        build(tmp_path / "zoo", patterns(), patterns(size=40), architectures=["conv4", "vit_tiny_patch16_224"])
+    assert not (tmp_path / "zoo").exists()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "batch_norm"),
+    [("conv4", True), ("test_resnet", True), ("test_vit", False), ("convnext_atto", False)],
+)
+def test_batch_norm_layers_are_found(architecture: str, batch_norm: bool) -> None:
+    assert has_batch_norm(architecture, size_arguments(architecture, 32)) == batch_norm
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ ONE = PAPER.override(epochs=1, batch_size=20)
 def train(
     dataset: ImageDataset | None = None, recipe: Recipe = ONE, architecture: str = "conv4", **settings: Any
 ) -> TrainedClassifier:
-    settings.setdefault("arguments", {"img_size": 16} if architecture == "conv4" else {})
+    settings.setdefault("arguments", {"img_size": 16} if architecture in ("conv4", "test_vit") else {})
     return train_classifier(dataset or patterns(), architecture, recipe, preprocessing=PREPROCESSING, **settings)
 
 
@@ -39,7 +39,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("recipe", [PAPER, STRONG])
-@pytest.mark.parametrize("architecture", ["conv4", "test_resnet"])
+@pytest.mark.parametrize("architecture", ["conv4", "test_resnet", "test_vit"])
 @pytest.mark.numeric
 def test_it_learns_and_reports_the_accuracy_of_its_network(recipe: Recipe, architecture: str) -> None:
     dataset = patterns()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dfml.data.dataset import ImageDataset
 from dfml.errors import UsageError
-from dfml.pretraining.plan import MemberPlan, plan_members
+from dfml.pretraining.plan import MemberPlan, combination, plan_members
 
 from .images import patterns
 
@@ -85,6 +88,82 @@ def test_members_alternate_between_data_sets_and_all_pairs_occur(disjoint: bool)
     assert len({architecture for _, architecture in pairs[:3]}) == 3
 
 
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(0, 100))
+def test_any_window_of_steps_has_every_pair_of_architecture_and_way_once(a: int, w: int, start: int) -> None:
+    pairs = [combination(step, a, w) for step in range(start, start + a * w)]
+    assert sorted(pairs) == [(architecture, way) for architecture in range(a) for way in range(w)]
+    assert [architecture for architecture, _ in pairs] == [step % a for step in range(start, start + a * w)]
+
+
+def at_sizes(classes: tuple[str, ...], sizes: Sequence[int], name: str = "set") -> list[ImageDataset]:
+    """The same data at several image sizes."""
+    return [patterns(classes, per_class=1, size=size, name=name) for size in sizes]
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.lists(st.integers(2, 6), min_size=1, max_size=4, unique=True),
+    st.integers(1, 4),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+def test_every_data_set_architecture_and_way_meet(
+    sizes: int, others: int, ways: list[int], architectures: int, disjoint: bool, seed: int
+) -> None:
+    needed = 6 * sizes * architectures * len(ways)
+    datasets = [
+        *at_sizes(names(needed), range(1, sizes + 1)),
+        *(patterns(names(needed, f"o{i}-"), per_class=1, size=1, name=f"other{i}") for i in range(others)),
+    ]
+    total = len(datasets) * architectures * len(ways)
+    named = list("abcd"[:architectures])
+
+    def planned(members: int) -> list[MemberPlan]:
+        return plan_members(datasets, members=members, way=ways, architectures=named, disjoint=disjoint, seed=seed)
+
+    members = planned(total)
+    triples = {(member.dataset, member.architecture, len(member.classes)) for member in members}
+    assert triples == {(index, each, way) for index in range(len(datasets)) for each in named for way in ways}
+    for fewer in {1, total // 2, total - 1} - {0}:
+        assert planned(fewer) == members[:fewer]
+
+
+@given(st.integers(2, 40), st.integers(1, 3), st.lists(st.integers(2, 5), min_size=1, max_size=3), st.integers(1, 3))
+def test_disjoint_members_of_several_ways_and_sizes_share_nothing(
+    classes: int, sizes: int, ways: list[int], architectures: int
+) -> None:
+    ways = [min(way, classes) for way in ways]
+    datasets = at_sizes(names(classes), range(1, sizes + 1))
+    members = plan_members(
+        datasets, members=None, way=ways, architectures=list("abc"[:architectures]), disjoint=True, seed=0
+    )
+    used = [label for member in members for label in member.labels]
+    assert len(set(used)) == len(used)
+    assert set(used) <= set(names(classes))  # no label is preceded by the data set's name
+    assert len(used) >= classes - 1
+    assert all(len(member.classes) >= 2 for member in members)
+    assert [member.number for member in members] == list(range(len(members)))
+
+
+def test_labels_of_the_same_data_at_two_sizes_are_the_same_classes() -> None:
+    other = patterns(("bee", "cat"), per_class=1, size=1, name="other")
+    members = plan_members(
+        [*at_sizes(("ant", "bee"), (16, 24)), other], members=3, way=2, architectures=["a"], disjoint=False, seed=0
+    )
+    assert [set(member.labels) for member in members] == [{"ant", "set/bee"}, {"ant", "set/bee"}, {"other/bee", "cat"}]
+
+
+def test_data_sets_of_one_name_must_be_the_same_data() -> None:
+    first, _ = at_sizes(("ant", "bee"), (16, 24))
+    for other in (
+        patterns(("ant", "cat"), per_class=1, size=24, name="set"),
+        patterns(("ant", "bee"), per_class=2, size=24, name="set"),
+    ):
+        with pytest.raises(UsageError, match="'set' twice with different classes or images"):
+            plan_members([first, other], members=1, way=2, architectures=["a"], disjoint=False, seed=0)
+
+
 def test_a_data_set_without_further_classes_is_skipped() -> None:
     members = plan(names(4, "x"), names(10, "y"), way=2)
     assert [member.dataset for member in members] == [0, 1, 0, 1, 1, 1, 1]
@@ -101,10 +180,14 @@ def test_a_name_in_two_data_sets_is_preceded_by_the_data_set() -> None:
     [
         ({"way": 13}, "way of at most 12, the classes of set0, found 13"),
         ({"way": 1}, "way of at least 2"),
+        ({"way": (2, 1)}, "way of at least 2 classes, found 1"),
+        ({"way": (2, 13)}, "way of at most 12, the classes of set0, found 13"),
+        ({"way": ()}, "one way"),
+        ({"way": (4, 8), "members": 3}, "at most 2 members, the number of disjoint sets of 4 or 8 classes"),
         ({"members": 0}, "at least 1 member"),
         ({"members": 4}, "at most 3 members.*found 4"),
         ({"disjoint": False}, "expected the number of members"),
-        ({"architectures": []}, "at least one architecture"),
+        ({"architectures": []}, "one architecture"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(settings: dict[str, object], message: str) -> None:

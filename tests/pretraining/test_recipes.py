@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfml.errors import ConfigError, UsageError
-from dfml.pretraining import PAPER, RECIPES, STRONG, Optimisation, recipe_by_name
+from dfml.pretraining import PAPER, RECIPES, STRONG, Optimisation, Recipe, recipe_by_name
 from dfml.pretraining.classifier_training import learning_rate
 
 
 def test_the_paper_recipe() -> None:
-    conv4, resnet = PAPER.optimisation("conv4_64"), PAPER.optimisation("fewshot_resnet10")
+    conv4, resnet = (PAPER.optimisation(name, batch_norm=True) for name in ("conv4_64", "fewshot_resnet10"))
     assert (conv4.optimiser, conv4.learning_rate, conv4.schedule, conv4.weight_decay) == ("adam", 0.01, "constant", 0)
     assert (resnet.optimiser, resnet.learning_rate, resnet.momentum, resnet.weight_decay) == ("sgd", 0.01, 0.9, 5e-4)
     assert (PAPER.epochs, PAPER.batch_size, PAPER.gradient_clip) == (60, 128, 50)
@@ -24,7 +24,21 @@ def test_the_paper_recipe() -> None:
 
 def test_the_strong_recipe() -> None:
     assert (STRONG.epochs, STRONG.batch_size, STRONG.crop_padding, STRONG.flip) == (25, 128, 4, True)
-    assert STRONG.optimisation("conv4").schedule == "one_cycle"
+    assert STRONG.optimisation("conv4", batch_norm=True).schedule == "one_cycle"
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values())
+def test_networks_without_batch_norm_have_an_optimiser_of_their_own(recipe: Recipe) -> None:
+    chosen = recipe.optimisation("any_name", batch_norm=False)
+    assert (chosen.optimiser, chosen.learning_rate, chosen.schedule) == ("adamw", 0.001, "one_cycle")
+    assert recipe.optimisation("any_name", batch_norm=True) == recipe.others
+    assert recipe.optimisation("conv4_pyramid", batch_norm=True) == recipe.conv4
+
+
+def test_the_crop_padding_of_large_images_is_in_proportion_to_their_size() -> None:
+    assert [STRONG.padding(size) for size in (16, 28, 32, 39, 40, 48, 64, 84)] == [4, 4, 4, 4, 5, 6, 8, 10]
+    assert [STRONG.padding(size) for size in range(32, 225)] == [size // 8 for size in range(32, 225)]
+    assert {PAPER.padding(size) for size in (16, 32, 84)} == {0}
 
 
 @pytest.mark.parametrize(("updates_per_epoch", "epochs"), [(19, 25), (7, 3), (1, 20)])

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from dfml.backbones import conv4, resnet
@@ -56,6 +57,24 @@ def size_arguments(architecture: str, size: int) -> dict[str, Any]:
     known = timm.models.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
     fixed = architecture in BACKBONES or bool(known and known.fixed_input_size)
     return {"img_size": size} if fixed else {}
+
+
+def require_whole_patches(network: nn.Module, architecture: str, size: int) -> None:
+    """Check that the patches of a vision transformer cover images of `size` x `size` pixels.
+
+    A network of another size is built without an error, and leaves out the pixels that fill no patch.
+
+    Raises:
+        UsageError: If `size` is no multiple of the side length of the patches.
+    """
+    for layer in network.modules():
+        if isinstance(layer, PatchEmbed) and not layer.dynamic_img_pad:
+            side = max(layer.patch_size)
+            if size % side:
+                raise UsageError(
+                    f"architecture {architecture!r} cannot learn from images of {size} x {size} pixels: its patches "
+                    f"have {side} x {side}; choose a multiple of {side}, such as {-(-size // side) * side}"
+                )
 
 
 @contextmanager

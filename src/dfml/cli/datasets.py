@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from dfml.data.dataset import ImageDataset
 from dfml.data.glyphs import glyphs
 from dfml.data.image_folder import open_images
 from dfml.data.sources import arrange, open_source
+from dfml.errors import UsageError
 from dfml.training.progress import deferred_progress
 
 GLYPHS = "glyphs"
@@ -22,6 +25,36 @@ def require_data(name: str) -> None:
     """
     if name != GLYPHS:
         open_source(name)
+
+
+def read_sizes(names: Sequence[str], size: int) -> list[tuple[str, int]]:
+    """Read the side length that each of several data sets may carry after its last `@`: `cifar-fs.zip@48`.
+
+    A whole name that exists as a path is a path, so a path may contain `@`; `a@b.zip@48` gives that path a size.
+
+    Args:
+        names: Paths or `glyphs`, each with or without `@` and a side length in pixels.
+        size: Side length of those without.
+
+    Returns:
+        Path (or `glyphs`) and side length of each.
+
+    Raises:
+        UsageError: If what follows the last `@` is no side length.
+    """
+    return [_read_size(name, size) for name in names]
+
+
+def _read_size(name: str, size: int) -> tuple[str, int]:
+    data, separator, own = name.rpartition("@")
+    if not separator or os.path.exists(name):
+        return name, size
+    if not data or not own.isdecimal() or int(own) < 1:
+        raise UsageError(
+            f"expected DATA@SIZE with a side length in pixels, such as {data or GLYPHS}@32, found {name!r}, which is "
+            "no path either; correct the size or the path"
+        )
+    return data, int(own)
 
 
 def open_data(name: str, *, split: str | None, usual: str, official: str | None, size: int) -> ImageDataset:

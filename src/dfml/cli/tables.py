@@ -15,11 +15,12 @@ _SHOWN = 12  # names in a cell of a table
 
 def built_table(members: Sequence[BuiltMember]) -> Table:
     """One row per member that was built or found."""
-    table = _table("member", "architecture", "held-out %", "seconds", "classes")
+    table = _table("member", "architecture", "input", "held-out %", "seconds", "classes")
     for member in members:
         seconds = "found" if member.seconds is None else f"{member.seconds:.1f}"
         accuracy = f"{100 * member.held_out_accuracy:.1f}"
-        table.add_row(member.name, member.architecture, accuracy, seconds, shorten(member.labels))
+        size, classes = f"{member.size} x {member.size}", f"{len(member.labels)}: {shorten(member.labels)}"
+        table.add_row(member.name, member.architecture, size, accuracy, seconds, classes)
     return table
 
 

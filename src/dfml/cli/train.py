@@ -90,6 +90,15 @@ def train(
     protocol: Annotated[
         Protocol | None, typer.Option(rich_help_panel=_SETTINGS, help="Protocol that the learner will be evaluated by.")
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=_SETTINGS,
+            metavar="N",
+            help="Side length in pixels at which the learner works (img_size). Default: the members' most common input "
+            "size, the larger one on a tie.",
+        ),
+    ] = None,
     iterations: Annotated[
         int | None, typer.Option(rich_help_panel=_SETTINGS, metavar="N", help="Number of meta-iterations.")
     ] = None,
@@ -110,7 +119,15 @@ def train(
 
     file = run_config.read_run_file(config_file, method) if config_file else run_config.RunFile()
     kind = run_config.choose_method(method, file)
-    options = {"way": way, "shot": shot, "query": query, "protocol": protocol, "iterations": iterations, "seed": seed}
+    options = {
+        "way": way,
+        "shot": shot,
+        "query": query,
+        "protocol": protocol,
+        "img_size": size,
+        "iterations": iterations,
+        "seed": seed,
+    }
     config = run_config.resolve(kind, preset, file, assignments or [], options)
     zoo = zoo or (Path(file.zoo) if file.zoo else None)
     start_from = start_from or (Path(file.start_from) if file.start_from else None)

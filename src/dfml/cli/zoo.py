@@ -18,6 +18,7 @@ from dfml.cli.options import (
     prepare_torch,
 )
 from dfml.cli.output import Output
+from dfml.errors import UsageError
 
 app = typer.Typer(help="Build a zoo of classifiers, or check one.", no_args_is_help=True)
 
@@ -27,9 +28,10 @@ def build(
     data: Annotated[
         list[str],
         typer.Argument(
-            metavar="DATA...",
+            metavar="DATA[@SIZE]...",
             help="Labelled images: image folders (class/image or split/class/image), zips of such, or glyphs "
-            "(rendered letters).",
+            "(rendered letters). A side length in pixels may follow after an @, as in cifar-fs.zip@48; the same data "
+            "may be given at several sizes. What exists as a path is a path, even with an @ in it.",
         ),
     ],
     out: Annotated[
@@ -41,13 +43,17 @@ def build(
             min=1, metavar="N", help="Number of classifiers. May be omitted with --disjoint: as many as possible."
         ),
     ] = None,
-    way: Annotated[int, typer.Option(min=2, metavar="N", help="Classes per member.")] = 5,
+    way: Annotated[
+        str,
+        typer.Option(metavar="N,...", help="Classes per member, at least 2; several numbers are taken in turn: 5,20."),
+    ] = "5",
     arch: Annotated[
         str,
         typer.Option(
             metavar="NAME,...",
             help="Architectures, which members take in turn: conv4, conv4_64, conv4_pyramid, fewshot_resnet10, "
-            "fewshot_resnet18, or any model name of timm.",
+            "fewshot_resnet18, or any model name of timm. With enough members, each occurs with every DATA and every "
+            "--way.",
         ),
     ] = "conv4",
     recipe: Annotated[
@@ -68,7 +74,9 @@ def build(
         ),
     ] = None,
     splits: SplitsOption = None,
-    size: Annotated[int, typer.Option(min=1, metavar="N", help="Side length of the images in pixels.")] = 32,
+    size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Side length in pixels of the images of DATA without a size.")
+    ] = 32,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -83,11 +91,12 @@ def build(
     """Pre-train classifiers on labelled images.
 
     The zoo stands in for the models of other people that dfml is made for. Each member learns some of the classes: a
-    random choice, or sets that do not overlap (--disjoint).
+    random choice, or sets that do not overlap (--disjoint). Members take the data sets, architectures and numbers of
+    classes in turn, so that one zoo may hold several of each.
     """
     output = Output(json_file)
     prepare_torch(threads)
-    from dfml.cli.datasets import open_data
+    from dfml.cli.datasets import open_data, read_sizes
     from dfml.cli.tables import built_table
     from dfml.pretraining import build_zoo, recipe_by_name
     from dfml.training.device import select_device
@@ -96,15 +105,19 @@ def build(
     chosen = recipe_by_name(recipe)
     if epochs:
         chosen = chosen.override(epochs=epochs)
-    datasets = [open_data(name, split=split, usual="train", official=splits, size=size) for name in data]
+    ways = _read_ways(way)
+    datasets = [
+        open_data(name, split=split, usual="train", official=splits, size=own) for name, own in read_sizes(data, size)
+    ]
     for images in datasets:
-        output.say(f"{images.name}: {len(images)} images of {len(images.classes)} classes")
+        side = images.images.shape[-1]
+        output.say(f"{images.name}: {len(images)} images of {len(images.classes)} classes, {side} x {side} pixels")
     with deferred_progress("zoo build") as report:
         built = build_zoo(
             datasets,
             out,
             members=members,
-            way=way,
+            way=ways,
             architectures=[name.strip() for name in arch.split(",")],
             recipe=chosen,
             disjoint=disjoint,
@@ -117,6 +130,19 @@ def build(
     output.say(f"zoo: {out}")
     output.say(f"next: dfml train {out} --out LEARNER")
     output.results({"zoo": out, "seed": seed, "recipe": recipe, "members": [vars(member) for member in built]})
+
+
+def _read_ways(text: str) -> list[int]:
+    """Read the value of `--way`: numbers of classes, separated by commas.
+
+    Raises:
+        UsageError: If one is no whole number of at least 2.
+    """
+    ways = [way.strip() for way in text.split(",")]
+    for way in ways:
+        if not way.isdecimal() or int(way) < 2:
+            raise UsageError(f"expected --way N,... with numbers of classes of at least 2, found {way!r} in {text!r}")
+    return [int(way) for way in ways]
 
 
 @app.command()
@@ -143,6 +169,12 @@ def inspect(
     for label, members in report.merges.items():
         output.say(f"merged class {label}: {shorten(members)}")
     bad = sum(member.problem is not None for member in report.members)
+    if len(set(sizes := [member.size for member in report.members if member.size])) > 1:
+        counts = ", ".join(f"{size} ({sizes.count(size)} of {len(sizes)} members)" for size in sorted(set(sizes)))
+        output.say(
+            f"input sizes in pixels: {counts}; a learner works at {report.learner_size} x {report.learner_size}, the "
+            "most common size, the larger one on a tie; dfml train --size N chooses another"
+        )
     output.say(
         f"{len(report.members)} members, {bad} bad, {report.classes} classes, {len(report.merges)} of them merged"
     )

@@ -39,20 +39,26 @@ def average_members(zoo: Zoo, learner: GradientLearner) -> Parameters:
     Args:
         zoo: The members; the mean of the backbones is over all of them.
         learner: Learner of the same architecture. The mean of the heads is over the members with as many outputs as the
-            learner has ways.
+            learner has ways and as many head inputs as the learner's; without such members because the learner works at
+            another image size, the learner keeps its own head, which is zero.
 
     Raises:
         ZooError: If a member's architecture is not the learner's backbone, or no member has `way` outputs.
     """
     backbones = member_backbones(zoo, learner, "averaging")
     heads: list[tuple[Tensor, Tensor]] = []
+    of_way = 0
     for member in zoo.classifiers():
         head = member.network.get_classifier()  # type: ignore[operator]
-        if isinstance(head, torch.nn.Linear) and head.weight.shape == learner.parameters["head.weight"].shape:
-            heads.append((head.weight, head.bias))
-    if not heads:
+        if isinstance(head, torch.nn.Linear) and head.out_features == learner.way:
+            of_way += 1
+            if head.weight.shape == learner.parameters["head.weight"].shape:
+                heads.append((head.weight, head.bias))
+    if not of_way:
         raise ZooError(f"averaging needs a member with {learner.way} outputs, but there is none; choose another --way")
     mean = {name: torch.stack([weights[name] for weights in backbones]).mean(0) for name in backbones[0]}
+    if not heads:
+        return {**learner.parameters, **mean}
     weight, bias = (torch.stack(parts).mean(0) for parts in zip(*heads, strict=True))
     return {**mean, "head.weight": weight, "head.bias": bias}
 

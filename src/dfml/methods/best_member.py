@@ -80,7 +80,7 @@ class BestMemberRun(TrainingRun):
     def __init__(self, config: BestMemberConfig, zoo: Zoo, device: torch.device) -> None:
         self.config, self.zoo = config, zoo
         self.iterations = config.iterations
-        self.preprocessing = zoo.preprocessing()
+        self.preprocessing = zoo.preprocessing(config.img_size)
         self.source = ImageSource(
             config.inversion, zoo, self.preprocessing, patience=config.patience, seed=config.seed, device=device
         )

@@ -45,5 +45,10 @@ def untrained_learner(config: AdaptationConfig, zoo: Zoo, device: torch.device, 
         name: Name of the learner in tables.
     """
     return create_learner(
-        config.learner, zoo.preprocessing(), way=config.way, protocol=config.protocol, seed=config.seed, name=name
+        config.learner,
+        zoo.preprocessing(config.img_size),
+        way=config.way,
+        protocol=config.protocol,
+        seed=config.seed,
+        name=name,
     ).to(device)

@@ -25,8 +25,8 @@ class ZooEmbeddingConfig(TrainingConfig):
     iterations: int = 0
     """Number of meta-iterations; this method does not train."""
     img_size: PositiveInt | None = None
-    """Side length of the images given to members in pixels; None: the most common input size of the members. Each
-    member resizes them to its own input size."""
+    """Side length in pixels at which the learner works: images are resized to it first, then by each member to its own
+    input size; None: the members' most common input size, the larger one on a tie."""
     representation: Representation = "probabilities"
     """Part of an image's embedding that a member contributes: its class `probabilities`; `centred`, these at
     temperature 2 minus the uniform distribution; its `logits`; or its unit-norm `features`."""

@@ -18,11 +18,11 @@ from dfml.backbones import size_arguments
 from dfml.data.dataset import ImageDataset
 from dfml.errors import RunError, UsageError
 from dfml.pretraining.classifier_training import split_images, train_classifier
-from dfml.pretraining.cost import best_workers, seconds_per_image
+from dfml.pretraining.cost import best_workers, has_batch_norm, seconds_per_image
 from dfml.pretraining.normalisation import pixel_statistics
-from dfml.pretraining.plan import MemberPlan, plan_members
+from dfml.pretraining.plan import MemberPlan, as_ways, plan_members
 from dfml.pretraining.recipes import PAPER, Recipe
-from dfml.pretraining.record import dataset_record, open_zoo_folder
+from dfml.pretraining.record import dataset_record, open_zoo_folder, recipe_record
 from dfml.pretraining.workers import run_in_processes
 from dfml.zoo import Preprocessing
 from dfml.zoo.vetting import load_member, read_member_config
@@ -38,6 +38,7 @@ class BuiltMember:
         name: Name of its folder.
         architecture: Name of its architecture.
         labels: One name per output.
+        size: Height and width of its input, in pixels.
         held_out_accuracy: Accuracy on held-out images, a fraction; NaN if its configuration has none.
         seconds: Seconds of its training; None for a member that an earlier build has trained.
     """
@@ -46,6 +47,7 @@ class BuiltMember:
     name: str
     architecture: str
     labels: tuple[str, ...]
+    size: int
     held_out_accuracy: float
     seconds: float | None
 
@@ -74,7 +76,7 @@ def build_zoo(
     out: str | Path,
     *,
     members: int | None = None,
-    way: int = 5,
+    way: int | Sequence[int] = 5,
     architectures: Sequence[str] = ("conv4",),
     recipe: Recipe = PAPER,
     disjoint: bool = False,
@@ -90,11 +92,13 @@ def build_zoo(
     on the number of workers nor on interruptions.
 
     Args:
-        datasets: Data sets that classes are taken from; see `plan_members`.
+        datasets: Data sets that classes are taken from, of any image sizes, also the same data at several sizes; see
+            `plan_members`.
         out: The zoo's folder: new, empty, or holding an unfinished zoo of the same settings.
         members: Number of members; None for as many as there are disjoint sets of classes (only with `disjoint`).
-        way: Number of classes per member.
-        architectures: Names for `dfml.backbones.create_backbone`; members alternate between them.
+        way: Number of classes per member; members alternate between several numbers.
+        architectures: Names for `dfml.backbones.create_backbone`; members alternate between them. Every pair of an
+            architecture and a way occurs with every data set if there are enough members; see `plan_members`.
         recipe: Training recipe.
         disjoint: Whether no two members share a class.
         seed: Seed of all random draws.
@@ -109,7 +113,7 @@ def build_zoo(
         The members in order.
 
     Raises:
-        UsageError: If the plan cannot be made, or an architecture does not take images of this size.
+        UsageError: If the plan cannot be made, or an architecture does not take images of a data set's size.
         DataError: If a class has fewer than two images.
         RunError: If `out` holds something else or cannot be written, or a training diverges.
         ZooMemberError: If a member of an earlier build is damaged.
@@ -117,7 +121,8 @@ def build_zoo(
     out, device = Path(out), device or torch.device("cpu")
     if workers is not None and workers < 1:
         raise UsageError(f"expected at least 1 worker, found {workers}")
-    plans = plan_members(datasets, members=members, way=way, architectures=architectures, disjoint=disjoint, seed=seed)
+    ways = as_ways(way)
+    plans = plan_members(datasets, members=members, way=ways, architectures=architectures, disjoint=disjoint, seed=seed)
     for dataset in datasets:
         split_images(dataset)  # fails now, before any training, if a class is too small
     preprocessing = preprocessing or [pixel_statistics(dataset) for dataset in datasets]
@@ -128,11 +133,11 @@ def build_zoo(
         "datasets": [dataset_record(dataset) for dataset in datasets],
         "preprocessing": [own.as_dict() for own in preprocessing],
         "members": len(plans),
-        "way": way,
+        "way": ways[0] if len(ways) == 1 else list(ways),
         "architectures": list(architectures),
         "disjoint": disjoint,
         "seed": seed,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe_record(recipe, sizes, _batch_norms(plans, sizes)),
     }
     pending = [plan for plan in plans if not (out / plan.name).exists()]
     seconds = _expected_seconds(pending, datasets, recipe)
@@ -154,6 +159,16 @@ def build_zoo(
 def _report(progress: Progress | None, member: BuiltMember, done: int, total: int) -> None:
     if progress:
         progress(member, done, total)
+
+
+def _batch_norms(plans: Sequence[MemberPlan], sizes: Sequence[int]) -> list[bool]:
+    """Whether the network has batch-norm layers, for every architecture of the zoo.
+
+    Raises:
+        UsageError: If an architecture is unknown, or cannot be built for the size of a data set.
+    """
+    first = {plan.architecture: sizes[plan.dataset] for plan in reversed(plans)}
+    return [has_batch_norm(architecture, size_arguments(architecture, size)) for architecture, size in first.items()]
 
 
 def _expected_seconds(pending: Sequence[MemberPlan], datasets: Sequence[ImageDataset], recipe: Recipe) -> float:
@@ -181,7 +196,8 @@ def _existing(out: Path, plan: MemberPlan) -> BuiltMember:
     load_member(config)
     recorded = config.details.get("held_out_accuracy")
     accuracy = float(recorded) if isinstance(recorded, int | float) else math.nan
-    return BuiltMember(plan.number, plan.name, config.architecture, config.labels, accuracy, seconds=None)
+    size = config.preprocessing.size
+    return BuiltMember(plan.number, plan.name, config.architecture, config.labels, size, accuracy, seconds=None)
 
 
 def _job(
@@ -253,5 +269,11 @@ def _train_and_write(job: _Job) -> BuiltMember:
         ) from error
     seconds = time.perf_counter() - start
     return BuiltMember(
-        plan.number, plan.name, plan.architecture, plan.labels, round(trained.held_out_accuracy, 4), seconds
+        plan.number,
+        plan.name,
+        plan.architecture,
+        plan.labels,
+        preprocessing.size,
+        round(trained.held_out_accuracy, 4),
+        seconds,
     )

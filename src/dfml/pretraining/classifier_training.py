@@ -23,6 +23,7 @@ from dfml.schedules import half_cosine
 from dfml.seeds import generator
 from dfml.training.device import keep_freed_memory
 from dfml.zoo import Preprocessing
+from dfml.zoo.statistics import batch_norm_layers
 
 _EVALUATION_BATCH = 512
 
@@ -96,11 +97,12 @@ def train_classifier(
         architecture, len(dataset.classes), seed=_seed(seed, member, "weights"), **(arguments or {})
     )
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimisation = recipe.optimisation(architecture, batch_norm=bool(batch_norm_layers(network)))
     samples = _Samples(dataset.images.to(device), dataset.labels.to(device), preprocessing)
     # Random layers (dropout, stochastic depth) use torch's global generators.
     with one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_seed(seed, member, "layers"))
-        _fit(network, samples, fit, recipe, recipe.optimisation(architecture), (seed, member))
+        _fit(network, samples, fit, recipe, optimisation, (seed, member))
         accuracy = _accuracy(network, samples, held_out)
     return TrainedClassifier(network.cpu().eval(), accuracy)
 
@@ -189,6 +191,7 @@ def _fit(
 ) -> None:
     network.train()
     seed, member = key
+    padding = recipe.padding(samples.images.shape[-1])
     optimiser = _optimiser(network, optimisation)
     # Batches of nearly equal size: a last batch of one image would have no variance to normalise by.
     batches = math.ceil(len(fit) / recipe.batch_size)
@@ -200,7 +203,7 @@ def _fit(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(optimisation, epoch * batches + number, batches, recipe.epochs)
             images, labels = samples.take(batch)
-            images = augment(images, recipe.crop_padding, recipe.flip, draws)
+            images = augment(images, padding, recipe.flip, draws)
             loss = functional.cross_entropy(network(samples.network_input(images)), labels)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
@@ -218,6 +221,8 @@ def _optimiser(network: nn.Module, optimisation: Optimisation) -> torch.optim.Op
     rate, decay = optimisation.learning_rate, optimisation.weight_decay
     if optimisation.optimiser == "adam":
         return torch.optim.Adam(network.parameters(), lr=rate, weight_decay=decay)
+    if optimisation.optimiser == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     return torch.optim.SGD(network.parameters(), lr=rate, momentum=optimisation.momentum, weight_decay=decay)
 
 

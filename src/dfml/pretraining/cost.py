@@ -1,4 +1,7 @@
-"""Training time of an architecture, measured on a few images; decides how many worker processes to start."""
+"""What is measured of an architecture before the training: its time per image, and whether it has batch-norm layers.
+
+The time decides how many worker processes to start.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,21 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from dfml.backbones import create_backbone, sized
+from dfml.backbones import create_backbone, require_whole_patches, sized
 from dfml.pretraining.classifier_training import one_thread
+from dfml.zoo.statistics import batch_norm_layers
 
 _IMAGES = 16
 _START_SECONDS = 5.0  # until a new process has imported torch and timm
+
+
+def has_batch_norm(architecture: str, arguments: dict[str, Any]) -> bool:
+    """Whether an architecture has batch-norm layers with running statistics.
+
+    Raises:
+        UsageError: If the network cannot be built.
+    """
+    return bool(batch_norm_layers(create_backbone(architecture, 2, seed=0, **arguments)))
 
 
 def seconds_per_image(architecture: str, arguments: dict[str, Any], classes: int, size: int) -> float:
@@ -22,6 +35,7 @@ def seconds_per_image(architecture: str, arguments: dict[str, Any], classes: int
         UsageError: If the network cannot be built, or cannot take images of this size.
     """
     network = create_backbone(architecture, classes, seed=0, **arguments).to(memory_format=torch.channels_last)
+    require_whole_patches(network, architecture, size)
     images = torch.zeros(_IMAGES, 3, size, size).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(_IMAGES, dtype=torch.long)
     seconds = []

@@ -9,18 +9,21 @@ from pydantic import Field
 from dfml.errors import UsageError
 from dfml.settings import FrozenSettings, override
 
+_PADDED_SIZE = 32  # side length in pixels, up to which `Recipe.crop_padding` is the number of pixels
+
 
 class Optimisation(FrozenSettings):
     """An optimiser and its learning-rate schedule."""
 
-    optimiser: Literal["adam", "sgd"]
-    """Optimiser: `adam`, or `sgd` with momentum."""
+    optimiser: Literal["adam", "adamw", "sgd"]
+    """Optimiser: `adam`; `adamw`; or `sgd` with momentum."""
     learning_rate: float = Field(gt=0)
     """Highest learning rate of the schedule."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of SGD; not used by Adam."""
+    """Momentum of SGD; not used by the others."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Weight decay (L2 penalty on all parameters)."""
+    """Weight decay of all parameters: an L2 penalty; `adamw` decays the weights themselves (Loshchilov and Hutter, ICLR
+    2019)."""
     schedule: Literal["constant", "steps", "one_cycle"] = "constant"
     """Learning-rate schedule: `constant`; `steps`, multiplied by `step_factor` at each epoch of `step_epochs`; or
     `one_cycle`, along half cosines up from 1/25 of the peak in the first 30% of the updates, then down to almost 0."""
@@ -38,7 +41,10 @@ class Recipe(FrozenSettings):
     conv4: Optimisation
     """Optimiser of the Conv4 family."""
     others: Optimisation
-    """Optimiser of all other architectures."""
+    """Optimiser of other networks with batch-norm layers."""
+    no_batch_norm: Optimisation
+    """Optimiser of networks without batch-norm layers, such as vision transformers and ConvNeXt. Transformers hardly
+    learn at the learning rates that suit networks with batch-norm."""
     epochs: int = Field(ge=1)
     """Number of passes over the training images; the weights of the last epoch are written."""
     batch_size: int = Field(default=128, ge=2)
@@ -46,13 +52,28 @@ class Recipe(FrozenSettings):
     gradient_clip: float = Field(default=50.0, gt=0)
     """Largest norm of the gradient of an update; a larger one is scaled down to it."""
     crop_padding: int = Field(default=0, ge=0)
-    """Black pixels added on every side before a random crop of the original size; 0 disables cropping."""
+    """Black pixels added on every side of images of at most 32 x 32 pixels before a random crop of the original size;
+    larger images get more, in proportion to their size. 0 disables cropping."""
     flip: bool = False
     """Whether to mirror every image left to right with probability 1/2."""
 
-    def optimisation(self, architecture: str) -> Optimisation:
-        """Return the optimiser of an architecture."""
-        return self.conv4 if architecture.startswith("conv4") else self.others
+    def optimisation(self, architecture: str, *, batch_norm: bool) -> Optimisation:
+        """Return the optimiser of a network.
+
+        Args:
+            architecture: Name of its architecture.
+            batch_norm: Whether it has batch-norm layers with running statistics.
+        """
+        if architecture.startswith("conv4"):
+            return self.conv4
+        return self.others if batch_norm else self.no_batch_norm
+
+    def padding(self, size: int) -> int:
+        """Return the pixels added on every side of images of `size` x `size` pixels before a random crop.
+
+        With a `crop_padding` of 4 these are 4 pixels up to a size of 39, and `size // 8` above.
+        """
+        return max(self.crop_padding, self.crop_padding * size // _PADDED_SIZE)
 
     def override(self, **settings: Any) -> Recipe:
         """Return this recipe with some settings replaced: `PAPER.override(epochs=10)`.
@@ -63,20 +84,25 @@ class Recipe(FrozenSettings):
         return override(self, settings)
 
 
+_NO_BATCH_NORM = Optimisation(optimiser="adamw", learning_rate=0.001, weight_decay=0.05, schedule="one_cycle")
+
 PAPER = Recipe(
     name="paper",
     conv4=Optimisation(optimiser="adam", learning_rate=0.01),
     others=Optimisation(
         optimiser="sgd", learning_rate=0.01, weight_decay=5e-4, schedule="steps", step_epochs=(30, 50, 80)
     ),
+    no_batch_norm=_NO_BATCH_NORM,
     epochs=60,
 )
-"""Pre-training of PURER and FREE, with the learning-rate schedules of their later code releases."""
+"""Pre-training of PURER and FREE, with the learning-rate schedules of their later code releases; they have no networks
+without batch-norm layers."""
 
 STRONG = Recipe(
     name="strong",
     conv4=Optimisation(optimiser="adam", learning_rate=0.01, schedule="one_cycle"),
     others=Optimisation(optimiser="adam", learning_rate=0.01, schedule="one_cycle"),
+    no_batch_norm=_NO_BATCH_NORM,
     epochs=25,
     crop_padding=4,
     flip=True,

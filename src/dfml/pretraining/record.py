@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from dfml.data.dataset import ImageDataset
 from dfml.errors import RunError
 from dfml.files import atomic_write, remove_unfinished
+from dfml.pretraining.recipes import Recipe
 from dfml.zoo.folder import RECORD
 
 
@@ -28,6 +30,23 @@ def dataset_record(dataset: ImageDataset) -> dict[str, Any]:
         "size": dataset.images.shape[-1],
         "sha256": digest.hexdigest(),
     }
+
+
+def recipe_record(recipe: Recipe, sizes: Iterable[int], batch_norms: Iterable[bool]) -> dict[str, Any]:
+    """The recipe's settings and, for each size at which it is another number than the setting, the crop padding.
+
+    The optimiser of networks without batch-norm layers is left out if the zoo has none. So the record of a zoo that a
+    version without these settings would train alike is the one that such a version writes, and the zoo can be resumed.
+
+    Args:
+        recipe: The recipe.
+        sizes: Side length of the images of every data set, in pixels.
+        batch_norms: Whether the network has batch-norm layers, for every architecture.
+    """
+    settings = recipe.model_dump(mode="json", exclude=None if not all(batch_norms) else {"no_batch_norm"})
+    paddings = {str(size): recipe.padding(size) for size in sorted(sizes)}
+    larger = {size: padding for size, padding in paddings.items() if padding != recipe.crop_padding}
+    return {**settings, **({"crop_padding_by_size": larger} if larger else {})}
 
 
 def open_zoo_folder(out: Path, settings: dict[str, Any]) -> None:

@@ -41,6 +41,9 @@ class TrainingConfig(FrozenSettings):
     protocol: ProtocolName = "strict"
     """`strict`: the prediction for a query image does not depend on other query images. `paper`: batch-norm layers use
     the statistics of all query images together (transductive), as the released code of PURER and FREE does."""
+    img_size: PositiveInt | None = None
+    """Side length in pixels at which the learner works: of its input, and of the synthetic images that it learns from;
+    None: the members' most common input size, the larger one on a tie."""
     seed: NonNegativeInt = 0
     """Seed of all random numbers."""
     iterations: NonNegativeInt = 60_000

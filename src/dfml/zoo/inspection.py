@@ -19,7 +19,7 @@ from dfml.zoo.members import Predicts
 from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.statistics import batch_norm_layers
 from dfml.zoo.vetting import load_member, read_member_config, weight_digest
-from dfml.zoo.zoo import Zoo
+from dfml.zoo.zoo import Zoo, common_size
 
 _NOISE_IMAGES = 16
 _MIN_SPREAD = 1e-6  # standard deviation of the logits between images, relative to the largest logit
@@ -64,11 +64,14 @@ class ZooReport:
         members: The members in the order of their names.
         classes: Number of classes of the zoo, over the members whose configuration can be read.
         merges: Classes that several members share -> those members' names.
+        learner_size: Height and width in pixels at which a learner works (see `Zoo.preprocessing`), over the members
+            whose configuration can be read; None if there are none.
     """
 
     members: tuple[MemberReport, ...]
     classes: int
     merges: dict[str, list[str]] = field(default_factory=dict)
+    learner_size: int | None = None
 
     @property
     def usable(self) -> bool:
@@ -119,7 +122,8 @@ def _inspect_open(zoo: Zoo) -> ZooReport:
 
 def _report(members: Sequence[MemberReport], space: LabelSpace, names: Sequence[str]) -> ZooReport:
     merges = {label: [names[index] for index in sharing] for label, sharing in space.merges().items()}
-    return ZooReport(_with_duplicates(members), len(space), merges)
+    sizes = [member.size for member in members if member.size]
+    return ZooReport(_with_duplicates(members), len(space), merges, common_size(sizes) if sizes else None)
 
 
 def _examine(config: MemberConfig) -> MemberReport:

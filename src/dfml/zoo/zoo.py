@@ -214,6 +214,10 @@ class Zoo:
     def preprocessing(self, size: int | None = None) -> Preprocessing:
         """One preprocessing for a learner and for images that all members share; members still normalise by their own.
 
+        This is the rule for the size that a learner works at: the setting `img_size` of every method (`dfml train
+        --size`), else the members' most common input size, the larger one on a tie. An image that a member gets is
+        resized to the member's own size.
+
         Args:
             size: Height and width in pixels; None for the members' most common size, the larger one on a tie.
 
@@ -221,15 +225,20 @@ class Zoo:
             That size, and the mean and standard deviation averaged over members.
         """
         own = [(config or self[index]).preprocessing for index, config in enumerate(self.member_configs)]
-        sizes = [p.size for p in own]
-        common = max(sizes, key=lambda candidate: (sizes.count(candidate), candidate))
 
         def average(values: list[tuple[float, float, float]]) -> tuple[float, float, float]:
             columns = zip(*values, strict=True)
             red, green, blue = (round(sum(column) / len(values), 6) for column in columns)
             return red, green, blue
 
-        return Preprocessing(size or common, average([p.mean for p in own]), average([p.std for p in own]))
+        return Preprocessing(
+            size or common_size([p.size for p in own]), average([p.mean for p in own]), average([p.std for p in own])
+        )
+
+
+def common_size(sizes: Sequence[int]) -> int:
+    """Return the most common of some sizes, the larger one on a tie."""
+    return max(sizes, key=lambda size: (sizes.count(size), size))
 
 
 def _description(member: Predicts) -> tuple[str, tuple[str, ...], Preprocessing]:

@@ -87,7 +87,7 @@ class DRORun(TrainingRun):
     def __init__(self, config: DROConfig, zoo: Zoo, device: torch.device) -> None:
         self.config, self.device = config, device
         self.iterations = config.iterations
-        self._preprocessing = zoo.preprocessing()
+        self._preprocessing = zoo.preprocessing(config.img_size)
         self.weights = MemberWeights(member_backbones(zoo, self._blank(), DRO.name))
         if not bool(self.weights.gram.any()):
             raise ZooError(

@@ -19,9 +19,6 @@ class FreeConfig(TrainingConfig):
     iterations: NonNegativeInt = 999
     """Number of meta-iterations."""
     learner: LearnerConfig = LearnerConfig(inner_steps=5, test_inner_steps=10)
-    img_size: PositiveInt | None = None
-    """Side length of the learner's input and of the images in memory in pixels; None: the most common input size of the
-    members."""
     inversion: InversionConfig = InversionConfig()
     """Inversion engine, and the settings of each engine."""
     members_per_step: PositiveInt = 4

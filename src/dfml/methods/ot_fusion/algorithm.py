@@ -84,7 +84,7 @@ class OTFusion(Method):
         layers = channel_layers(reference.network)
         if self.config.metric == "weights":
             return lambda member: match_by_weights(member.network, reference.network, layers)
-        images = self._images(zoo.preprocessing()).to(zoo.device)
+        images = self._images(zoo.preprocessing(self.config.img_size)).to(zoo.device)
 
         def activations(member: PretrainedClassifier) -> ChannelFeatures:
             return channel_activations(member.network, layers, member.preprocessing.normalise(images))

@@ -18,9 +18,6 @@ class PurerConfig(TrainingConfig):
     start: Literal["random", "average"] = "random"
     """Initial weights of the learner. `random`; or `average`: the mean of the members' weights, as in the released
     scripts, which requires that all members have the learner's architecture."""
-    img_size: PositiveInt | None = None
-    """Side length of the recovered images and of the learner's input in pixels; None: the most common input size of the
-    members."""
     episodes: PositiveInt = 4
     """Number of episodes per meta-iteration; their outer losses are summed."""
     outer_lr: PositiveFloat = 0.001

@@ -37,7 +37,7 @@ class ZooStudentConfig(TrainingConfig):
     """Arguments of the architecture, such as `{channels: [64, 128, 256, 512]}` for twice the width, which takes three
     times as long and has not been more accurate so far."""
     img_size: PositiveInt | None = None
-    """Side length of the student's input in pixels; None: the most common input size of the members."""
+    """Side length of the student's input in pixels; None: the members' most common input size, the larger on a tie."""
     embedding: StudentEmbedding = "centred"
     """Embedding of an image in few-shot tasks. `probabilities`: the predicted class probabilities of all members.
     `centred`: these at temperature 2, minus the uniform distribution. `features`: the input of the student's head."""
