@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfml.evaluation.protocol import versions
-from dfml.inversion.loss import View, sample_view
 from dfml.inversion.pixel_gradient import InversionGradient
+from dfml.inversion.views import AnyView, sample_view
 from dfml.methods.purer import PURER, PurerRun
 from dfml.training.device import keep_freed_memory, select_device
 from dfml.zoo.folder import member_paths
@@ -121,7 +121,7 @@ def naive_gradient(run: PurerRun, path: Path, device: torch.device) -> Tensor:
     return torch.autograd.grad(total, pixels)[0]
 
 
-def _request(run: PurerRun) -> tuple[list[int], list[Tensor], list[View]]:
+def _request(run: PurerRun) -> tuple[list[int], list[Tensor], list[AnyView]]:
     members = run._sample_members(1)
     generator = torch.Generator().manual_seed(0)
     pixels = [run.dataset.pixels.detach()[run.classes_of_member[member]] for member in members]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from dfml.evaluation import evaluate
-from dfml.inversion.loss import InversionWeights, View
+from dfml.inversion.loss import InversionWeights
 from dfml.inversion.pixel_gradient import InversionGradient
+from dfml.inversion.views import View
 from dfml.learners import LearnerConfig, MetaLearner
 from dfml.methods import METHODS
 from dfml.methods.free import FREE, FreeRun

@@ -6,8 +6,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml.inversion import terms
-from dfml.inversion.loss import InversionWeights, View, inversion_loss
-from dfml.inversion.terms import batch_norm_distance, total_variation
+from dfml.inversion.loss import InversionWeights, inversion_loss
+from dfml.inversion.term_values import batch_norm_distance, total_variation
+from dfml.inversion.views import View
 from dfml.zoo import Preprocessing, PretrainedClassifier
 from dfml.zoo.statistics import batch_norm_layers
 from tests.factories import PREPROCESSING, SIZE, images, member

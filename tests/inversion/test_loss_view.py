@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dfml import seeds
-from dfml.inversion.loss import InversionWeights, View, sample_view
+from dfml.inversion.loss import InversionWeights
+from dfml.inversion.views import View, sample_view
 from tests.factories import images
 
 OFFSETS = st.integers(-6, 6)

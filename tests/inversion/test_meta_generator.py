@@ -13,8 +13,9 @@ from torch.func import functional_call
 from dfml.backbones.image_generator import create_generator
 from dfml.inversion.engine import InversionRun
 from dfml.inversion.generator_based import GeneratorInversionRun
-from dfml.inversion.loss import InversionWeights, View, inversion_loss
+from dfml.inversion.loss import InversionWeights, inversion_loss
 from dfml.inversion.meta_generator import MetaGenerator
+from dfml.inversion.views import View
 from tests.factories import PREPROCESSING
 from tests.inversion.small import SMALL, five, precision, run_round, small_engine, targets
 

@@ -15,9 +15,10 @@ from dfml.errors import ConfigError, UsageError
 from dfml.inversion import registry, terms
 from dfml.inversion.engine import Engine, InversionRun, StudentRowLogits, Target, recover
 from dfml.inversion.image_source import ImageSource, shared_image_indices
-from dfml.inversion.loss import InversionLoss, InversionWeights, View, inversion_loss
+from dfml.inversion.loss import InversionLoss, InversionWeights, inversion_loss
 from dfml.inversion.registry import EngineEntry, InversionConfig, create_engine, register_engine
 from dfml.inversion.terms import LossInputs, register_loss_term
+from dfml.inversion.views import View
 from dfml.settings import FrozenSettings, build_config
 from dfml.zoo import Zoo
 from tests.factories import PREPROCESSING, images, member, written_zoo, zoo

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import torch
 
-from dfml.inversion.loss import InversionWeights, View
+from dfml.inversion.loss import InversionWeights
 from dfml.inversion.pixel_gradient import InversionGradient
+from dfml.inversion.views import View
 from dfml.zoo import Preprocessing, Zoo
 from tests.factories import PREPROCESSING, SIZE, member
 

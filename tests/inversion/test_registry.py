@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional
 
 from dfml.inversion.engine import Target, recover
-from dfml.inversion.loss import InversionWeights, View, inversion_loss
+from dfml.inversion.loss import InversionWeights, inversion_loss
 from dfml.inversion.registry import InversionConfig, create_engine, engine_names
+from dfml.inversion.views import View
 from dfml.training.checkpoint import State, load_checkpoint, save_checkpoint
 from dfml.zoo import Preprocessing, PretrainedClassifier
 from tests.factories import PREPROCESSING
@@ -46,7 +47,7 @@ def two_class_member(size: int) -> PretrainedClassifier:
 
 def test_all_engines_have_a_section_of_settings() -> None:
     assert set(engine_names()) == {"five", "fast_dfkd", "cmi", "ei"}
-    assert set(InversionConfig.model_fields) == {"engine", "classes_per_round", *engine_names()}
+    assert set(InversionConfig.model_fields) == {"engine", "classes_per_round", "memory", *engine_names()}
     for name in engine_names():
         config = InversionConfig(engine=name)
         assert create_engine(config, PREPROCESSING).steps == getattr(config, name).steps

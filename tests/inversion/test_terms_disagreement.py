@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional
 
-from dfml.inversion.loss import InversionWeights, View, inversion_loss
-from dfml.inversion.terms import disagreement
+from dfml.inversion.loss import InversionWeights, inversion_loss
+from dfml.inversion.term_values import disagreement
+from dfml.inversion.views import View
 from tests.factories import PREPROCESSING, SIZE, images, member
 
 LOGITS = st.lists(st.floats(-30, 30), min_size=3, max_size=3)

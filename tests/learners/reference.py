@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dfml.inversion.terms import total_variation
+from dfml.inversion.term_values import total_variation
 from dfml.learners.calibration import ICFILConfig, initial_pixels
 from dfml.learners.classifier import NetworkClassifier
 from dfml.learners.episode import Episode

@@ -15,6 +15,7 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from dfml import seeds
+from dfml.inversion.chunked_gradient import images_per_pass, inversion_gradient
 from dfml.inversion.engine import (
     EmaStatistics,
     Engine,
@@ -25,10 +26,14 @@ from dfml.inversion.engine import (
     recover,
 )
 from dfml.inversion.initialisation import InitialPixels, dead_leaves, matched_initialisations
-from dfml.inversion.loss import InversionLoss, InversionWeights, inversion_loss, sample_view
+from dfml.inversion.loss import InversionLoss, InversionWeights
+from dfml.inversion.views import sample_view
 from dfml.schedules import half_cosine
 from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import PretrainedClassifier
+
+_RECOGNISED = 0.9  # fraction of recognised images that ends the steps at the full learning rate
+_WINDOW, _LEAST_FALL = 20, 0.02  # steps whose mean loss must be lower than that of the steps before, and by how much
 
 
 class PixelInversionConfig(FrozenSettings):
@@ -42,9 +47,14 @@ class PixelInversionConfig(FrozenSettings):
     those of photographs than pixels inverted from noise. `auto`: dead leaves, and for every other image light or dark
     pen strokes if these are closer to the member's batch-norm statistics."""
     steps: NonNegativeInt = 400
-    """Number of optimiser steps; 0 returns the initial pixels."""
+    """Number of optimiser steps in which the learning rate falls to zero along a half cosine; 0 returns the initial
+    pixels."""
+    search_steps: NonNegativeInt = 0
+    """Largest number of steps at the full learning rate before that. They end for a member as soon as it recognises 90%
+    of its images, or when in the last 20 steps the loss was not lower by 2%, on average, than in the 20 before. 0: no
+    such steps."""
     lr: PositiveFloat = 0.1
-    """Learning rate of Adam for pixels in normalised space; falls to zero along a half cosine."""
+    """Learning rate of Adam for pixels in normalised space."""
     weights: InversionWeights = InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001)
 
 
@@ -59,7 +69,7 @@ class PixelInversion(Engine):
     def __init__(self, config: PixelInversionConfig, seed: int = 0) -> None:
         self.config = config
         self.seed = seed
-        self.steps = config.steps
+        self.steps = config.search_steps + config.steps if config.steps else 0
         self._statistics = StatisticsMemory()
         self._initialisations: dict[str, tuple[InitialPixels, ...]] = {}
 
@@ -69,7 +79,9 @@ class PixelInversion(Engine):
         """See `Engine.start`."""
         pixels = [self._initial_pixels(target, round_index).requires_grad_() for target in targets]
         previous = self._statistics.get(targets)
-        return _PixelInversionRun(self.config, self.seed, targets, round_index, pixels, student, previous)
+        return _PixelInversionRun(
+            self.config, self.seed, targets, round_index, pixels, student, previous, self.memory_limit
+        )
 
     def _initial_pixels(self, target: Target, round_index: int) -> Tensor:
         size = target.network.preprocessing.size
@@ -118,34 +130,55 @@ class _PixelInversionRun(InversionRun):
         initial_pixels: Sequence[Tensor],
         student: StudentRowLogits | None,
         previous_statistics: Sequence[EmaStatistics],
+        memory: int,
     ) -> None:
         super().__init__(targets, student, previous_statistics)
         self._config, self._seed, self._round_index = config, seed, round_index
         self._pixels = list(initial_pixels)
-        self._optimiser = torch.optim.Adam(self._pixels, lr=config.lr)
+        self._optimisers = [torch.optim.Adam([pixels], lr=config.lr) for pixels in self._pixels]
+        self._schedules = [_Schedule(config) for _ in self._pixels]
+        self._last: list[InversionLoss | None] = [None] * len(self._pixels)
+        self._chunks = [
+            images_per_pass(target.network, pixels, memory)
+            for target, pixels in zip(targets, self._pixels, strict=True)
+        ]
+
+    @property
+    def finished(self) -> bool:
+        """See `InversionRun.finished`."""
+        return all(schedule.finished for schedule in self._schedules)
 
     def step(self) -> list[InversionLoss]:
-        weights, losses = self._config.weights, []
-        for index, target in enumerate(self.targets):
-            generator = seeds.generator(self._seed, "view", self._round_index, target.name, self.done)
-            loss = inversion_loss(
-                target.network,
-                self._pixels[index],
-                target.labels,
-                target.network.preprocessing,
-                weights,
-                sample_view(weights, generator),
-                student=self.student_for(target.rows),
-                previous_statistics=self.previous_statistics[index],
-            )
-            (self._pixels[index].grad,) = torch.autograd.grad(loss.total, self._pixels[index])
-            self.ema_statistics[index] = loss.ema_statistics
-            losses.append(loss.detach())
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._config.lr * half_cosine(min(self.done / self._config.steps, 1.0))
-        self._optimiser.step()
+        """See `InversionRun.step`; targets that are finished keep their last loss."""
+        losses = []
+        for index, schedule in enumerate(self._schedules):
+            last = self._last[index]
+            if last is None or not schedule.finished:
+                last = self._last[index] = self._step_one(index, schedule)
+            losses.append(last)
         self.done += 1
         return losses
+
+    def _step_one(self, index: int, schedule: _Schedule) -> InversionLoss:
+        target, pixels, weights = self.targets[index], self._pixels[index], self._config.weights
+        generator = seeds.generator(self._seed, "view", self._round_index, target.name, self.done)
+        loss, pixels.grad = inversion_gradient(
+            target.network,
+            pixels,
+            target.labels,
+            target.network.preprocessing,
+            weights,
+            sample_view(weights, generator, len(pixels), pixels.shape[-1]),
+            student=self.student_for(target.rows),
+            previous_statistics=self.previous_statistics[index],
+            chunk=self._chunks[index],
+        )
+        self.ema_statistics[index] = loss.ema_statistics
+        for group in self._optimisers[index].param_groups:
+            group["lr"] = self._config.lr * schedule.factor
+        self._optimisers[index].step()
+        schedule.advance(loss)
+        return loss
 
     def images(self) -> list[Tensor]:
         """Images in the size of each member's input, clipped to [0, 1]."""
@@ -153,6 +186,41 @@ class _PixelInversionRun(InversionRun):
             target.network.preprocessing.denormalise(pixels.detach()).clamp(0.0, 1.0)
             for target, pixels in zip(self.targets, self._pixels, strict=True)
         ]
+
+
+class _Schedule:
+    """The learning rate of one member's images, and when it is finished; see `PixelInversionConfig.search_steps`."""
+
+    def __init__(self, config: PixelInversionConfig) -> None:
+        self._config = config
+        self._losses: list[float] = []
+        self._annealed = 0  # steps since the learning rate began to fall
+        self._searching = config.search_steps > 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are taken."""
+        return self._annealed >= self._config.steps
+
+    @property
+    def factor(self) -> float:
+        """Learning rate of the next step, as a fraction of the highest one."""
+        return 1.0 if self._searching else half_cosine(min(self._annealed / self._config.steps, 1.0))
+
+    def advance(self, loss: InversionLoss) -> None:
+        """Count a step."""
+        if not self._searching:
+            self._annealed += 1
+            return
+        self._losses.append(loss.total.item())
+        recognised = loss.recognised is not None and loss.recognised.item() >= _RECOGNISED
+        self._searching = not recognised and not self._stalled() and len(self._losses) < self._config.search_steps
+
+    def _stalled(self) -> bool:
+        if len(self._losses) < 2 * _WINDOW:
+            return False
+        before, now = (sum(part) for part in (self._losses[-2 * _WINDOW : -_WINDOW], self._losses[-_WINDOW:]))
+        return not now < (1.0 - _LEAST_FALL) * before
 
 
 def invert_classifier(

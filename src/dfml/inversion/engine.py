@@ -93,18 +93,25 @@ class InversionRun(ABC):
         """Take one optimiser step for every target and return the losses before it, detached."""
 
     def take_steps(self, count: int, on_step: Callable[[list[InversionLoss]], None] | None = None) -> Losses:
-        """Take several steps and return the losses before each of them, one list per step.
+        """Take several steps, fewer if the run is finished; return the losses before each, one list per step.
 
         Args:
-            count: Number of steps.
+            count: Largest number of steps.
             on_step: Called with the losses of every step.
         """
         history = []
         for _ in range(count):
+            if self.finished:
+                break
             history.append(self.step())
             if on_step:
                 on_step(history[-1])
         return history
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are taken, for runs that decide it themselves; False here: `Engine.steps` decides."""
+        return False
 
     @abstractmethod
     def images(self) -> list[Float[Tensor, "_images 3 _size _size"]]:
@@ -120,10 +127,13 @@ class Engine(ABC):
     """A method of recovering images from classifiers.
 
     Attributes:
-        steps: Number of steps of a run, unless the caller chooses another.
+        steps: Largest number of steps of a run, unless the caller chooses another.
+        memory_limit: Memory in bytes that one backward pass through a member may take, as far as the engine can
+            keep it; `create_engine` sets it from the settings.
     """
 
     steps: int
+    memory_limit: int = 2**31
 
     @abstractmethod
     def start(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.images import resize_and_crop
-from dfml.inversion.terms import batch_norm_distance
+from dfml.inversion.term_values import batch_norm_distance
 from dfml.zoo.members import Differentiable, teacher_logits
 from dfml.zoo.statistics import LayerStatistics
 from dfml.zoo.zoo import Zoo
@@ -28,7 +28,7 @@ class Fidelity:
     Attributes:
         agreement: Fraction of the images that the member itself classifies as their label.
         batch_norm_distance: Distance between the images' batch-norm statistics and the running ones: L2 norms, summed
-            over layers (`dfml.inversion.terms.batch_norm_distance`), averaged over batches of images that were
+            over layers (`dfml.inversion.term_values.batch_norm_distance`), averaged over batches of images that were
             recovered together. Smaller batches have larger distances. 0 without batch-norm layers.
         noise_batch_norm_distance: The same distance for uniform noise in batches of the same sizes, for comparison.
         other_agreement: Over all pairs of an image and another member that has the image's class: the fraction in which

@@ -18,7 +18,8 @@ from torch.func import functional_call
 from dfml import seeds
 from dfml.backbones.image_generator import ImageGenerator
 from dfml.inversion.engine import EmaStatistics, InversionRun, StudentRowLogits, Target
-from dfml.inversion.loss import InversionLoss, InversionWeights, View, inversion_loss, sample_view
+from dfml.inversion.loss import InversionLoss, InversionWeights, inversion_loss
+from dfml.inversion.views import AnyView, sample_view
 from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.stack import MemberStack, StackedMember, stack_key
@@ -135,7 +136,9 @@ class GeneratorInversionRun(InversionRun):
 
     def step(self) -> list[InversionLoss]:
         """See `InversionRun.step`."""
-        view = sample_view(self.config.weights, seeds.generator(self._seed, "view", self._round_index, self.done))
+        generator = seeds.generator(self._seed, "view", self._round_index, self.done)
+        most = max(len(target.labels) for target in self.targets)
+        view = sample_view(self.config.weights, generator, most, self.preprocessing.size)
         losses: dict[int, InversionLoss] = {}
         for key, group in self._groups.items():
             losses |= self._stacked(self._stacks[key], group, view)
@@ -153,7 +156,7 @@ class GeneratorInversionRun(InversionRun):
         self.done += 1
         return [losses[index].detach() for index in range(len(self.targets))]
 
-    def _one(self, index: int, view: View) -> InversionLoss:
+    def _one(self, index: int, view: AnyView) -> InversionLoss:
         copy, target = self.copies[index], self.targets[index]
         generated = self._generate(copy.weights, copy.latents)
         previous = self.previous_statistics[index]
@@ -175,7 +178,7 @@ class GeneratorInversionRun(InversionRun):
         """A further term of one target's loss; None: there is none."""
         return None
 
-    def _stacked(self, stack: MemberStack, group: list[int], view: View) -> dict[int, InversionLoss]:
+    def _stacked(self, stack: MemberStack, group: list[int], view: AnyView) -> dict[int, InversionLoss]:
         copies, targets = [self.copies[i] for i in group], [self.targets[i] for i in group]
 
         def gradient(
@@ -225,7 +228,7 @@ class GeneratorInversionRun(InversionRun):
         labels: Tensor,
         rows: Tensor | None,
         previous_statistics: Sequence[Tensor],
-        view: View,
+        view: AnyView,
     ) -> InversionLoss:
         pixels = self.preprocessing.normalise(images)
         return inversion_loss(

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dfml import seeds
-from dfml.inversion.terms import batch_norm_distance
+from dfml.inversion.term_values import batch_norm_distance
 from dfml.zoo.pretrained import PretrainedClassifier
 
 InitialPixels = Callable[[int, int, torch.Generator], Float[Tensor, "count 3 size size"]]

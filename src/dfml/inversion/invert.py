@@ -127,7 +127,7 @@ def inversion_settings(
     if values["weights"]["disagreement"] != section.weights.disagreement:
         raise UsageError("inversion by itself has no student to disagree with: leave weights.disagreement out")
     values["weights"]["disagreement"] = 0.0
-    return base.model_copy(update={"engine": engine, engine: build_config(type(section), values)})
+    return base.model_copy(update={"engine": engine, engine: build_config(type(section), values, section=engine)})
 
 
 def member_indices(zoo: Zoo, members: Sequence[str | int] | None) -> list[int]:

@@ -16,11 +16,12 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from dfml.inversion.terms import LossInputs, LossTerm, built_in_terms, create_extra_terms
+from dfml.inversion.terms import LossForm, LossInputs, LossTerm, built_in_terms, create_extra_terms
+from dfml.inversion.views import AnyView
 from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
@@ -49,6 +50,10 @@ class InvertibleModel(Protocol):
 class InversionWeights(FrozenSettings):
     """Weights of the terms of the inversion loss; the defaults are those of PURER. Weight 0 disables a term."""
 
+    form: LossForm = "norms"
+    """Form of the terms of the statistics and of the pixels. `means`: means in units that do not depend on the network,
+    so that one set of weights suits every architecture and image size. `norms`: L2 norms summed over layers (PURER),
+    which grow with the network and the batch."""
     label: NonNegativeFloat = 1.0
     """Weight of the cross-entropy between the member's logits and the assigned labels."""
     batch_norm: NonNegativeFloat = 0.01
@@ -78,7 +83,23 @@ class InversionWeights(FrozenSettings):
     wrap: bool = True
     """Whether pixels that are shifted out come in again on the other side (PURER); False fills with the mean colour."""
     flip: bool = False
-    """Whether the whole batch is mirrored horizontally with probability one half at every step."""
+    """Whether to mirror horizontally with probability one half at every step."""
+    views: Literal["batch", "image"] = "batch"
+    """Images that share a random view (shift, mirror image, zoom, colours) at a step: the whole `batch` (PURER), or
+    every `image` has its own; what is shifted out is then replaced by the mirrored border. Images that keep their class
+    in many different views are recognised by other members far more often (docs/results/recovery.md)."""
+    zoom: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Largest fraction of an image's area that a random crop cuts off, which is then enlarged to the whole; 0: no crop.
+    Needs `views` image."""
+    colour: NonNegativeFloat = 0.0
+    """Standard deviation of the random change of an image's contrast, and of the random offset of each of its channels,
+    in normalised space. Needs `views` image."""
+
+    @model_validator(mode="after")
+    def _views_of_images(self) -> InversionWeights:
+        if self.views == "batch" and (self.zoom or self.colour):
+            raise ValueError("zoom and colour are drawn for every image on its own: set views to image, or both to 0")
+        return self
 
     def terms(self) -> tuple[LossTerm, ...]:
         """Create the terms of the loss whose weight is not 0, dfml's own first; the label term is always the first."""
@@ -91,45 +112,10 @@ class InversionWeights(FrozenSettings):
                 l2=self.l2,
                 disagreement=self.disagreement,
                 divergence=self.divergence,
+                form=self.form,
             ),
             *create_extra_terms(self.extra),
         )
-
-
-@dataclass(frozen=True)
-class View:
-    """A shift and a mirror image of a whole batch, applied before a member sees it.
-
-    Attributes:
-        rows: Shift downwards in pixels.
-        columns: Shift to the right in pixels.
-        flip: Whether to mirror horizontally, after the shift.
-        wrap: Whether pixels that are shifted out come in on the other side; otherwise zeros (the mean colour) come in.
-    """
-
-    rows: int = 0
-    columns: int = 0
-    flip: bool = False
-    wrap: bool = True
-
-    def apply(self, pixels: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch height width"]:
-        """Return the view of a batch in normalised space; differentiable."""
-        if self.rows or self.columns:
-            pixels = torch.roll(pixels, (self.rows, self.columns), dims=(-2, -1)) if self.wrap else self._shift(pixels)
-        return pixels.flip(-1) if self.flip else pixels
-
-    def _shift(self, pixels: Tensor) -> Tensor:
-        height, width = pixels.shape[-2:]
-        top, left = max(self.rows, 0), max(self.columns, 0)
-        padded = functional.pad(pixels, (left, max(-self.columns, 0), top, max(-self.rows, 0)))
-        return padded[..., top - self.rows :, left - self.columns :][..., :height, :width]
-
-
-def sample_view(weights: InversionWeights, generator: torch.Generator) -> View:
-    """Draw a view: offsets in [-jitter, jitter] along both axes, and whether to mirror."""
-    rows, columns = torch.randint(-weights.jitter, weights.jitter + 1, (2,), generator=generator).tolist()
-    flip = weights.flip and bool(torch.randint(2, (1,), generator=generator))
-    return View(rows, columns, flip, weights.wrap)
 
 
 def update_ema_statistics(
@@ -164,11 +150,13 @@ class InversionLoss:
         parts: Value of every computed term by name, not weighted, detached.
         ema_statistics: Mean and variance of every batch-norm layer for the momentum of the next batch, alternating;
             empty without momentum.
+        recognised: Fraction of the images that the model predicts as their labels; None where it was not computed.
     """
 
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
     ema_statistics: tuple[Tensor, ...] = ()
+    recognised: Float[Tensor, ""] | None = None
 
     @property
     def label(self) -> Float[Tensor, ""]:
@@ -200,7 +188,7 @@ def inversion_loss(
     labels: Int64[Tensor, "images"],
     preprocessing: Preprocessing,
     weights: InversionWeights,
-    view: View,
+    view: AnyView,
     *,
     student: StudentLogits | None = None,
     previous_statistics: Sequence[Tensor] = (),
@@ -214,36 +202,97 @@ def inversion_loss(
         preprocessing: Mean and standard deviation that turn pixels into images in [0, 1]; the model then normalises
             with its own. Images of another size than the model's input are resized.
         weights: Weights of the terms.
-        view: Shift and mirror image of the whole batch, from `sample_view`.
+        view: Random view of the images, from `dfml.inversion.views.sample_view`.
         student: Student logits; images maximise the divergence between model and student. None disables the term.
         previous_statistics: EMA statistics of earlier batches (`InversionLoss.ema_statistics`), for the momentum.
     """
     shifted = view.apply(pixels)
-    images = shown = preprocessing.denormalise(shifted)
-    size = classifier.size
-    if images.shape[-1] != size:
-        shown = functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    terms = weights.terms()
-    statistics: list[LayerStatistics] = []
-    ema_statistics: tuple[Tensor, ...] = ()
-    if any(term.needs_statistics for term in terms):
+    predictions = predict(classifier, preprocessing.denormalise(shifted), weights, student=student)
+    return combine_terms(shifted, preprocessing, labels, predictions, weights, previous_statistics)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the terms need of a batch of images.
+
+    Attributes:
+        logits: Logits of the model.
+        statistics: One entry per batch-norm layer of the model; empty if no term needs them.
+        student_logits: Logits of the student; None without one, or if the disagreement has no weight.
+    """
+
+    logits: Float[Tensor, "images outputs"]
+    statistics: Sequence[LayerStatistics]
+    student_logits: Float[Tensor, "images outputs"] | None
+
+
+def resize_to(images: Float[Tensor, "images 3 _size _size"], size: int) -> Float[Tensor, "images 3 size size"]:
+    """Resize square images (bilinear, antialiased) unless they have the size; differentiable."""
+    if images.shape[-1] == size:
+        return images
+    return functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+
+
+def predict(
+    classifier: InvertibleModel,
+    images: Float[Tensor, "images 3 size size"],
+    weights: InversionWeights,
+    *,
+    student: StudentLogits | None = None,
+) -> Predictions:
+    """Predict a batch of images by the model and the student.
+
+    Args:
+        classifier: The model.
+        images: Images, nominally in [0, 1], after the view.
+        weights: Weights of the terms; what no term needs is not computed.
+        student: Student logits; None without a student.
+    """
+    shown = resize_to(images, classifier.size)
+    if any(term.needs_statistics for term in weights.terms()):
         logits, statistics = classifier.logits_and_statistics(shown)
-        if statistics and weights.momentum:
-            statistics = update_ema_statistics(statistics, previous_statistics, weights.momentum)
-            ema_statistics = tuple(part.detach() for layer in statistics for part in (layer.mean, layer.variance))
     else:
-        logits = classifier.logits(shown)
+        logits, statistics = classifier.logits(shown), []
     student_logits = None
     if student is not None and weights.disagreement:
         with torch.set_grad_enabled(weights.student_gradient and torch.is_grad_enabled()):
             student_logits = student(images)
-    inputs = LossInputs(shifted, images, labels, logits, statistics, student_logits)
+    return Predictions(logits, statistics, student_logits)
+
+
+def combine_terms(
+    shifted: Float[Tensor, "images 3 size size"],
+    preprocessing: Preprocessing,
+    labels: Int64[Tensor, "images"],
+    predictions: Predictions,
+    weights: InversionWeights,
+    previous_statistics: Sequence[Tensor] = (),
+) -> InversionLoss:
+    """Compute the loss of a batch from its predictions.
+
+    Args:
+        shifted: Images in normalised space after the view.
+        preprocessing: See `inversion_loss`.
+        labels: See there.
+        predictions: What `predict` returned for the images.
+        weights: See `inversion_loss`.
+        previous_statistics: See there.
+    """
+    statistics = predictions.statistics
+    ema_statistics: tuple[Tensor, ...] = ()
+    if statistics and weights.momentum:
+        statistics = update_ema_statistics(statistics, previous_statistics, weights.momentum)
+        ema_statistics = tuple(part.detach() for layer in statistics for part in (layer.mean, layer.variance))
+    logits = predictions.logits
+    images = preprocessing.denormalise(shifted)
+    inputs = LossInputs(shifted, images, labels, logits, statistics, predictions.student_logits)
     total: Tensor | None = None
     parts: dict[str, Tensor] = {}
-    for term in terms:
+    for term in weights.terms():
         value = term(inputs)
         if value is not None:
             parts[term.name] = value.detach()
             total = term.weight * value if total is None else total + term.weight * value
     assert total is not None
-    return InversionLoss(total, parts, ema_statistics)
+    recognised = (logits.detach().argmax(dim=1) == labels).to(total.dtype).mean()
+    return InversionLoss(total, parts, ema_statistics, recognised)

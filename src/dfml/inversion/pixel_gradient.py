@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dfml.inversion.loss import InversionLoss, InversionWeights, View, inversion_loss
+from dfml.inversion.loss import InversionLoss, InversionWeights, inversion_loss
+from dfml.inversion.views import AnyView, View
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.stack import MemberStack, StackedMember
 from dfml.zoo.zoo import Zoo
@@ -46,7 +47,7 @@ class InversionGradient:
         self,
         members: Sequence[int],
         pixels: Sequence[Float[Tensor, "_classes per_class 3 size size"]],
-        views: Sequence[View],
+        views: Sequence[AnyView],
     ) -> list[MemberGradient]:
         """Compute the gradients for some members.
 
@@ -67,7 +68,7 @@ class InversionGradient:
                 found.update(zip(positions, each, strict=True))
         return [found[position] for position in range(len(members))]
 
-    def _one(self, member: int, pixels: Tensor, view: View) -> MemberGradient:
+    def _one(self, member: int, pixels: Tensor, view: AnyView) -> MemberGradient:
         leaf = pixels.flatten(0, 1).detach().requires_grad_()
         loss = inversion_loss(
             self._zoo.classifier(member), leaf, _labels(pixels), self._preprocessing, self._weights, view
@@ -76,7 +77,7 @@ class InversionGradient:
         return MemberGradient(gradient.view(pixels.shape), loss.detach())
 
     def _stacked(
-        self, stack: MemberStack, rows: list[int], pixels: list[Tensor], views: list[View]
+        self, stack: MemberStack, rows: list[int], pixels: list[Tensor], views: list[AnyView]
     ) -> list[MemberGradient]:
         labels = _labels(pixels[0])
 

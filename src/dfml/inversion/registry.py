@@ -1,6 +1,6 @@
 """The inversion engines by name, the settings that choose one, and an engine that a run has meta-trained.
 
-dfml's own engines are `ei`, `cmi`, `five` and `fast_dfkd`. Others are registered with `register_engine`, or announced
+dfml's own engines are `ei`, `cmi`, `five` and `fast_dfkd`. Others are registered with `register_engine`, or declared
 by an installed package as an entry point of `dfml.engines` whose object is an `EngineEntry`; nothing else is needed to
 use one in a training (`--set free.inversion.engine=NAME`) or in `dfml invert --engine NAME`.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, field_validator, model_validator
 from torch import Tensor
 
 from dfml.errors import ConfigError, UsageError
@@ -21,7 +21,7 @@ from dfml.inversion.engine import Engine, StatisticsMemory
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
 from dfml.registries import Registry
 from dfml.settings import FrozenSettings, build_config
-from dfml.zoo.members import Differentiable, Predicts
+from dfml.zoo.members import Differentiable, Predicts, unmet_need
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 
 
@@ -109,6 +109,9 @@ class InversionConfig(FrozenSettings):
     classes_per_round: PositiveInt = 20
     """Largest number of classes of a member whose images are recovered in one round; bounds the memory for members of
     many classes. Trainings draw the classes at random, `dfml invert` takes them in turn."""
+    memory: PositiveFloat = 2.0
+    """Memory in GiB that the images of one backward pass through a member may take. More images are passed in chunks,
+    which gives the same gradient and takes about a third longer."""
     five: FiveConfig = FiveConfig()
     fast_dfkd: FastDfkdConfig = FastDfkdConfig()
     cmi: ContrastiveConfig = ContrastiveConfig()
@@ -167,11 +170,13 @@ def create_engine(
         stacked: Whether members of one architecture are evaluated in one call; None: on a GPU only, where it is faster.
 
     Raises:
-        UsageError: If the engine is announced by a package that cannot be imported.
+        UsageError: If the engine is declared by a package that cannot be imported.
     """
     together = stacked if stacked is not None else device is not None and device.type == "cuda"
     entry = ENGINES.find(config.engine)
-    return entry.create(config.section(), preprocessing, seed=seed, device=device, stacked=together)
+    engine = entry.create(config.section(), preprocessing, seed=seed, device=device, stacked=together)
+    engine.memory_limit = int(config.memory * 2**30)
+    return engine
 
 
 def missing_requirement(engine: str, member: Predicts) -> str | None:
@@ -181,12 +186,7 @@ def missing_requirement(engine: str, member: Predicts) -> str | None:
         engine: Name of the engine.
         member: Member of a zoo.
     """
-    needs = ENGINES.find(engine).needs
-    if isinstance(member, needs):
-        return None
-    if not isinstance(member, Differentiable):
-        return f"it only predicts, and the engine {engine} needs gradients"
-    return f"its type is {type(member).__name__}, and the engine {engine} needs {needs.__name__}"
+    return unmet_need(member, ENGINES.find(engine).needs, f"the engine {engine}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ installed package declares it as an entry point of the group `dfml.loss_terms`. 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -17,17 +16,30 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from dfml.divergences import kl_divergence
 from dfml.errors import UsageError
+from dfml.inversion.term_values import (
+    batch_norm_distance,
+    disagreement,
+    mean_total_variation,
+    standardised_batch_norm_distance,
+    total_variation,
+)
 from dfml.registries import Registry
 from dfml.zoo.statistics import LayerStatistics
 
 BUILT_IN_TERMS = ("label", "batch_norm", "total_variation", "l2", "disagreement")
 """Names of dfml's own terms."""
 
-_RESERVED = (*BUILT_IN_TERMS, "loss")  # the metric of a term `loss` would be `inversion_loss`, which is the label term
+LossForm = Literal["means", "norms"]
+"""Form of the terms of the batch-norm statistics and of the pixels.
 
-_JS_TEMPERATURE = 3.0  # of both distributions in DeepInversion's Jensen-Shannon term
+`means`: means over layers, channels and pixels; statistics in units of each layer's own normalisation. The values do
+not grow with the depth of the network, the size of the images or of the batch, so one set of weights suits all.
+`norms`: L2 norms over the channels and over the whole batch, summed over layers (PURER). They grow with all of these:
+about 10 for the statistics of a Conv4, thousands for a ResNet-18.
+"""
+
+_RESERVED = (*BUILT_IN_TERMS, "loss")  # the metric of a term `loss` would be `inversion_loss`, which is the label term
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,50 @@ class BatchNormTerm:
 
 
 @dataclass(frozen=True)
+class StandardisedBatchNormTerm:
+    """Distance of the statistics in units of each layer's own normalisation; see `standardised_batch_norm_distance`.
+
+    Attributes:
+        first_layer: Factor of the first layer's distance.
+    """
+
+    weight: float
+    first_layer: float = 1.0
+    name: str = "batch_norm"
+    needs_statistics: bool = True
+
+    def __call__(self, inputs: LossInputs) -> Tensor | None:
+        """See `LossTerm`."""
+        return standardised_batch_norm_distance(inputs.statistics, self.first_layer) if inputs.statistics else None
+
+
+@dataclass(frozen=True)
+class MeanTotalVariationTerm:
+    """Mean absolute difference of adjacent pixels; see `mean_total_variation`."""
+
+    weight: float
+    name: str = "total_variation"
+    needs_statistics: bool = False
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        """See `LossTerm`."""
+        return mean_total_variation(inputs.pixels)
+
+
+@dataclass(frozen=True)
+class MeanSquareTerm:
+    """Mean square of all pixels in normalised space."""
+
+    weight: float
+    name: str = "l2"
+    needs_statistics: bool = False
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        """See `LossTerm`."""
+        return inputs.pixels.square().mean()
+
+
+@dataclass(frozen=True)
 class TotalVariationTerm:
     """L2 norms of the differences of adjacent pixels of the whole batch; see `total_variation`."""
 
@@ -171,6 +227,7 @@ def built_in_terms(
     l2: float,
     disagreement: float,
     divergence: Literal["kl", "js"],
+    form: LossForm = "norms",
 ) -> tuple[LossTerm, ...]:
     """Create dfml's own terms in a fixed order, without those of weight 0.
 
@@ -186,13 +243,18 @@ def built_in_terms(
         disagreement: Weight of the reward for a large divergence between member and student; at least 0. The term gets
             this weight with a negative sign.
         divergence: Kind of that divergence; see `disagreement`.
+        form: Form of the terms of the statistics and of the pixels; see `LossForm`.
     """
-    others: tuple[LossTerm, ...] = (
-        BatchNormTerm(batch_norm, first_layer),
-        TotalVariationTerm(total_variation),
-        L2Term(l2),
-        DisagreementTerm(-disagreement, divergence),
-    )
+    priors: tuple[LossTerm, ...]
+    if form == "norms":
+        priors = (BatchNormTerm(batch_norm, first_layer), TotalVariationTerm(total_variation), L2Term(l2))
+    else:
+        priors = (
+            StandardisedBatchNormTerm(batch_norm, first_layer),
+            MeanTotalVariationTerm(total_variation),
+            MeanSquareTerm(l2),
+        )
+    others = (*priors, DisagreementTerm(-disagreement, divergence))
     return (LabelTerm(label), *(term for term in others if term.weight))
 
 
@@ -240,60 +302,3 @@ def _create_extra_term(name: str, weight: float) -> LossTerm:
 def _require_free_name(name: str) -> None:
     if name in _RESERVED:
         raise UsageError(f"the name {name!r} of a loss term is reserved for dfml; give yours another name")
-
-
-def batch_norm_distance(statistics: Sequence[LayerStatistics], first_layer: float = 1.0) -> Float[Tensor, ""]:
-    """Distance of a batch's batch-norm statistics from the running ones (PURER, inversion loss).
-
-    Sum over layers of ||variance - running variance||_2 + ||mean - running mean||_2, over channels, not squared.
-
-    Args:
-        statistics: One entry per batch-norm layer, in order of use; at least one.
-        first_layer: Factor by which the distance of the first layer is multiplied; default 1.
-    """
-    distances = [
-        torch.linalg.vector_norm(layer.variance - layer.running_variance)
-        + torch.linalg.vector_norm(layer.mean - layer.running_mean)
-        for layer in statistics
-    ]
-    return torch.stack([distances[0] * first_layer, *distances[1:]]).sum()
-
-
-def total_variation(pixels: Float[Tensor, "images channels height width"]) -> Float[Tensor, ""]:
-    """Total variation of a batch: four L2 norms, one per direction, of the differences of adjacent pixels, summed.
-
-    The directions are horizontal, vertical and both diagonals. Each norm is taken over the whole batch and not squared,
-    so the value grows with the square root of the batch size.
-    """
-    differences = (
-        pixels[..., :, 1:] - pixels[..., :, :-1],
-        pixels[..., 1:, :] - pixels[..., :-1, :],
-        pixels[..., 1:, 1:] - pixels[..., :-1, :-1],
-        pixels[..., 1:, :-1] - pixels[..., :-1, 1:],
-    )
-    return torch.stack([torch.linalg.vector_norm(difference) for difference in differences]).sum()
-
-
-def disagreement(
-    member: Float[Tensor, "images outputs"],
-    student: Float[Tensor, "images outputs"],
-    divergence: Literal["kl", "js"] = "kl",
-) -> Float[Tensor, ""]:
-    """Divergence between the predictions of a member and of the student, mean over images; at least 0.
-
-    Args:
-        member: Logits of the member.
-        student: Logits of the student for the same outputs.
-        divergence: `kl`: KL(member || student) in nats. Images on which they disagree, because they predict different
-            classes, count 0, so that images keep their class and become those that the student is unsure of (CMI,
-            FREE). `js`: Jensen-Shannon divergence of the softmax at temperature 3, divided by ln 2, so that it is
-            between 0 and 1 (DeepInversion).
-    """
-    if divergence == "kl":
-        log_p, log_q = functional.log_softmax(member, dim=1), functional.log_softmax(student, dim=1)
-        agreed = member.argmax(dim=1) == student.argmax(dim=1)
-        return (kl_divergence(log_p, log_q) * agreed).mean()
-    log_p, log_q = (functional.log_softmax(logits / _JS_TEMPERATURE, dim=1) for logits in (member, student))
-    log_middle = torch.logaddexp(log_p, log_q) - math.log(2.0)
-    both = (kl_divergence(log_p, log_middle) + kl_divergence(log_q, log_middle)).mean()
-    return both / (2.0 * math.log(2.0))

@@ -24,7 +24,8 @@ from torch.nn import functional
 from dfml import seeds
 from dfml.errors import LearnerError
 from dfml.inversion.initialisation import dead_leaves
-from dfml.inversion.loss import InversionWeights, View, inversion_loss, sample_view
+from dfml.inversion.loss import InversionWeights, inversion_loss
+from dfml.inversion.views import AnyView, sample_view
 from dfml.learners.base import Calibration, MetaLearner
 from dfml.learners.classifier import FewShotClassifier, NetworkClassifier
 from dfml.learners.gradient_based import GradientLearner
@@ -192,7 +193,7 @@ def invert_adapted(
     """
     targets = torch.vmap(lambda weights, real: network.features(weights, real)[1])(parameters, inputs)
 
-    def loss(pixels: Tensor, weights: Parameters, target: Statistics, view: View) -> Tensor:
+    def loss(pixels: Tensor, weights: Parameters, target: Statistics, view: AnyView) -> Tensor:
         model = _AdaptedModel(network, preprocessing, weights, target)
         return inversion_loss(model, pixels, labels, preprocessing, config.weights, view).total
 
@@ -201,7 +202,8 @@ def invert_adapted(
     pixels = initial.repeat(len(inputs), 1, 1, 1, 1)
     optimiser = torch.optim.Adam([pixels], lr=config.inversion_lr)
     for step in range(config.inversion_steps):
-        view = sample_view(config.weights, seeds.generator(config.seed, "calibration", "view", step))
+        generator = seeds.generator(config.seed, "calibration", "view", step)
+        view = sample_view(config.weights, generator, len(labels), preprocessing.size)
         pixels.grad = gradient(pixels, parameters, targets, view)
         for group in optimiser.param_groups:
             group["lr"] = config.inversion_lr * half_cosine(step / config.inversion_steps)

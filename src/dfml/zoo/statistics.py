@@ -28,12 +28,19 @@ class LayerStatistics:
         variance: Biased variance of each channel over the batch and all pixels; differentiable.
         running_mean: The layer's running mean.
         running_variance: The layer's running variance.
+        eps: Number that the layer adds to a variance before it divides by its square root.
     """
 
     mean: Float[Tensor, "*members channels"]
     variance: Float[Tensor, "*members channels"]
     running_mean: Float[Tensor, "*members channels"]
     running_variance: Float[Tensor, "*members channels"]
+    eps: float = 1e-5
+
+    @property
+    def running_deviation(self) -> Float[Tensor, "*members channels"]:
+        """Standard deviation by which the layer divides each channel."""
+        return (self.running_variance + self.eps).sqrt()
 
 
 class _ChannelMoments(torch.autograd.Function):
@@ -92,7 +99,8 @@ def record_statistics(network: nn.Module) -> AbstractContextManager[list[LayerSt
         running_mean, running_variance = layer.running_mean, layer.running_var
         assert isinstance(running_mean, Tensor)
         assert isinstance(running_variance, Tensor)
-        return LayerStatistics(*channel_moments(images), running_mean, running_variance)
+        eps = float(layer.eps)  # type: ignore[arg-type]
+        return LayerStatistics(*channel_moments(images), running_mean, running_variance, eps)
 
     return _record(network, measure)
 

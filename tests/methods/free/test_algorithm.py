@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import RunError, UsageError
-from dfml.inversion.loss import sample_view
 from dfml.inversion.registry import engine_names
+from dfml.inversion.views import sample_view
 from dfml.learners import LearnerConfig
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.free import FREE, FreeConfig, FreeRun

@@ -9,7 +9,8 @@ import torch
 
 from dfml import seeds
 from dfml.errors import ConfigError, RunError, UsageError, ZooError
-from dfml.inversion.loss import InversionWeights, View, inversion_loss
+from dfml.inversion.loss import InversionWeights, inversion_loss
+from dfml.inversion.views import View
 from dfml.learners import LearnerConfig
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.purer import PURER, PurerConfig, PurerRun

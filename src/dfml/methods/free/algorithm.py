@@ -28,8 +28,9 @@ from torch import Tensor
 from dfml import seeds
 from dfml.errors import UsageError
 from dfml.inversion.image_source import ImageSource
-from dfml.inversion.loss import InversionWeights, View, sample_view
+from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import LearnedEngine
+from dfml.inversion.views import AnyView, sample_view
 from dfml.learners import create_learner
 from dfml.learners.classifier import select_prefix
 from dfml.learners.episode import Episode
@@ -202,7 +203,7 @@ class FreeRun(TrainingRun):
         return metrics
 
     @torch.no_grad()
-    def _member_loss(self, member: int, images: Tensor, view: View) -> MemberLoss:
+    def _member_loss(self, member: int, images: Tensor, view: AnyView) -> MemberLoss:
         """The distillation loss of one member on a view of its images, as a function of the student's weights."""
         preprocessing = self.preprocessing
         inputs = preprocessing.denormalise(view.apply(preprocessing.normalise(images)))

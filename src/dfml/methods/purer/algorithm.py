@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import UsageError, ZooError
-from dfml.inversion.loss import sample_view
 from dfml.inversion.pixel_gradient import InversionGradient
+from dfml.inversion.views import sample_view
 from dfml.learners import create_learner
 from dfml.learners.classifier import select_prefix
 from dfml.learners.episode import Episode
@@ -135,7 +135,15 @@ class PurerRun(TrainingRun):
         members = self._sample_members(iteration)
         classes = [self.classes_of_member[member] for member in members]
         pixels = [self.dataset.pixels.detach()[rows] for rows in classes]
-        views = [sample_view(weights, seeds.generator(seed, "shift", iteration, member)) for member in members]
+        views = [
+            sample_view(
+                weights,
+                seeds.generator(seed, "shift", iteration, member),
+                len(own.flatten(0, 1)),
+                self.dataset.preprocessing.size,
+            )
+            for member, own in zip(members, pixels, strict=True)
+        ]
         member_gradients = self.inversion_gradient(members, pixels, views)
         gradient = torch.zeros_like(self.dataset.pixels)
         for rows, member_gradient in zip(classes, member_gradients, strict=True):

@@ -1,0 +1,112 @@
+"""Random views of images during the inversion: shifts, mirror images, crops and colours.
+
+An image that only one member accepts loses its class when it is moved a little; what is left of it in many views is
+what other members recognise too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from dfml.inversion.loss import InversionWeights
+
+
+@runtime_checkable
+class AnyView(Protocol):
+    """A view of a batch of images in normalised space."""
+
+    def apply(self, pixels: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch height width"]:
+        """Return the view; differentiable, and affine in the pixels."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A shift and a mirror image of a whole batch.
+
+    Attributes:
+        rows: Shift downwards in pixels.
+        columns: Shift to the right in pixels.
+        flip: Whether to mirror horizontally, after the shift.
+        wrap: Whether pixels that are shifted out come in on the other side; otherwise zeros (the mean colour) come in.
+    """
+
+    rows: int = 0
+    columns: int = 0
+    flip: bool = False
+    wrap: bool = True
+
+    def apply(self, pixels: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch height width"]:
+        """See `AnyView.apply`."""
+        if self.rows or self.columns:
+            pixels = torch.roll(pixels, (self.rows, self.columns), dims=(-2, -1)) if self.wrap else self._shift(pixels)
+        return pixels.flip(-1) if self.flip else pixels
+
+    def _shift(self, pixels: Tensor) -> Tensor:
+        height, width = pixels.shape[-2:]
+        top, left = max(self.rows, 0), max(self.columns, 0)
+        padded = functional.pad(pixels, (left, max(-self.columns, 0), top, max(-self.rows, 0)))
+        return padded[..., top - self.rows :, left - self.columns :][..., :height, :width]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageViews:
+    """One view for every image: a crop, enlarged to the whole image, a shift, a mirror image and changed colours.
+
+    Attributes:
+        places: Affine maps from positions in the view to positions in the image, both in [-1, 1] along either axis.
+        contrast: Factor of every image.
+        offset: Number that is added to every channel of an image.
+    """
+
+    places: Float[Tensor, "images 2 3"]
+    contrast: Float[Tensor, "images 1 1 1"]
+    offset: Float[Tensor, "images 3 1 1"]
+
+    def apply(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+        """See `AnyView.apply`; a batch of fewer images takes the first views."""
+        places, contrast, offset = (
+            part[: len(pixels)].to(pixels.device, pixels.dtype) for part in (self.places, self.contrast, self.offset)
+        )
+        grid = functional.affine_grid(places, list(pixels.shape), align_corners=False)
+        seen = functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+        return torch.addcmul(offset, seen, contrast)
+
+
+def sample_view(weights: InversionWeights, generator: torch.Generator, images: int = 0, size: int = 0) -> AnyView:
+    """Draw a random view of a batch, or of every image on its own (`InversionWeights.views`).
+
+    Args:
+        weights: Settings of the views: `views`, `jitter`, `wrap`, `flip`, `zoom`, `colour`.
+        generator: Generator of the draws, on the CPU.
+        images: Number of images; needed for views of every image only.
+        size: Height and width of the images in pixels; needed for the same.
+
+    Returns:
+        A `View` with offsets in [-jitter, jitter] along both axes; or `ImageViews` with offsets that are uniform in the
+        same range, plus those of the crops within the image.
+    """
+    if weights.views == "image":
+        return _sample_image_views(weights, images, size, generator)
+    rows, columns = torch.randint(-weights.jitter, weights.jitter + 1, (2,), generator=generator).tolist()
+    flip = weights.flip and bool(torch.randint(2, (1,), generator=generator))
+    return View(rows, columns, flip, weights.wrap)
+
+
+def _sample_image_views(weights: InversionWeights, images: int, size: int, generator: torch.Generator) -> ImageViews:
+    draws = torch.rand(4, images, generator=generator)
+    side = (1.0 - weights.zoom * draws[0]).sqrt()
+    sign = torch.where(draws[3] < 0.5, -1.0, 1.0) if weights.flip else torch.ones(images)
+    places = torch.zeros(images, 2, 3)
+    places[:, 0, 0], places[:, 1, 1] = side * sign, side
+    # One pixel is 2 / size of the interval [-1, 1].
+    places[:, :, 2] = ((1.0 - side + 2.0 * weights.jitter / size) * (2.0 * draws[1:3] - 1.0)).T
+    contrast = 1.0 + weights.colour * torch.randn(images, 1, 1, 1, generator=generator)
+    offset = weights.colour * torch.randn(images, 3, 1, 1, generator=generator)
+    return ImageViews(places, contrast, offset)
