@@ -1,5 +1,7 @@
 """`GradientLearner`: the base of MAML, ANIL and ProtoNet, with the outer loss of an episode as a pure function.
 
+MAML and ANIL adapt in an inner loop of gradient steps. ProtoNet has none: it computes its head in closed form.
+
 `episode_loss` is a function of (parameters, stored statistics, episode). A training loop differentiates it with respect
 to the parameters or to the images of the episode.
 """
@@ -25,7 +27,8 @@ from dfml.learners.saving import require_tensors
 from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing
 
-# Default of `test_inner_steps` by the protocol `strict`, chosen on the validation classes of CIFAR-FS.
+# Default of `test_inner_steps` under the protocol `strict` (query images normalised with support statistics, not their
+# own), chosen on the validation classes of CIFAR-FS.
 _STRICT_STEPS = 10
 
 
@@ -40,22 +43,23 @@ class LearnerConfig(FrozenSettings):
     backbone_arguments: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the backbone, such as `{channels: 64}`."""
     head_start: Literal["random", "zero"] = "zero"
-    """Weights of the head before training: `random` (uniform), or `zero`, from which the first inner step alone
-    classifies by the inner product with the centred means of the classes."""
+    """Initial weights of the head, before meta-training; `protonet` ignores them. `random`: uniform within
+    1 / sqrt(features) of 0. `zero`: after one inner step, with equally many support images per class, a class's logit
+    is, up to scale, the inner product of the feature with (class mean - mean of all classes)."""
     inner_steps: PositiveInt = 1
-    """Number of gradient steps on the support set in training. The released code of PURER takes 1 in its scripts and 5
-    by default."""
+    """Number of gradient steps on the support set in training; `protonet`, which has no inner loop, ignores it. The
+    released code of PURER takes 1 in its scripts and 5 by default."""
     test_inner_steps: PositiveInt | None = None
-    """Number of gradient steps on the support set at test time. None: as many as in training by the protocol `paper`;
-    10 by `strict` (or more, if training takes more), which regains what inductive batch-norm costs
-    (docs/results/protocol.md). The released code of PURER takes 1 in its scripts and 10 by default."""
+    """Number of gradient steps on the support set at test time; `protonet` ignores it. None: as many as in training
+    under the protocol `paper`; 10 under `strict` (or more, if training takes more), which regains what inductive
+    batch-norm costs (docs/results/protocol.md). The released code of PURER takes 1 in its scripts and 10 by default."""
     inner_lr: PositiveFloat = 0.01
-    """Learning rate of the inner loop."""
+    """Learning rate of the inner loop; `protonet` ignores it."""
     second_order: bool = True
-    """Differentiate through the inner loop; false gives first-order MAML."""
+    """Differentiate through the inner loop; false gives first-order MAML. `protonet` ignores it."""
     statistics_shrinkage: float = Field(default=0.0, ge=0.0, le=1.0)
     """Interpolation of the batch-norm statistics that normalise query images, from those of the support set (0) to the
-    meta-learned ones (1); protocol `strict` only."""
+    running ones, an EMA over the support sets of training (1); protocol `strict` only."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,15 @@ class GradientLearner(MetaLearner):
         config: Backbone and inner loop.
         preprocessing: Image size, mean and standard deviation of the network's input.
         way: Number of rows of the head, which is the number of classes per training episode; default 5. `adapt` accepts
-            any number of classes; if it differs from `way`, every class starts from the mean row of the head.
+            any number of classes; if it differs from `way`, the initial weights of every class are the mean row of
+            the head.
         protocol: Batch-norm rule of training and adaptation; see `MetaLearner`.
         seed: Seed of the initial weights.
         name: Name in tables; default the learner's kind.
 
     Attributes:
         parameters: Meta-learned initial weights of backbone and head.
-        stored: Meta-learned batch-norm statistics: an EMA over the support sets of training; see
+        stored: Running batch-norm statistics: an EMA over the support sets of training; see
             `LearnerConfig.statistics_shrinkage`.
 
     Raises:
@@ -133,21 +138,22 @@ class GradientLearner(MetaLearner):
         steps: int,
         second_order: bool,
     ) -> tuple[Parameters, Statistics]:
-        """Adapt the parameters to a support set.
+        """Adapt the parameters to a support set, by gradient steps or in closed form (ProtoNet).
 
         Args:
-            parameters: Weights to start from.
+            parameters: Initial weights.
             inputs: Normalised support images.
             labels: Labels of the support images, from 0 to `way - 1`.
             way: Number of classes.
-            steps: Number of gradient steps.
+            steps: Number of gradient steps; a head in closed form ignores it.
             second_order: Keep the graph of the inner loop, also to the support images.
 
         Returns:
             Adapted parameters with a head of `way` rows, and the batch-norm statistics of the last pass over the
-            support set. The graph reaches from the adapted parameters back to `parameters` in any case. With
-            `second_order` it passes through the gradients of the steps and reaches the support images too, and the
-            statistics are attached to it.
+            support set. The graph reaches from the adapted parameters back to `parameters`. With `second_order` it
+            passes through the gradients of the steps and reaches the support images too, and the statistics are
+            attached to it. Without `second_order`, the method may also be called under `torch.no_grad()`: inner steps
+            enable gradients themselves, and the result has no graph.
         """
 
     def refit_head(
@@ -157,7 +163,9 @@ class GradientLearner(MetaLearner):
         inputs: Float[Tensor, "support 3 size size"],
         labels: Int64[Tensor, "support"],
     ) -> tuple[Parameters, Statistics]:
-        """Compute the head again after the backbone has changed; only a head in closed form (ProtoNet) depends on it.
+        """Recompute the head for a changed backbone; called by `ICFIL.calibrate`.
+
+        Only a closed-form head (ProtoNet) must be recomputed; one that gradient steps adapted stays as it is.
 
         Args:
             parameters: Adapted parameters with a changed backbone.
@@ -176,22 +184,23 @@ class GradientLearner(MetaLearner):
         default = self.config.inner_steps if self.protocol == "paper" else max(self.config.inner_steps, _STRICT_STEPS)
         return self.config.test_inner_steps or default
 
-    def query_statistics(self, support: Statistics, stored: Statistics) -> Statistics | None:
-        """Compute the batch-norm statistics that normalise query images, by the learner's protocol.
+    def query_statistics(self, support_statistics: Statistics, stored: Statistics) -> Statistics | None:
+        """Compute the batch-norm statistics that normalise query images under the learner's protocol.
 
         Args:
-            support: Statistics of the support set.
-            stored: Meta-learned statistics, with which those of the support set are interpolated.
+            support_statistics: Statistics of the support set.
+            stored: Running (EMA) statistics, towards which those of the support set are interpolated.
 
         Returns:
-            None by the protocol `paper`: query images are normalised with their own statistics.
+            None under the protocol `paper`: query images are normalised with their own statistics. Otherwise support
+            statistics, interpolated towards `stored` by `LearnerConfig.statistics_shrinkage`.
         """
         if self.protocol == "paper":
             return None
         shrinkage = self.config.statistics_shrinkage
         if shrinkage == 0.0:
-            return support
-        return {name: torch.lerp(value, stored[name], shrinkage) for name, value in support.items()}
+            return support_statistics
+        return {name: torch.lerp(value, stored[name], shrinkage) for name, value in support_statistics.items()}
 
     def episode_loss(
         self, parameters: Parameters, stored: Statistics, episode: Episode, *, second_order: bool | None = None
@@ -199,13 +208,13 @@ class GradientLearner(MetaLearner):
         """Compute the outer loss of one episode: adapt to the support set, then cross-entropy of the query set.
 
         Args:
-            parameters: Weights to adapt; the loss is differentiable in them.
-            stored: Meta-learned batch-norm statistics; see `query_statistics`.
+            parameters: Initial weights, which are adapted; the loss is differentiable in them.
+            stored: Running (EMA) batch-norm statistics; see `query_statistics`.
             episode: Task of `way` classes, with images of the learner's size.
             second_order: Differentiate through the inner loop, also to the support images; default None, as in
                 `LearnerConfig.second_order`.
         """
-        adapted, support = self.inner_loop(
+        adapted, support_statistics = self.inner_loop(
             parameters,
             self.preprocessing.normalise(episode.support_images),
             episode.support_labels,
@@ -214,18 +223,18 @@ class GradientLearner(MetaLearner):
             second_order=self.config.second_order if second_order is None else second_order,
         )
         inputs = self.preprocessing.normalise(episode.query_images)
-        features, _ = self.network.features(adapted, inputs, self.query_statistics(support, stored))
+        features, _ = self.network.features(adapted, inputs, self.query_statistics(support_statistics, stored))
         logits = functional.linear(features, adapted["head.weight"], adapted["head.bias"])
         loss = functional.cross_entropy(logits, episode.query_labels)
         accuracy = (logits.detach().argmax(dim=1) == episode.query_labels).float().mean()
-        return EpisodeOutcome(loss, accuracy, {name: value.detach() for name, value in support.items()})
+        return EpisodeOutcome(loss, accuracy, {name: value.detach() for name, value in support_statistics.items()})
 
     @torch.no_grad()
     def fit_support(
         self, images: Float[Tensor, "support 3 size size"], labels: Int64[Tensor, "support"], names: tuple[str, ...]
     ) -> FewShotClassifier:
-        """See `MetaLearner.fit_support`. No graph is kept across steps."""
-        adapted, support = self.inner_loop(
+        """See `MetaLearner.fit_support`. Inner steps enable gradients themselves, and free the graph of each step."""
+        adapted, support_statistics = self.inner_loop(
             self.parameters,
             self.preprocessing.normalise(images),
             labels,
@@ -233,21 +242,23 @@ class GradientLearner(MetaLearner):
             steps=self.test_inner_steps,
             second_order=False,
         )
-        return self.classifier(adapted, support, names)
+        return self.classifier(adapted, support_statistics, names)
 
-    def classifier(self, adapted: Parameters, support: Statistics, names: tuple[str, ...]) -> NetworkClassifier:
+    def classifier(
+        self, adapted: Parameters, support_statistics: Statistics, names: tuple[str, ...]
+    ) -> NetworkClassifier:
         """Create the classifier of adapted weights.
 
         Args:
             adapted: Weights of backbone and head; the head has one row per name.
-            support: Batch-norm statistics of the support set.
+            support_statistics: Batch-norm statistics of the support set.
             names: Class names.
         """
         return NetworkClassifier(
             self.network,
             self.architecture,
             {name: value.detach() for name, value in adapted.items()},
-            self.query_statistics(support, self.stored),
+            self.query_statistics(support_statistics, self.stored),
             names,
             self.preprocessing,
         )
@@ -278,7 +289,8 @@ class GradientLearner(MetaLearner):
             protocol=config["protocol"],
             name=config["name"],
         )
-        # `head_for` makes a head of any number of rows fit a task.
+        # Every method saves `config["way"]` rows. Weights assigned to `parameters` in Python may have another number;
+        # `head_for` makes such a head fit a task.
         head = frozenset({"parameters.head.weight", "parameters.head.bias"})
         require_tensors(state_dict, learner.state_dict(), any_length=head)
         learner.parameters = select_prefix(state_dict, "parameters.")
@@ -287,7 +299,10 @@ class GradientLearner(MetaLearner):
 
 
 def head_for(parameters: Parameters, way: int) -> Parameters:
-    """Return the parameters with a head of `way` rows; if `way` is new, every row is the mean row of the old head."""
+    """Return the parameters with a head of `way` rows.
+
+    If `way` differs from the number of rows of the head, every row of the new one is the mean row of the old one.
+    """
     weight, bias = parameters["head.weight"], parameters["head.bias"]
     if len(weight) == way:
         return parameters
