@@ -129,7 +129,7 @@ def test_a_single_file_is_a_zoo_of_one_member(tmp_path: Path) -> None:
         ({"mean": np.array([0.1, 0.1, np.nan])}, "a finite mean"),
         ({"1.bias": np.zeros(3, dtype=np.float32)}, r"1\.bias has shape \(3,\) where \(2,\) is expected; write the"),
         ({"1.bias": np.full(2, np.inf, dtype=np.float32)}, r"broken\.npz holds NaN or infinite values in 1\.bias"),
-        ({"mean": "grey"}, "the format 'npz' cannot read it"),
+        ({"mean": "grey"}, r"the format 'npz' cannot read it .*; restore the file, or correct the format's reader"),
     ],
 )
 def test_members_of_a_format_from_outside_are_vetted_like_all_others(
@@ -148,7 +148,7 @@ def test_a_network_without_weights_or_with_other_outputs_is_refused(tmp_path: Pa
 
     register_format(WrongNetwork())
     write_npz(tmp_path / "member.npz")
-    with pytest.raises(ZooMemberError, match="expected 2 finite scores for a grey image, found"):
+    with pytest.raises(ZooMemberError, match=r"finite logits of shape \(1, 2\) .*found output of shape \(1, 5\)"):
         load_member(read_member_config(tmp_path / "member.npz"))
 
 

@@ -136,7 +136,7 @@ def test_a_negative_stored_variance_is_refused(zoo_maker: ZooMaker) -> None:
         return weights
 
     edit_weights(folder, spoil)
-    assert "expected 3 finite scores" in refusal(folder)
+    assert "expected finite logits of shape (1, 3)" in refusal(folder)
 
 
 def test_a_git_lfs_pointer_has_an_error_of_its_own(zoo_maker: ZooMaker) -> None:

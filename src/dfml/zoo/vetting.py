@@ -1,4 +1,4 @@
-"""Checks that every zoo member passes, whatever its format: bounds, shapes, finite values, one forward pass.
+"""The checks applied to every zoo member, whatever its format: bounds, shapes, finite values, one forward pass.
 
 Formats call `input_is_usable` and `load_strictly`; users of a zoo call `read_member_config` and
 `load_member`.
@@ -57,7 +57,7 @@ def read_member_config(path: Path) -> MemberConfig:
 
 
 def load_member(config: MemberConfig) -> PretrainedClassifier:
-    """Load a member's network by its format, check it, and let it classify one image.
+    """Load a member's network by its format, check its weights, and classify one image with it.
 
     Raises:
         ZooMemberError: If the weights are missing, damaged, of another network or not finite, or the network cannot
@@ -76,20 +76,24 @@ def load_member(config: MemberConfig) -> PretrainedClassifier:
 
 
 def _call(name: str, function: Callable[[Argument], Result], argument: Argument, path: Path) -> Result:
-    """Call a format; whatever it raises becomes a `ZooMemberError`."""
+    """Call a function of the format `name`; whatever it raises becomes a `ZooMemberError`."""
     try:
         return function(argument)
     except ZooMemberError:
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ZooMemberError(path, f"the format {name!r} cannot read it ({reason})", RESTORE) from error
+        # The cause is unknown: a damaged file, or a mistake in the code of a format from outside.
+        fix = "restore the file, or correct the format's reader"
+        raise ZooMemberError(path, f"the format {name!r} cannot read it ({reason})", fix) from error
 
 
-@torch.no_grad()  # not inference mode: a network may keep what it computes for a size
+# Not inference mode: a network may cache tensors per image size; cached inference tensors would break later autograd.
+@torch.no_grad()
 def _classify_one(config: MemberConfig, classifier: PretrainedClassifier) -> None:
     size = config.preprocessing.size
     try:
+        # Zeros after normalisation: every pixel has the mean colour of the preprocessing.
         logits = classifier.network(torch.zeros(1, 3, size, size))
     except Exception as error:
         reason = " ".join(str(error).split())
@@ -98,10 +102,11 @@ def _classify_one(config: MemberConfig, classifier: PretrainedClassifier) -> Non
             f"{config.architecture} cannot classify an image of {size} x {size} pixels, the `input_size` ({reason})",
             "correct `input_size` or the architecture's arguments (`model_args`) in its configuration",
         ) from error
-    if logits.shape != (1, len(config.labels)) or not bool(torch.isfinite(logits).all()):
-        found = f"{tuple(logits.shape[1:])} scores, {int(logits.isfinite().sum())} of them finite"
+    expected = (1, len(config.labels))
+    if logits.shape != expected or not bool(torch.isfinite(logits).all()):
+        found = f"output of shape {tuple(logits.shape)} with {int(logits.isfinite().sum())} finite values"
         raise ZooMemberError(
-            config.path, f"expected {len(config.labels)} finite scores for a grey image, found {found}", RESTORE
+            config.path, f"expected finite logits of shape {expected} for one image, found {found}", RESTORE
         )
 
 
@@ -176,7 +181,7 @@ def sha256(path: Path) -> str:
 def weight_digest(path: Path) -> str | None:
     """SHA-256 of a member's weight file, as hex digits; None if there is no such file.
 
-    A member whose configuration cannot be read is taken to have the weight file of timm's format.
+    Where the configuration cannot be read, the weight file is `model.safetensors`, as in timm's format.
     """
     try:
         weights = read_member_config(path).weight_file
