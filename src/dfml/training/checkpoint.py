@@ -30,9 +30,10 @@ class State:
 
     Attributes:
         tensors: Tensors by name.
-        values: Plain values that JSON can represent exactly. `format_version`, `iteration` and `learned_engine` are
-            used by the loop.
-        any_length: Names of tensors whose number of rows may differ between the checkpoint and the run that loads it.
+        values: Plain values that JSON can represent exactly. The names `format_version`, `iteration` and
+            `learned_engine` are reserved: the training loop adds them; do not set them.
+        any_length: Names of tensors whose number of rows may differ between the checkpoint and the run that loads it;
+            set by the run, not saved.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -69,7 +70,7 @@ def save_checkpoint(folder: Path, iteration: int, state: State, *, keep: int = 2
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints in a folder, oldest first; empty if there is no such folder."""
+    """Folders with a manifest, in the order of their iteration; empty if `folder` does not exist."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / _MANIFEST).is_file())
