@@ -73,7 +73,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Folders with a manifest, in the order of their iteration; empty if `folder` does not exist."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / _MANIFEST).is_file())
+    complete = (path for path in folder.iterdir() if path.name.isdecimal() and (path / _MANIFEST).is_file())
+    return sorted(complete, key=lambda path: int(path.name))
 
 
 def load_checkpoint(path: Path, device: torch.device) -> tuple[int, State]:

@@ -120,7 +120,8 @@ class RunFolder:
 
 def list_snapshots(run: Path) -> list[Path]:
     """Folders of the learners that a run has saved during training, oldest first."""
-    return sorted(path for path in (run / SNAPSHOTS).glob("*") if path.name.isdigit())
+    numbered = (path for path in (run / SNAPSHOTS).glob("*") if path.name.isdecimal())
+    return sorted(numbered, key=lambda path: int(path.name))
 
 
 def describe(method: str, config: BaseModel, zoo: Zoo, start_from: Path | None = None) -> dict[str, Any]:
