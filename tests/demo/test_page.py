@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,29 +11,25 @@ import torch
 from PIL import Image
 
 from dfml.data.support import read_image
-from dfml.demo.page import (
-    SHEET,
-    differences,
-    predictions_table,
-    quickstart_page,
-    quickstart_values,
-    render_sheet,
-    save_task,
-)
+from dfml.demo.page import predictions_table, quickstart_page, quickstart_values, save_task
+from dfml.demo.quickstart_folder import QuickstartFolder
 from dfml.learners import FewShotClassifier, MetaLearner
 from tests.demo.quickstart_small import FOLDERS, METHODS, TRAINED, Finished
 
 
 def test_a_class_without_recovered_images_leaves_a_gap(finished: Finished) -> None:
-    result = finished[0]
+    result, out, _ = finished
     free = result.trainings["free"]
     nothing = replace(free.recovered[0][0], recovered=torch.zeros(0, 3, 16, 16))
     less = ((nothing, *free.recovered[0][1:]), *free.recovered[1:])
     bare = replace(result, trainings={**result.trainings, "free": replace(free, recovered=less)})
-    sheets = {name: render_sheet(bare, name) for name in TRAINED}
-    assert sheets["free"].size == render_sheet(result, "free").size
-    incomplete = ["kept none of this class" in sheet.caption for sheet in quickstart_page(bare, sheets, "").sheets]
-    assert incomplete == [False, False, True]
+    sheets = quickstart_page(bare, "").sheets
+    assert ["kept none of this class" in sheet.caption for sheet in sheets] == [False, False, True]
+    with (
+        Image.open(io.BytesIO(sheets[2].picture.png)) as incomplete,
+        Image.open(QuickstartFolder(out).contact_sheet("free")) as full,
+    ):
+        assert incomplete.size == full.size
 
 
 def test_new_task_is_reproduced_by_the_saved_classifier_and_images(finished: Finished, tmp_path: Path) -> None:
@@ -49,8 +46,8 @@ def test_new_task_is_reproduced_by_the_saved_classifier_and_images(finished: Fin
 
 def test_artefacts_are_valid(finished: Finished) -> None:
     result, out, _ = finished
-    for name in map(SHEET.format, TRAINED):
-        with Image.open(out / name) as image:
+    for path in map(QuickstartFolder(out).contact_sheet, TRAINED):
+        with Image.open(path) as image:
             image.verify()
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "dfml quickstart --out &lt;b&gt;here&lt;/b&gt;" in page
@@ -76,5 +73,5 @@ def test_predictions_are_marked_right_or_wrong(finished: Finished) -> None:
 
 
 def test_every_trained_method_is_compared_with_all_others_once(finished: Finished) -> None:
-    pairs = [(each.first, each.second) for each in differences(finished[0])]
+    pairs = [(each.first, each.second) for each in finished[0].differences]
     assert pairs == [(one, other) for index, one in enumerate(TRAINED) for other in METHODS[index + 1 :]]

@@ -54,9 +54,16 @@ class Output:
         """Print a table or another renderable of rich."""
         self._console.print(renderable)
 
-    def results(self, values: Mapping[str, Any]) -> None:
-        """Write results, and the seconds since the subcommand started, as JSON if `--json` was given."""
+    def results(self, values: Mapping[str, Any], file: Path | None = None) -> None:
+        """Write results, and the seconds since the subcommand started, as JSON if `--json` was given.
+
+        Args:
+            values: The results.
+            file: File that gets the same JSON, whether `--json` was given or not; None: no such file.
+        """
         text = to_json({**values, "seconds": round(self.seconds, 3)})
+        if file:
+            file.write_text(text, encoding="utf-8")
         if self._json_file == _STDOUT:
             sys.stdout.write(text)
         elif self._json_file:

@@ -11,7 +11,7 @@ import typer
 
 from dfml.cli.error_handling import show_error
 from dfml.cli.options import JsonOption, SeedOption, prepare_torch
-from dfml.cli.output import Output, to_json
+from dfml.cli.output import Output
 from dfml.cli.output_folder import require_empty
 
 _PRINTED_IMAGES = 2  # query images per class whose predictions are printed
@@ -42,17 +42,19 @@ def quickstart(
     output = Output(json_file)
     require_empty(out)
     prepare_torch(threads)
-    from dfml.demo import page
     from dfml.demo.explanation import explain
-    from dfml.demo.run import CLASSIFIER, LEARNER, run_quickstart
+    from dfml.demo.page import predictions_table, quickstart_values, write_quickstart
+    from dfml.demo.quickstart_folder import QuickstartFolder
+    from dfml.demo.run import run_quickstart
     from dfml.report.table import differences_table, results_table, to_rich
     from dfml.training.loop import Interrupted
     from dfml.training.progress import show_progress
 
+    folder = QuickstartFolder(out)
     output.say(f"quickstart in {out}, seed {seed}: nothing is downloaded")
     try:
         result = run_quickstart(
-            out,
+            folder,
             seed=seed,
             report=lambda stage, seconds, outcome: output.say(f"{seconds:6.1f} s  {stage}: {outcome}"),
             watch=show_progress,
@@ -60,20 +62,18 @@ def quickstart(
     except Interrupted as stop:
         show_error(f"{stop}; remove {out}, or choose another --out, and start again")
         raise typer.Exit(stop.exit_code) from stop
-    page.write_quickstart(result, out, shlex.join(["dfml", *sys.argv[1:]]))
-    values = {**page.quickstart_values(result), "seconds": round(output.seconds, 3)}
-    (out / "results.json").write_text(to_json(values), encoding="utf-8")
+    write_quickstart(result, folder, shlex.join(["dfml", *sys.argv[1:]]))
+    output.results(quickstart_values(result), folder.results)
 
     output.show(to_rich(results_table(result.evaluations, result.training_seconds)))
-    output.show(to_rich(differences_table(page.differences(result))))
+    output.show(to_rich(differences_table(result.differences)))
     for paragraph in explain(result):
         output.show(paragraph)
     output.say("Predictions of the adapted classifier for query images of one new task:")
-    output.show(to_rich(page.predictions_table(result.task, _PRINTED_IMAGES)))
-    sheets = [page.SHEET.format(name) for name in result.trainings]
-    output.say(f"report: {out / page.PAGE} (also {', '.join([*sheets, page.CURVE, 'results.json'])})")
-    support, query = (out / page.TASK / part for part in ("support", "query"))
-    output.say(f"next: {shlex.join(['dfml', 'adapt', str(out / LEARNER), str(support), '--out', 'MINE'])}")
-    output.say(f"      {shlex.join(['dfml', 'predict', str(out / CLASSIFIER), str(query)])}/*.png")
+    output.show(to_rich(predictions_table(result.task, _PRINTED_IMAGES)))
+    also = [*map(folder.contact_sheet, result.trainings), folder.curves, folder.results]
+    output.say(f"report: {folder.page} (also {', '.join(path.name for path in also)})")
+    learner, support = str(folder.run_folder(result.trained[0].name)), str(folder.task / "support")
+    output.say(f"next: {shlex.join(['dfml', 'adapt', learner, support, '--out', 'MINE'])}")
+    output.say(f"      {shlex.join(['dfml', 'predict', str(folder.classifier), str(folder.task / 'query')])}/*.png")
     output.say(f"done in {output.seconds:.0f} s")
-    output.results(values)

@@ -1,21 +1,19 @@
-"""Files of a quickstart's result: contact sheets, learning curves, the new task's images, `results.json`, the page."""
+"""Files of a quickstart's result: the page, contact sheets, learning curves, the new task's images, `results.json`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from dfml.demo.explanation import display_name, explain, join_words
-from dfml.demo.result import NewTask, QuickstartResult, RecoveredClass, Training
+from dfml.demo.quickstart_folder import QuickstartFolder
+from dfml.demo.result import NewTask, QuickstartResult, RecoveredClass
 from dfml.demo.settings import QuickstartSettings
-from dfml.evaluation.protocol import Difference, compare
 from dfml.images import to_pil
 from dfml.methods.best_member import BestMember
 from dfml.methods.random_init import RandomEmbedding
@@ -30,27 +28,26 @@ from dfml.report.training import chosen_settings, training_figures
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAGE, SHEET, CURVE, TASK = "report.html", "contact_sheet_{}.png", "learning_curve.svg", "task"
 _REAL_IMAGES = 3  # images of the members' training set, beside the recovered ones
 
 
-def write_quickstart(result: QuickstartResult, out: Path, command: str) -> None:
-    """Write the contact sheets, the learning curves, the new task as an image folder, and the page.
+def write_quickstart(result: QuickstartResult, folder: QuickstartFolder, command: str) -> None:
+    """Write the page, its contact sheets and learning curves as files of their own, and the new task's images.
 
     Args:
         result: What the quickstart measured.
-        out: The quickstart's folder.
+        folder: The quickstart's folder.
         command: Command that repeats the quickstart.
 
     Raises:
         OSError: If the folder cannot be written.
     """
-    sheets = {name: render_sheet(result, name) for name in result.trainings}
-    for name, sheet in sheets.items():
-        sheet.save(out / SHEET.format(name))
-    (out / CURVE).write_text(to_svg(_learning_curves(result)), encoding="utf-8")
-    save_task(result.task, out / TASK)
-    write_page(quickstart_page(result, sheets, command), out / PAGE)
+    page = quickstart_page(result, command)
+    for method, sheet in zip(result.trainings, page.sheets, strict=True):
+        folder.contact_sheet(method).write_bytes(sheet.picture.png)
+    folder.curves.write_text(to_svg(_learning_curves(result)), encoding="utf-8")
+    save_task(result.task, folder.task)
+    write_page(page, folder.page)
 
 
 def quickstart_values(result: QuickstartResult) -> dict[str, Any]:
@@ -69,21 +66,11 @@ def quickstart_values(result: QuickstartResult) -> dict[str, Any]:
     }
 
 
-def differences(result: QuickstartResult) -> list[Difference]:
-    """Compare each method that was trained with all methods after it."""
-    return [
-        compare(first, second)
-        for index, first in enumerate(result.trained, start=1)
-        for second in result.evaluations[index:]
-    ]
-
-
-def quickstart_page(result: QuickstartResult, sheets: Mapping[str, Image.Image], command: str) -> Page:
+def quickstart_page(result: QuickstartResult, command: str) -> Page:
     """Put the page together.
 
     Args:
         result: What the quickstart measured.
-        sheets: Method -> contact sheet of its recovered images.
         command: Command that repeats the quickstart.
     """
     parameters = max(result.stored_bytes[each.name] for each in result.trained) / 4
@@ -101,10 +88,10 @@ def quickstart_page(result: QuickstartResult, sheets: Mapping[str, Image.Image],
         evaluations=result.evaluations,
         command=command,
         meaning=explain(result),
-        differences=differences(result),
+        differences=result.differences,
         training_seconds=result.training_seconds,
         figures=_figures(result),
-        sheets=[_sheet(display_name(name), sheet, result.trainings[name]) for name, sheet in sheets.items()],
+        sheets=[_sheet(result, name) for name in result.trainings],
         task=_task(result.task, display_name(result.trained[0].name)),
         stages=result.stages,
         settings={"seed": result.seed, **_settings(result.settings)},
@@ -119,15 +106,27 @@ def _settings(settings: QuickstartSettings) -> dict[str, Any]:
     return chosen_settings(settings.model_dump(mode="json", exclude=seeds))
 
 
-def _sheet(title: str, sheet: Image.Image, training: Training) -> PageSheet:
-    incomplete = not all(len(each.recovered) for classes in training.recovered for each in classes)
+def _sheet(result: QuickstartResult, method: str) -> PageSheet:
+    """Images that a method recovered and, after a gap, real ones; one block per member."""
+    title, recovered = display_name(method), result.trainings[method].recovered
+    incomplete = not all(len(each.recovered) for classes in recovered for each in classes)
+    blocks = [
+        Block(
+            member.name,
+            [_row(each, result.settings.shown) for each in classes],
+            f"{member.held_out_accuracy:.0%} correct on held-out images",
+        )
+        for member, classes in zip(result.members, recovered, strict=True)
+    ]
     return PageSheet(
         f"Recovered images: {title}",
         "One block per classifier, one row per class. Left: images that "
         f"{title} recovered from the classifier's weights alone and was trained on, as they were at the end. Right of "
         f"the gap: {_REAL_IMAGES} images of the classifier's training set, which {title} did not use."
         + (" Rows without images on the left: the method kept none of this class." if incomplete else ""),
-        PagePicture.from_image(sheet, f"Letters recovered by {title} beside real ones, by classifier and class."),
+        PagePicture.from_image(
+            render_contact_sheet(blocks), f"Letters recovered by {title} beside real ones, by classifier and class."
+        ),
     )
 
 
@@ -150,20 +149,6 @@ def _figures(result: QuickstartResult) -> list[PageFigure]:
         for name, training in result.trainings.items()
     ]
     return [curves, *(figure for part in parts for figure in part)]
-
-
-def render_sheet(result: QuickstartResult, method: str) -> Image.Image:
-    """Draw the images that a method recovered and, after a gap, real ones; one block per member."""
-    return render_contact_sheet(
-        [
-            Block(
-                member.name,
-                [_row(each, result.settings.shown) for each in classes],
-                f"{member.held_out_accuracy:.0%} correct on held-out images",
-            )
-            for member, classes in zip(result.members, result.trainings[method].recovered, strict=True)
-        ]
-    )
 
 
 def _row(images: RecoveredClass, columns: int) -> Row:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dfml.demo.settings import QuickstartSettings
-from dfml.evaluation.protocol import Evaluation
+from dfml.evaluation.protocol import Difference, Evaluation, compare
 from dfml.pretraining import BuiltMember
 from dfml.training.loop import MetricDescription
 
@@ -115,3 +115,12 @@ class QuickstartResult:
     def baselines(self) -> tuple[Evaluation, ...]:
         """Evaluations of the other methods."""
         return self.evaluations[len(self.trainings) :]
+
+    @property
+    def differences(self) -> list[Difference]:
+        """Paired differences between each method that was trained and all methods after it."""
+        return [
+            compare(first, second)
+            for index, first in enumerate(self.trained, start=1)
+            for second in self.evaluations[index:]
+        ]

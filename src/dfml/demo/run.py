@@ -15,6 +15,7 @@ import torch
 
 from dfml.data.dataset import ImageDataset
 from dfml.data.glyphs import glyphs
+from dfml.demo.quickstart_folder import QuickstartFolder
 from dfml.demo.result import NewTask, QuickstartResult, RecoveredClass, Training
 from dfml.demo.settings import QuickstartSettings
 from dfml.evaluation.protocol import Evaluation, evaluate, sample_evaluation_episode
@@ -24,11 +25,9 @@ from dfml.learners import FewShotClassifier, MetaLearner
 from dfml.methods import find_method
 from dfml.methods.average import Average
 from dfml.methods.best_member import BestMember
-from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
-from dfml.methods.zoo_student import ZooStudent
 from dfml.pretraining import BuiltMember, build_zoo
 from dfml.settings import override
 from dfml.training.loop import TrainingRun
@@ -37,9 +36,6 @@ from dfml.training.run_folder import RunFolder
 from dfml.zoo.formats import WEIGHTS
 from dfml.zoo.zoo import Zoo
 
-ZOO, LEARNER, CLASSIFIER = "zoo", "learner", "classifier"
-FOLDERS = {ZooStudent.name: LEARNER, PURER.name: "purer", FREE.name: "free"}
-"""Method that is trained -> name of its folder."""
 BASELINES = (RandomInit, RandomEmbedding, Average, BestMember, ZooEmbedding)
 
 Report = Callable[[str, float, str], None]
@@ -50,7 +46,7 @@ Watch = Callable[[str, int], Progress]
 
 
 def run_quickstart(
-    out: Path,
+    folder: QuickstartFolder,
     *,
     seed: int = 0,
     settings: QuickstartSettings | None = None,
@@ -60,8 +56,7 @@ def run_quickstart(
     """Build a zoo, train three methods on it without data, evaluate them and their baselines, and adapt to one task.
 
     Args:
-        out: A new or empty folder, in which `zoo/`, `learner/` (of `zoo_student`), `purer/`, `free/` and `classifier/`
-            are created.
+        folder: A new or empty folder, in which the zoo, the run of each method and the adapted classifier are created.
         seed: Seed of all random draws; default 0.
         settings: Settings; None: the defaults.
         report: Called after every stage.
@@ -79,22 +74,22 @@ def run_quickstart(
         test = glyphs("test", per_class=settings.test_images, size=settings.image_size, seed=seed)
         outcome.append(f"{len(train.classes)} Latin letters and digits, {len(test.classes)} Greek and Cyrillic letters")
     with stages("build a zoo") as outcome:
-        members = _build(train, out / ZOO, settings, seed, watch)
+        members = _build(train, folder.zoo, settings, seed, watch)
         held_out = sum(member.held_out_accuracy for member in members) / len(members)
         way = settings.purer.way
         outcome.append(f"{len(members)} classifiers with {way} classes each, {held_out:.0%} correct on held-out images")
-    zoo = Zoo.open(out / ZOO)
-    trained = {name: _train(name, zoo, out, settings, seed, stages, watch) for name in settings.trained}
+    zoo = Zoo.open(folder.zoo)
+    trained = {name: _train(name, zoo, folder, settings, seed, stages, watch) for name in settings.trained}
     learners = [learner for learner, _ in trained.values()]
     with stages("evaluate") as outcome:
         evaluations, seconds = _evaluate_all(learners, zoo, test, settings, seed, watch)
         outcome.append(f"{len(evaluations)} methods on the same {settings.episodes} episodes of unseen classes")
     with stages("draw the learning curves") as outcome:
-        curves = {name: _curve(name, out, test, evaluations, settings, seed) for name in settings.trained}
+        curves = {name: _curve(name, folder, test, evaluations, settings, seed) for name in settings.trained}
         outcome.append(f"{sum(map(len, curves.values()))} points")
     with stages("adapt and predict") as outcome:
         task, classifier = _new_task(learners[0], test, settings, seed)
-        classifier.save_pretrained(out / CLASSIFIER)
+        classifier.save_pretrained(folder.classifier)
         outcome.append(f"{task.correct} of {len(task.query_labels)} query images of a new task correct")
     return QuickstartResult(
         seed=seed,
@@ -103,7 +98,7 @@ def run_quickstart(
         trainings={
             name: Training(
                 curve=curves[name],
-                metrics=tuple(RunFolder(out / FOLDERS[name]).read_metrics()),
+                metrics=tuple(RunFolder(folder.run_folder(name)).read_metrics()),
                 descriptions=run.describe_metrics(),
                 recovered=_recovered(run, zoo, train, settings),
             )
@@ -112,7 +107,7 @@ def run_quickstart(
         evaluations=evaluations,
         task=task,
         training_seconds={**{name: stages.seconds[training_stage(name)] for name in settings.trained}, **seconds},
-        stored_bytes=_stored_bytes(out, evaluations),
+        stored_bytes=_stored_bytes(folder, tuple(trained), evaluations),
         stages=stages.seconds,
     )
 
@@ -158,13 +153,19 @@ def _build(train: ImageDataset, out: Path, settings: QuickstartSettings, seed: i
 
 
 def _train(
-    name: str, zoo: Zoo, out: Path, settings: QuickstartSettings, seed: int, stages: _Stages, watch: Watch
+    name: str,
+    zoo: Zoo,
+    folder: QuickstartFolder,
+    settings: QuickstartSettings,
+    seed: int,
+    stages: _Stages,
+    watch: Watch,
 ) -> tuple[MetaLearner, TrainingRun]:
     config = override(settings.trained[name], {"seed": seed})
     method = find_method(name)(config)
     with stages(training_stage(name)) as outcome:
         with watch(name, config.iterations) as progress:
-            learner = method.fit(zoo, out=out / FOLDERS[name], device="cpu", progress=progress)
+            learner = method.fit(zoo, out=folder.run_folder(name), device="cpu", progress=progress)
         outcome.append(f"{config.iterations} meta-iterations")
     return learner, method.run_
 
@@ -197,7 +198,7 @@ def _count_from(progress: Progress, before: int) -> Callable[[int], None]:
 
 def _curve(
     name: str,
-    out: Path,
+    folder: QuickstartFolder,
     test: ImageDataset,
     evaluations: tuple[Evaluation, ...],
     settings: QuickstartSettings,
@@ -207,7 +208,7 @@ def _curve(
     by_name = {evaluation.name: evaluation for evaluation in evaluations}
     config = settings.trained[name]
     snapshots = evaluate_snapshots(
-        out / FOLDERS[name],
+        folder.run_folder(name),
         test,
         way=config.way,
         shot=config.shot,
@@ -249,12 +250,14 @@ def _recovered(
     return tuple(tuple(recovered_class(index) for index in classes) for classes in zoo.classes.of_member)
 
 
-def _stored_bytes(out: Path, evaluations: tuple[Evaluation, ...]) -> dict[str, int]:
+def _stored_bytes(
+    folder: QuickstartFolder, trained: tuple[str, ...], evaluations: tuple[Evaluation, ...]
+) -> dict[str, int]:
     """Size of the weights that each method needs at test time.
 
     Baselines have a network of the same size as PURER's, except for those that keep one member or the whole zoo.
     """
-    members = [path.stat().st_size for path in (out / ZOO).glob(f"*/{WEIGHTS}")]
-    folders = {each.name: FOLDERS.get(each.name, FOLDERS[PURER.name]) for each in evaluations}
-    stored = {name: (out / folder / WEIGHTS).stat().st_size for name, folder in folders.items()}
+    members = [path.stat().st_size for path in folder.zoo.glob(f"*/{WEIGHTS}")]
+    learners = {name: (folder.run_folder(name) / WEIGHTS).stat().st_size for name in trained}
+    stored = {each.name: learners.get(each.name, learners[PURER.name]) for each in evaluations}
     return {**stored, BestMember.name: max(members), ZooEmbedding.name: sum(members)}
