@@ -47,7 +47,7 @@ def two_class_member(size: int) -> PretrainedClassifier:
 
 def test_all_engines_have_a_section_of_settings() -> None:
     assert set(engine_names()) == {"five", "fast_dfkd", "cmi", "ei"}
-    assert set(InversionConfig.model_fields) == {"engine", "classes_per_round", "memory", *engine_names()}
+    assert set(InversionConfig.model_fields) == {"engine", "classes_per_round", "confirmed_only", "memory", *engine_names()}
     for name in engine_names():
         config = InversionConfig(engine=name)
         assert create_engine(config, PREPROCESSING).steps == getattr(config, name).steps

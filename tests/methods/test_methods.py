@@ -92,7 +92,9 @@ def test_every_method_works_at_the_size_of_its_setting(name: str, size: int | No
 @pytest.mark.parametrize("name", ["purer", "free", "zoo_student", "best_member"])
 def test_a_run_gives_its_images(name: str) -> None:
     members = Zoo.of([member(0, ("ant", "bee", "cat"))])
-    run, _ = after_steps(name, members)
+    # Else images that the member does not recognise after these few steps would be missing.
+    unchecked = {"inversion": {**SMALL[name].get("inversion", {}), "confirmed_only": False}}
+    run, _ = after_steps(name, members, **(unchecked if name in ("free", "zoo_student") else {}))
     for class_index in range(3):
         images = run.images(class_index, 2)
         assert images.shape == (2, 3, 16, 16)

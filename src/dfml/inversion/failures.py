@@ -13,6 +13,7 @@ from torch import Tensor
 from dfml.inversion.engine import Target
 from dfml.inversion.loss import InversionLoss
 
+_LEAST_CONFIRMED = 0.05  # fraction of a round's images that a member must recognise, far below any usable one
 _CONSTANT = 1e-3  # mean standard deviation of values in [0, 1]: a quarter of a grey level of 256
 
 
@@ -21,19 +22,23 @@ class FailureTracker:
 
     A member is excluded at once if its cross-entropy or its images are not finite, its images are constant, or all
     images of a class are the same (standard deviation below 0.001, on average); and after `patience` rounds in a row in
-    which the cross-entropy did not fall and ended above that of a uniform prediction.
+    which the cross-entropy did not fall and ended above that of a uniform prediction, or in which the member recognised
+    fewer than 5% of its images (`count_confirmed`).
 
     Args:
         patience: Number of such rounds in a row.
 
     Attributes:
         excluded: Name of every excluded member -> what is wrong with it.
+        confirmed: Name of every member -> numbers of its images that it recognised, and of all that were checked.
     """
 
     def __init__(self, patience: int = 5) -> None:
         self.excluded: dict[str, str] = {}
         self._patience = patience
+        self.confirmed: dict[str, tuple[int, int]] = {}
         self._stalled: dict[str, int] = {}
+        self._unconfirmed: dict[str, int] = {}
 
     def check(
         self,
@@ -65,13 +70,38 @@ class FailureTracker:
             return False
         return True
 
+    def count_confirmed(self, name: str, confirmed: int, images: int) -> None:
+        """Count how many of a member's images it recognised in a round; exclude it if they are too few too often.
+
+        Args:
+            name: Name of the member.
+            confirmed: Number of images of the round that the member predicts as their label.
+            images: Number of images of the round.
+        """
+        before = self.confirmed.get(name, (0, 0))
+        self.confirmed[name] = (before[0] + confirmed, before[1] + images)
+        failed = confirmed < _LEAST_CONFIRMED * images
+        self._unconfirmed[name] = self._unconfirmed.get(name, 0) + 1 if failed else 0
+        if self._unconfirmed[name] >= self._patience:
+            self.excluded[name] = (
+                f"it recognised only {self.confirmed[name][0]} of {self.confirmed[name][1]} images that were recovered "
+                f"from it, and almost none in the last {self._patience} rounds"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {"excluded": dict(self.excluded), "stalled": dict(self._stalled)}
+        return {
+            "excluded": dict(self.excluded),
+            "stalled": dict(self._stalled),
+            "confirmed": {name: list(counts) for name, counts in self.confirmed.items()},
+            "unconfirmed": dict(self._unconfirmed),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.excluded, self._stalled = dict(state["excluded"]), dict(state["stalled"])
+        self.confirmed = {name: (counts[0], counts[1]) for name, counts in state["confirmed"].items()}
+        self._unconfirmed = dict(state["unconfirmed"])
 
 
 def _least_deviation(images: Tensor, labels: Tensor) -> float:

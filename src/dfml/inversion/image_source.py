@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from dfml import seeds
@@ -27,6 +27,9 @@ from dfml.inversion.registry import (
 from dfml.inversion.terms import BUILT_IN_TERMS
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.zoo import Zoo
+
+_REPORTED_LOSS = 0.05  # fraction of a member's images
+_NAMED = 5  # members that a message names
 
 
 class ImageSource:
@@ -184,6 +187,50 @@ class ImageSource:
             )
             for index, member_labels, indices in zip(members, labels, image_indices, strict=True)
         ]
+
+    def confirmed(
+        self, member: int, labels: Int64[Tensor, " images"], scores: Float[Tensor, "images _outputs"]
+    ) -> Bool[Tensor, " images"]:
+        """Choose the images that may be stored under their label (`InversionConfig.confirmed_only`), and count them.
+
+        Args:
+            member: Index of the member that the images were recovered from.
+            labels: Outputs of the member that they were recovered as; see `labels`.
+            scores: Logits or log-probabilities of the member for the images as they are stored.
+
+        Returns:
+            True for every image that the member predicts as its label; all True if the setting is off.
+        """
+        recognised = scores.argmax(dim=1) == labels.to(scores.device)
+        if not self._config.confirmed_only:
+            return torch.ones_like(recognised)
+        name, known = self._zoo.name(member), set(self.failures.excluded)
+        self.failures.count_confirmed(name, int(recognised.sum()), len(labels))
+        if name in self.failures.excluded.keys() - known:
+            self._messages.append(f"{name} is excluded: {self.failures.excluded[name]}")
+            self._require_members()
+        return recognised
+
+    def confirmation_metrics(self) -> dict[str, float]:
+        """`confirmed`: fraction of all images checked so far that their own member recognised; empty before the first.
+
+        See `confirmed`, which checks them.
+        """
+        counts = self.failures.confirmed.values()
+        total = sum(images for _, images in counts)
+        return {"confirmed": sum(confirmed for confirmed, _ in counts) / total} if total else {}
+
+    def describe_losses(self) -> list[str]:
+        """One line on the members that did not recognise over 5% of their images, worst first; empty without any."""
+        counts = [(images - confirmed, images, name) for name, (confirmed, images) in self.failures.confirmed.items()]
+        lossy = sorted(
+            (each for each in counts if each[0] > _REPORTED_LOSS * each[1]), key=lambda each: -each[0] / each[1]
+        )
+        if not lossy:
+            return []
+        named = ", ".join(f"{name} {lost} of {images}" for lost, images, name in lossy[:_NAMED])
+        rest = f" and {len(lossy) - _NAMED} more members" if len(lossy) > _NAMED else ""
+        return [f"recovered images that their own member does not recognise have no label: {named}{rest}"]
 
     def pop_messages(self) -> list[str]:
         """Return and forget which members were excluded since the last call, and why."""

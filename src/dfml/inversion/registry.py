@@ -109,6 +109,10 @@ class InversionConfig(FrozenSettings):
     classes_per_round: PositiveInt = 20
     """Largest number of classes of a member whose images are recovered in one round; bounds the memory for members of
     many classes. Trainings draw the classes at random, `dfml invert` takes them in turn."""
+    confirmed_only: bool = True
+    """Whether a recovered image is labelled only if its own member, queried with the image as it is stored (rounded to
+    bytes, at the learner's size), predicts the label. Others are used without a label, where a method can, or not at
+    all. A member that recognises none of its images for `patience` rounds in a row is excluded."""
     memory: PositiveFloat = 2.0
     """Memory in GiB that the images of one backward pass through a member may take. More images are passed in chunks,
     which gives the same gradient and takes about a third longer."""

@@ -24,7 +24,12 @@ def describe_inversion_metrics(*, disagreement: bool = False) -> dict[str, Metri
             "members, mean over members; lower is better.",
         ),
     }
-    if disagreement:
+    if disagreement:  # methods with a student store their images, and so check them
+        descriptions["confirmed"] = MetricDescription(
+            "confirmed",
+            "Fraction of all recovered images so far that their own member recognises.",
+            percent=True,
+        )
         descriptions["disagreement"] = MetricDescription(
             "disagreement",
             "Divergence between members and student on the recovered images; the inversion maximises it.",

@@ -35,7 +35,8 @@ SMALL: dict[str, Any] = {
     "student_steps": 2,
     "batch": 8,
     "precision": "float32",  # the same on any machine
-    "inversion": {"five": TINY, "fast_dfkd": TINY, "cmi": TINY, "ei": {"steps": 2}},
+    # The few steps of these tests recover hardly an image that a member recognises: test_confirmation.py has that rule.
+    "inversion": {"confirmed_only": False, "five": TINY, "fast_dfkd": TINY, "cmi": TINY, "ei": {"steps": 2}},
     "checkpoint_every": 2,
     "snapshot_every": 2,
 }
@@ -349,5 +350,6 @@ def test_a_message_names_a_member_whose_classes_no_other_confirms() -> None:
     settings = {**SMALL, "iterations": 4, "teachers": None, "images_per_class": 10, "memory": 2000, "backbone": "conv4"}
     settings["inversion"] = {"ei": {"steps": 40, "lr": 0.1}}
     ZooStudent(**settings).fit(members, device="cpu", progress=progress)
-    assert [line.split(" recognises ")[0] for line in progress.messages] == ["member-003"]
-    assert "labels in another order" in progress.messages[0]
+    warnings = [line for line in progress.messages if " recognises " in line]
+    assert [line.split(" recognises ")[0] for line in warnings] == ["member-003"]
+    assert "labels in another order" in warnings[0]

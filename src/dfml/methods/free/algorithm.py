@@ -27,6 +27,7 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import UsageError
+from dfml.images import to_bytes, to_float
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import LearnedEngine
@@ -60,6 +61,8 @@ class FREE(Method):
     name: ClassVar[str] = "free"
     config_type: ClassVar[type[TrainingConfig]] = FreeConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {
+        # The released code, up to the differences that the module's docstring lists.
+        "released": {"inversion": {"confirmed_only": False}},
         # Chosen on the validation classes of CIFAR-FS and on letters (docs/results/log/2026-11-20.md).
         "cpu": {
             "iterations": 200,
@@ -113,6 +116,7 @@ class FreeRun(TrainingRun):
     def __init__(self, config: FreeConfig, zoo: Zoo, device: torch.device) -> None:
         self.config, self.zoo, self.device = config, zoo, device
         self.iterations = config.iterations
+        self._messages: list[str] = []
         self.preprocessing = zoo.preprocessing(config.img_size)
         blank = create_learner(
             config.learner,
@@ -152,9 +156,12 @@ class FreeRun(TrainingRun):
         if iteration <= self.config.warm_up:
             return metrics
         self._store(images, iteration)
+        metrics |= self.source.confirmation_metrics()
         if images and self.config.alignment != "none":
             metrics |= self._bell_distillation(images, iteration)
         metrics["alignment_seconds"] = time.perf_counter() - start - metrics["recovery_seconds"]
+        if iteration == self.iterations:
+            self._messages = self.source.describe_losses()
         if self.config.replay != "none":
             replay_start = time.perf_counter()
             metrics |= self._bell_replay(iteration)
@@ -178,10 +185,15 @@ class FreeRun(TrainingRun):
         )
         return images, dict(self.source.last)
 
+    @torch.no_grad()
     def _store(self, images: Mapping[int, Tensor], iteration: int) -> None:
-        """Add the images of all members to the task memory."""
+        """Add the images of all members that the members recognise to the task memory."""
         for member, member_images in images.items():
             labels = self.source.labels(member, self.config.images_per_class, iteration)
+            if self.config.inversion.confirmed_only:
+                stored = to_float(to_bytes(member_images))
+                confirmed = self.source.confirmed(member, labels, teacher_logits(self.zoo[member], stored))
+                member_images, labels = member_images[confirmed], labels[confirmed]
             self.memory.add(member_images, self.classes[member][labels])
 
     def _bell_distillation(self, images: Mapping[int, Tensor], iteration: int) -> dict[str, float]:
@@ -234,7 +246,8 @@ class FreeRun(TrainingRun):
 
     def pop_messages(self) -> list[str]:
         """See `TrainingRun.pop_messages`."""
-        return self.source.pop_messages()
+        messages, self._messages = self._messages, []
+        return [*self.source.pop_messages(), *messages]
 
     def describe_metrics(self) -> Mapping[str, MetricDescription]:
         """See `TrainingRun.describe_metrics`."""

@@ -131,9 +131,9 @@ class ZooStudentRun(TrainingRun):
         inverted = time.perf_counter()
         self._query_teachers(recovered, iteration)
         queried = time.perf_counter()
-        metrics = {**self.source.last, **self._distil(iteration)}
+        metrics = {**self.source.last, **self.source.confirmation_metrics(), **self._distil(iteration)}
         if iteration == self.iterations:
-            self._messages += self.agreement.warnings()
+            self._messages += [*self.source.describe_losses(), *self.agreement.warnings()]
         return metrics | {
             "recovery_seconds": inverted - start,
             "query_seconds": queried - inverted,
@@ -179,11 +179,20 @@ class ZooStudentRun(TrainingRun):
                 logits = teacher_logits(member, images)
             predictions[:, self.columns_of_member[index]] = logits.to(predictions.dtype).log_softmax(dim=1)
         labels = {index: self.source.labels(index, self.config.images_per_class, iteration) for index in recovered}
-        classes = torch.cat([self.classes_of_member[index][labels[index]] for index in recovered])
+        own = torch.split(predictions[: len(originals)], [len(part) for part in recovered.values()])
+        classes = torch.cat(
+            [
+                torch.where(
+                    self.source.confirmed(index, labels[index], part[:, self.columns_of_member[index]]),
+                    self.classes_of_member[index][labels[index]],
+                    -1,
+                )
+                for index, part in zip(recovered, own, strict=True)
+            ]
+        )
         classes = functional.pad(classes, (0, len(images) - len(classes)), value=-1)  # mixed images have no class
         self.buffer.add(to_bytes(images), predictions, classes)
-        parts = torch.split(predictions[: len(originals)], [len(part) for part in recovered.values()])
-        for index, part in zip(recovered, parts, strict=True):
+        for index, part in zip(recovered, own, strict=True):
             self.agreement.add(index, labels[index], {each: part[:, self.columns_of_member[each]] for each in teachers})
 
     def _mix(self, images: Tensor, iteration: int) -> list[Tensor]:

@@ -1,0 +1,96 @@
+"""Images that their own member does not recognise are stored without a label, or not at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dfml.errors import RunError
+from dfml.images import to_float
+from dfml.inversion.failures import FailureTracker
+from dfml.methods.free import FREE
+from dfml.methods.free.algorithm import FreeRun
+from dfml.methods.zoo_student import ZooStudent, ZooStudentRun
+from dfml.zoo import Zoo
+from tests.factories import member
+
+CPU = torch.device("cpu")
+LABELS = ("ant", "bee", "cat", "dog")
+INVERSION: dict[str, Any] = {"engine": "ei", "ei": {"start": "noise", "steps": 3, "lr": 0.1}}
+
+
+def students(**inversion: Any) -> ZooStudentRun:
+    settings = {"iterations": 4, "images_per_class": 8, "student_steps": 1, "batch": 8, "mixed": 0, "backbone": "conv4"}
+    method = ZooStudent(way=3, inversion={**INVERSION, **inversion}, **settings)
+    run = method.start(Zoo.of([member(0, LABELS)]), CPU)
+    assert isinstance(run, ZooStudentRun)
+    run.step(1)
+    return run
+
+
+def free(**inversion: Any) -> FreeRun:
+    settings = {"iterations": 4, "warm_up": 1, "images_per_class": 8, "memory": 40, "alignment": "none"}
+    method = FREE(way=3, query=2, inversion={**INVERSION, **inversion}, replay="none", **settings)
+    run = method.start(Zoo.of([member(0, LABELS)]), CPU)
+    assert isinstance(run, FreeRun)
+    run.step(2)
+    return run
+
+
+def test_an_image_that_its_member_does_not_recognise_has_no_label() -> None:
+    run = students()
+    count = len(run.buffer)
+    classes = run.buffer.classes[:count]
+    predicted = run.zoo.classifier(0).predict_logits(to_float(run.buffer.images[:count])).argmax(dim=1)
+    recovered_as = torch.arange(len(LABELS)).repeat_interleave(8)
+    recognised = predicted == recovered_as
+    assert 0 < int(recognised.sum()) < count  # else the test shows nothing
+    own_class = run.classes_of_member[0][recovered_as]
+    assert torch.equal(classes, torch.where(recognised, own_class, -1))
+    assert torch.equal(students(confirmed_only=False).buffer.classes[:count], own_class)
+
+
+def test_the_task_memory_holds_recognised_images_only() -> None:
+    run = free()
+    stored = run.memory.written
+    assert 0 < int(stored.sum()) < 8 * len(LABELS)
+    for class_index, output in zip(run.classes[0].tolist(), range(len(LABELS)), strict=True):
+        images = run.memory.newest(class_index, 40)
+        if len(images):
+            assert run.zoo.classifier(0).predict_logits(images).argmax(dim=1).tolist() == [output] * len(images)
+    assert int(free(confirmed_only=False).memory.written.sum()) == 8 * len(LABELS)
+
+
+def test_the_run_says_how_many_images_were_lost() -> None:
+    run = students()
+    ((confirmed, images),) = run.source.failures.confirmed.values()
+    assert images == 8 * len(LABELS)
+    assert run.source.confirmation_metrics() == {"confirmed": confirmed / images}
+    (line,) = run.source.describe_losses()
+    assert line.endswith(f"have no label: member-000 {images - confirmed} of {images}")
+
+
+def test_a_member_that_never_recognises_its_images_is_excluded() -> None:
+    tracker = FailureTracker(patience=2)
+    tracker.count_confirmed("good", 90, 100)
+    tracker.count_confirmed("bad", 4, 100)
+    tracker.count_confirmed("bad", 5, 100)  # 5% ends the row
+    tracker.count_confirmed("bad", 1, 100)
+    assert not tracker.excluded
+    restored = FailureTracker(patience=2)
+    restored.load_state_dict(tracker.state_dict())
+    restored.count_confirmed("bad", 0, 100)
+    assert list(restored.excluded) == ["bad"]
+    assert "recognised only 10 of 400 images" in restored.excluded["bad"]
+    assert restored.confirmed["good"] == (90, 100)
+
+
+def test_a_run_whose_only_member_recognises_nothing_ends_with_one_line() -> None:
+    run = students(confirmed_only=True)
+    labels, scores = torch.zeros(10, dtype=torch.int64), torch.tensor([0.0, 1.0, 0.0, 0.0]).repeat(10, 1)
+    for _ in range(4):
+        assert not bool(run.source.confirmed(0, labels, scores).any())
+    with pytest.raises(RunError, match="no member is left"):
+        run.source.confirmed(0, labels, scores)
