@@ -264,8 +264,8 @@ def test_what_is_wrong_with_a_run(
 def test_wrong_settings_of_an_engine(world: World, run: Run, tmp_path: Path) -> None:
     invert = ("invert", world.zoo, "--out", tmp_path / "out")
     assert "write ei.lr=..." in error(dfml(*invert, "--set", "pixels.lr=1"), 2)
-    assert "'magic': unknown setting" in error(dfml(*invert, "--engine", "cmi", "--set", "cmi.magic=1"), 2)
-    assert "'beta1'" in error(dfml(*invert, "--engine", "cmi", "--set", "cmi.beta1=1.5"), 2)
+    assert "'cmi.magic': unknown setting" in error(dfml(*invert, "--engine", "cmi", "--set", "cmi.magic=1"), 2)
+    assert "'cmi.beta1'" in error(dfml(*invert, "--engine", "cmi", "--set", "cmi.beta1=1.5"), 2)
     options = ("--set", "ei.weights.disagreement=1")
     assert "no student to disagree with" in error(dfml(*invert, *options), 2)
     wider = ("--engine", "five", "--from", run(), "--set", "five.width=12")

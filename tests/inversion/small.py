@@ -29,7 +29,9 @@ def small_config(name: str, **settings: Any) -> InversionConfig:
         "five": FiveConfig(**{**SMALL, **(settings if name == "five" else {})}),
         "fast_dfkd": FastDfkdConfig(**{**SMALL, **(settings if name == "fast_dfkd" else {})}),
         "cmi": ContrastiveConfig(**{**SMALL, "steps": 12, **(settings if name == "cmi" else {})}),
-        "ei": PixelInversionConfig(**{"steps": 12, **(settings if name == "ei" else {})}),
+        "ei": PixelInversionConfig(
+            **{"start": "noise", "steps": 12, "search_steps": 0, **(settings if name == "ei" else {})}
+        ),
     }
     return InversionConfig(engine=name, **sections)
 

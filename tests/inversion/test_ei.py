@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,8 @@ from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from tests.factories import PREPROCESSING, images, member
 
 # With 100 steps every image of ten members is classified as its label; after 60 steps, one in twenty was not.
-QUICK = PixelInversionConfig(steps=100, weights=InversionWeights(batch_norm=0.1))
+PLAIN: dict[str, Any] = {"start": "noise", "search_steps": 0, "lr": 0.1, "clip": False}
+QUICK = PixelInversionConfig(steps=100, weights=InversionWeights(batch_norm=0.1), **PLAIN)
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
@@ -41,7 +44,10 @@ def test_recovered_images_are_classified_as_their_label_and_near_the_running_sta
 def test_it_is_repeatable_and_initial_pixels_do_not_depend_on_the_number_of_images() -> None:
     classifier = member(0)
     assert torch.equal(
-        *(invert_classifier(classifier, LABELS, PixelInversionConfig(steps=3), seed=5) for _ in range(2))
+        *(
+            invert_classifier(classifier, LABELS, PixelInversionConfig(steps=3, search_steps=2), seed=5)
+            for _ in range(2)
+        )
     )
     engine = PixelInversion(QUICK, seed=5)
     (few,), (many,) = (engine.start([Target("m", classifier, labels)]).images() for labels in (LABELS[:2], LABELS))
@@ -77,7 +83,7 @@ def test_dead_leaves_are_smoother_than_noise_and_denormalised_as_the_member_requ
 def test_inversion_starts_from_dead_leaves_and_lowers_the_cross_entropy() -> None:
     classifier = member(0)
     recovered = invert_classifier(classifier, LABELS, QUICK.model_copy(update={"start": "dead_leaves"}))
-    tiny_step = PixelInversionConfig(start="dead_leaves", steps=1, lr=1e-6)
+    tiny_step = PixelInversionConfig(**{**PLAIN, "start": "dead_leaves", "lr": 1e-6}, steps=1)
     initial = invert_classifier(classifier, LABELS, tiny_step)
     torch.testing.assert_close(initial, initial_pixels("dead_leaves", name="member"), atol=1e-4, rtol=0)
     before, after = (nn.functional.cross_entropy(classifier.logits(each), LABELS) for each in (initial, recovered))
@@ -176,7 +182,7 @@ def test_without_another_member_the_warning_depends_on_batch_norm_statistics() -
     assert good.other_agreement is None
     assert good.warning is None
     weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
-    without_statistics = invert_classifier(zoo[0], LABELS, PixelInversionConfig(steps=60, weights=weights))
+    without_statistics = invert_classifier(zoo[0], LABELS, PixelInversionConfig(steps=60, weights=weights, **PLAIN))
     found = measure(zoo, 0, without_statistics, LABELS)
     assert found.agreement > 0.8
     assert found.warning is not None

@@ -47,10 +47,18 @@ def two_class_member(size: int) -> PretrainedClassifier:
 
 def test_all_engines_have_a_section_of_settings() -> None:
     assert set(engine_names()) == {"five", "fast_dfkd", "cmi", "ei"}
-    assert set(InversionConfig.model_fields) == {"engine", "classes_per_round", "confirmed_only", "memory", *engine_names()}
+    assert set(InversionConfig.model_fields) == {
+        "engine",
+        "classes_per_round",
+        "confirmed_only",
+        "memory",
+        *engine_names(),
+    }
     for name in engine_names():
         config = InversionConfig(engine=name)
-        assert create_engine(config, PREPROCESSING).steps == getattr(config, name).steps
+        section = getattr(config, name)
+        expected = section.steps + getattr(section, "search_steps", 0)  # `ei` searches first
+        assert create_engine(config, PREPROCESSING).steps == expected
 
 
 @every_engine

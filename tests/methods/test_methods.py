@@ -114,7 +114,7 @@ def test_a_meta_trained_engine_is_offered_and_no_other(name: str) -> None:
     assert learned is not None
     assert learned.config.engine == "five"
     assert {f"engine.{tensor}" for tensor in learned.tensors} <= set(run.state_dict().tensors)
-    pixels, _ = after_steps(name, inversion={**engine, "engine": "ei", "ei": {"steps": 2}})
+    pixels, _ = after_steps(name, inversion={**engine, "engine": "ei", "ei": {"steps": 2, "search_steps": 0}})
     assert pixels.learned_engine() is None
 
 

@@ -188,7 +188,9 @@ def test_the_fidelity_of_a_black_boxs_images_is_its_agreement() -> None:
 def test_a_black_box_is_a_teacher_of_the_student() -> None:
     black_box = BlackBox(colours)
     counted = CountedMember(black_box, limit=1000)
-    quick: dict[str, Any] = {"inversion": {"engine": "ei", "ei": {"start": "dead_leaves", "steps": 1}}}
+    quick: dict[str, Any] = {
+        "inversion": {"engine": "ei", "ei": {"start": "dead_leaves", "steps": 1, "search_steps": 0}}
+    }
     settings: dict[str, Any] = {"iterations": 2, "student_steps": 2, "images_per_class": 2, "batch": 8, **quick}
     learner = dfml.ZooStudent(backbone="conv4", **settings).fit(Zoo.of([member(0), counted, member(1)]), device="cpu")
     assert learner.adapt(images(5), LABELS).predict_proba(images(3, 1)).shape == (3, 2)

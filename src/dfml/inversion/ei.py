@@ -39,23 +39,35 @@ _WINDOW, _LEAST_FALL = 20, 0.02  # steps whose mean loss must be lower than that
 class PixelInversionConfig(FrozenSettings):
     """Settings of episode inversion.
 
-    The default weights give more weight to statistics and smoothness than PURER's, so that the images can be looked at.
+    The defaults serve every architecture that was tried (docs/results/architectures.md); those of PURER are the preset
+    `released` of the method `purer`.
     """
 
-    start: Literal["noise", "dead_leaves", "auto"] = "noise"
+    start: Literal["noise", "dead_leaves", "auto"] = "auto"
     """Initial pixels. `noise`: N(0, 1). `dead_leaves`: random overlapping shapes, whose image statistics are closer to
     those of photographs than pixels inverted from noise. `auto`: dead leaves, and for every other image light or dark
     pen strokes if these are closer to the member's batch-norm statistics."""
-    steps: NonNegativeInt = 400
-    """Number of optimiser steps in which the learning rate falls to zero along a half cosine; 0 returns the initial
-    pixels."""
-    search_steps: NonNegativeInt = 0
-    """Largest number of steps at the full learning rate before that. They end for a member as soon as it recognises 90%
-    of its images, or when in the last 20 steps the loss was not lower by 2%, on average, than in the 20 before. 0: no
-    such steps."""
-    lr: PositiveFloat = 0.1
+    search_steps: NonNegativeInt = 300
+    """Largest number of steps at the full learning rate. They end for a member as soon as it recognises 90% of its
+    images, or when in the last 20 steps the loss was not lower by 2%, on average, than in the 20 before. 0: no such
+    steps."""
+    steps: NonNegativeInt = 30
+    """Number of steps after these, in which the learning rate falls to zero along a half cosine; with 0, the initial
+    pixels are returned."""
+    lr: PositiveFloat = 0.05
     """Learning rate of Adam for pixels in normalised space."""
-    weights: InversionWeights = InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001)
+    clip: bool = True
+    """Whether to clip the images to [0, 1] after every step, so that what is optimised is what is stored."""
+    weights: InversionWeights = InversionWeights(
+        form="means",
+        batch_norm=3.0,
+        total_variation=0.1,
+        l2=1e-4,
+        flip=True,
+        views="image",
+        zoom=0.25,
+        colour=0.05,
+    )
 
 
 class PixelInversion(Engine):
@@ -168,7 +180,7 @@ class _PixelInversionRun(InversionRun):
             target.labels,
             target.network.preprocessing,
             weights,
-            sample_view(weights, generator, len(pixels), pixels.shape[-1]),
+            sample_view(weights, generator, len(pixels), pixels.shape[-1], schedule.factor),
             student=self.student_for(target.rows),
             previous_statistics=self.previous_statistics[index],
             chunk=self._chunks[index],
@@ -177,6 +189,10 @@ class _PixelInversionRun(InversionRun):
         for group in self._optimisers[index].param_groups:
             group["lr"] = self._config.lr * schedule.factor
         self._optimisers[index].step()
+        if self._config.clip:
+            with torch.no_grad():
+                low, high = (target.network.preprocessing.normalise(torch.full((3, 1, 1), v)) for v in (0.0, 1.0))
+                pixels.clamp_(low.to(pixels), high.to(pixels))
         schedule.advance(loss)
         return loss
 

@@ -79,7 +79,9 @@ class ImageViews:
         return torch.addcmul(offset, seen, contrast)
 
 
-def sample_view(weights: InversionWeights, generator: torch.Generator, images: int = 0, size: int = 0) -> AnyView:
+def sample_view(
+    weights: InversionWeights, generator: torch.Generator, images: int = 0, size: int = 0, strength: float = 1.0
+) -> AnyView:
     """Draw a random view of a batch, or of every image on its own (`InversionWeights.views`).
 
     Args:
@@ -87,26 +89,30 @@ def sample_view(weights: InversionWeights, generator: torch.Generator, images: i
         generator: Generator of the draws, on the CPU.
         images: Number of images; needed for views of every image only.
         size: Height and width of the images in pixels; needed for the same.
+        strength: Factor of the zoom and of the colours, in [0, 1].
 
     Returns:
         A `View` with offsets in [-jitter, jitter] along both axes; or `ImageViews` with offsets that are uniform in the
         same range, plus those of the crops within the image.
     """
     if weights.views == "image":
-        return _sample_image_views(weights, images, size, generator)
+        return _sample_image_views(weights, images, size, generator, strength)
     rows, columns = torch.randint(-weights.jitter, weights.jitter + 1, (2,), generator=generator).tolist()
     flip = weights.flip and bool(torch.randint(2, (1,), generator=generator))
     return View(rows, columns, flip, weights.wrap)
 
 
-def _sample_image_views(weights: InversionWeights, images: int, size: int, generator: torch.Generator) -> ImageViews:
+def _sample_image_views(
+    weights: InversionWeights, images: int, size: int, generator: torch.Generator, strength: float
+) -> ImageViews:
     draws = torch.rand(4, images, generator=generator)
-    side = (1.0 - weights.zoom * draws[0]).sqrt()
+    side = (1.0 - strength * weights.zoom * draws[0]).sqrt()
     sign = torch.where(draws[3] < 0.5, -1.0, 1.0) if weights.flip else torch.ones(images)
     places = torch.zeros(images, 2, 3)
     places[:, 0, 0], places[:, 1, 1] = side * sign, side
     # One pixel is 2 / size of the interval [-1, 1].
     places[:, :, 2] = ((1.0 - side + 2.0 * weights.jitter / size) * (2.0 * draws[1:3] - 1.0)).T
-    contrast = 1.0 + weights.colour * torch.randn(images, 1, 1, 1, generator=generator)
-    offset = weights.colour * torch.randn(images, 3, 1, 1, generator=generator)
+    colour = strength * weights.colour
+    contrast = 1.0 + colour * torch.randn(images, 1, 1, 1, generator=generator)
+    offset = colour * torch.randn(images, 3, 1, 1, generator=generator)
     return ImageViews(places, contrast, offset)

@@ -19,6 +19,7 @@ from dfml.errors import RunError
 from dfml.images import to_bytes, to_float
 from dfml.inversion.ei import PixelInversionConfig
 from dfml.inversion.image_source import ImageSource
+from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import InversionConfig, LearnedEngine
 from dfml.learners.classifier import select_prefix
 from dfml.learners.embedding import HeadFit
@@ -44,7 +45,17 @@ class BestMemberConfig(TrainingConfig):
     images_per_class: PositiveInt = 10
     """Number of images recovered for each class of a member in a meta-iteration (for at most
     `inversion.classes_per_round` classes of a member)."""
-    inversion: InversionConfig = InversionConfig(engine="ei", ei=PixelInversionConfig(steps=100))
+    inversion: InversionConfig = InversionConfig(
+        engine="ei",
+        ei=PixelInversionConfig(
+            start="noise",
+            search_steps=0,
+            steps=100,
+            lr=0.1,
+            clip=False,
+            weights=InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001),
+        ),
+    )
     """Inversion engine, and the settings of each engine."""
     patience: PositiveInt = 5
     """Number of inversions in a row without progress after which a member is excluded."""

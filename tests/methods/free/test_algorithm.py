@@ -37,7 +37,13 @@ SMALL: dict[str, Any] = {
     "replay_steps": 2,
     "replay_tasks": 2,
     # The few steps of these tests recover hardly an image that a member recognises: test_confirmation.py has that rule.
-    "inversion": {"confirmed_only": False, "five": TINY, "fast_dfkd": TINY, "cmi": TINY, "ei": {"steps": 2}},
+    "inversion": {
+        "confirmed_only": False,
+        "five": TINY,
+        "fast_dfkd": TINY,
+        "cmi": TINY,
+        "ei": {"steps": 2, "search_steps": 0},
+    },
     "learner": LearnerConfig(inner_steps=2),
     "checkpoint_every": 2,
     "snapshot_every": 3,
@@ -313,7 +319,10 @@ def test_settings_within_a_section_keep_the_defaults_of_the_rest() -> None:
 @pytest.mark.numeric
 def test_the_disagreement_can_be_with_a_learner_of_another_size() -> None:
     members = Zoo.of([member(0, preprocessing=Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5)))])
-    disagreeing = {"engine": "ei", "ei": {"steps": 2, "weights": {"disagreement": 1.0, "divergence": "js"}}}
+    disagreeing = {
+        "engine": "ei",
+        "ei": {"steps": 2, "search_steps": 0, "weights": {"disagreement": 1.0, "divergence": "js"}},
+    }
     run = start_run(members, img_size=16, warm_up=0, inversion=disagreeing)
     assert run.step(1)["disagreement"] > 0.0
 

@@ -80,7 +80,7 @@ class FREE(Method):
             "replay_tasks": 4,
             "snapshot_every": 20,
             "checkpoint_every": 20,
-        }
+        },
     }
     config: FreeConfig
 

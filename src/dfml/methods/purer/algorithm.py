@@ -27,7 +27,7 @@ from dfml.learners.episode import Episode
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.average import average_members
 from dfml.methods.base import Method
-from dfml.methods.purer.config import PurerConfig
+from dfml.methods.purer.config import RELEASED_WEIGHTS, PurerConfig
 from dfml.methods.purer.curriculum import GradientSwitch
 from dfml.methods.purer.dynamic_dataset import DynamicDataset
 from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
@@ -47,8 +47,10 @@ class PURER(Method):
     name: ClassVar[str] = "purer"
     config_type: ClassVar[type[TrainingConfig]] = PurerConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {
+        # The released CIFAR-FS scripts, up to the differences that the module's docstring lists.
+        "released": {"inversion": RELEASED_WEIGHTS.model_dump()},
         # With a random start, one inner step per episode learns very slowly (docs/results/log/2026-11-20.md).
-        "cpu": {"iterations": 3000, "warm_up": 1000, "learner": {"inner_steps": 5, "test_inner_steps": 10}}
+        "cpu": {"iterations": 3000, "warm_up": 1000, "learner": {"inner_steps": 5, "test_inner_steps": 10}},
     }
     config: PurerConfig
 

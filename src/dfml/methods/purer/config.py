@@ -10,6 +10,9 @@ from dfml.inversion.loss import InversionWeights
 from dfml.learners import LearnerConfig
 from dfml.training.loop import TrainingConfig
 
+RELEASED_WEIGHTS = InversionWeights(form="norms", label=1.0, batch_norm=0.01, total_variation=1e-4, l2=1e-5, jitter=2)
+"""The inversion loss of PURER's released code."""
+
 
 class PurerConfig(TrainingConfig):
     """Settings of PURER; defaults are those of the released CIFAR-FS scripts, except for the random start."""
@@ -26,7 +29,7 @@ class PurerConfig(TrainingConfig):
     """Number of images of each class in the dynamic dataset; None: shot + query."""
     pixel_lr: PositiveFloat = 0.25
     """Learning rate of Adam for the pixels of the dynamic dataset."""
-    inversion: InversionWeights = InversionWeights()
+    inversion: InversionWeights = RELEASED_WEIGHTS
     """Weights of the inversion loss."""
     members_per_step: PositiveInt = 13
     """Largest number of members per step of the dynamic dataset; sampled at random from a larger zoo."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -37,7 +37,7 @@ from dfml.learners.embedding import episode_loss
 from dfml.learners.episode import sample_episode_indices
 from dfml.learners.student import Student
 from dfml.methods.base import Method
-from dfml.methods.zoo_student.config import ZooStudentConfig
+from dfml.methods.zoo_student.config import ANY_ARCHITECTURE, ZooStudentConfig
 from dfml.methods.zoo_student.mixing import cut_and_mix
 from dfml.optimisers import MuonAndAdam
 from dfml.schedules import half_cosine
@@ -62,6 +62,7 @@ class ZooStudent(Method):
 
     name: ClassVar[str] = "zoo_student"
     config_type: ClassVar[type[TrainingConfig]] = ZooStudentConfig
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"any-architecture": {"inversion": {"ei": ANY_ARCHITECTURE}}}
     config: ZooStudentConfig
 
     def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
