@@ -115,7 +115,7 @@ def test_its_settings_are_shown_changed_and_refused_like_those_of_any_method(fol
     settings = yaml.safe_load(shown.stdout)
     assert settings["method"] == "leaf_student"
     assert settings["leaf_student"]["way"] == 3
-    assert "'magic'" in error(dfml("train", "--show-config", *METHOD, "--set", "leaf_student.magic=1"), 2)
+    assert "'leaf_student.magic'" in error(dfml("train", "--show-config", *METHOD, "--set", "leaf_student.magic=1"), 2)
     assert "is for leaf_student" in error(dfml("train", "--show-config", *METHOD, "--set", "purer.way=1"), 2)
 
 

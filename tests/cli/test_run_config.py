@@ -42,7 +42,9 @@ def test_each_layer_overrides_the_one_before(tmp_path: Path) -> None:
 def test_every_preset_changes_what_it_names_and_nothing_else(method: str, preset: str) -> None:
     changed = METHODS[method].presets[preset]
     plain, settings = (shown("--method", method, *more)[method] for more in ((), ("--preset", preset)))
-    assert settings == merge(plain, changed) != plain
+    assert settings == merge(plain, changed)
+    # `released` holds what a paper's code has even where that is the default today: the default may change.
+    assert settings != plain or preset == "released"
 
 
 @pytest.mark.parametrize("method", METHODS)

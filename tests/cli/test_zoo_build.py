@@ -56,7 +56,7 @@ def test_a_learner_works_at_the_size_that_is_asked_for(
 
 
 def test_a_size_of_no_pixels_is_refused(world: World, tmp_path: Path) -> None:
-    assert "'img_size'" in error(dfml("train", world.zoo, "--out", tmp_path / "run", "--size", "0"), 2)
+    assert "'zoo_student.img_size'" in error(dfml("train", world.zoo, "--out", tmp_path / "run", "--size", "0"), 2)
     assert not (tmp_path / "run").exists()
 
 

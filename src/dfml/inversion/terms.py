@@ -115,89 +115,63 @@ class LabelTerm:
 
 @dataclass(frozen=True)
 class BatchNormTerm:
-    """Distance between the batch's and the running statistics; see `batch_norm_distance`.
+    """Distance between the batch's and the running statistics.
 
     Attributes:
         first_layer: Factor by which the distance of the first layer is multiplied; default 1.
+        form: `means`: `standardised_batch_norm_distance`; `norms`: `batch_norm_distance`.
     """
 
     weight: float
     first_layer: float = 1.0
+    form: LossForm = "norms"
     name: str = "batch_norm"
     needs_statistics: bool = True
 
     def __call__(self, inputs: LossInputs) -> Tensor | None:
         """See `LossTerm`."""
-        return batch_norm_distance(inputs.statistics, self.first_layer) if inputs.statistics else None
-
-
-@dataclass(frozen=True)
-class StandardisedBatchNormTerm:
-    """Distance of the statistics in units of each layer's own normalisation; see `standardised_batch_norm_distance`.
-
-    Attributes:
-        first_layer: Factor of the first layer's distance.
-    """
-
-    weight: float
-    first_layer: float = 1.0
-    name: str = "batch_norm"
-    needs_statistics: bool = True
-
-    def __call__(self, inputs: LossInputs) -> Tensor | None:
-        """See `LossTerm`."""
-        return standardised_batch_norm_distance(inputs.statistics, self.first_layer) if inputs.statistics else None
-
-
-@dataclass(frozen=True)
-class MeanTotalVariationTerm:
-    """Mean absolute difference of adjacent pixels; see `mean_total_variation`."""
-
-    weight: float
-    name: str = "total_variation"
-    needs_statistics: bool = False
-
-    def __call__(self, inputs: LossInputs) -> Tensor:
-        """See `LossTerm`."""
-        return mean_total_variation(inputs.pixels)
-
-
-@dataclass(frozen=True)
-class MeanSquareTerm:
-    """Mean square of all pixels in normalised space."""
-
-    weight: float
-    name: str = "l2"
-    needs_statistics: bool = False
-
-    def __call__(self, inputs: LossInputs) -> Tensor:
-        """See `LossTerm`."""
-        return inputs.pixels.square().mean()
+        if not inputs.statistics:
+            return None
+        distance = batch_norm_distance if self.form == "norms" else standardised_batch_norm_distance
+        return distance(inputs.statistics, self.first_layer)
 
 
 @dataclass(frozen=True)
 class TotalVariationTerm:
-    """L2 norms of the differences of adjacent pixels of the whole batch; see `total_variation`."""
+    """Differences of adjacent pixels.
+
+    Attributes:
+        form: `means`: `mean_total_variation`; `norms`: `total_variation`.
+    """
 
     weight: float
+    form: LossForm = "norms"
     name: str = "total_variation"
     needs_statistics: bool = False
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         """See `LossTerm`."""
-        return total_variation(inputs.pixels)
+        return total_variation(inputs.pixels) if self.form == "norms" else mean_total_variation(inputs.pixels)
 
 
 @dataclass(frozen=True)
 class L2Term:
-    """L2 norm of all pixels of the batch together, not squared; it grows with the square root of the batch size."""
+    """Size of the pixels in normalised space.
+
+    Attributes:
+        form: `means`: mean square of all pixels; `norms`: L2 norm of all pixels of the batch together, not squared,
+            which grows with the square root of their number.
+    """
 
     weight: float
+    form: LossForm = "norms"
     name: str = "l2"
     needs_statistics: bool = False
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         """See `LossTerm`."""
+        if self.form == "means":
+            return inputs.pixels.square().mean()
         norm: Tensor = torch.linalg.vector_norm(inputs.pixels)
         return norm
 
@@ -245,16 +219,12 @@ def built_in_terms(
         divergence: Kind of that divergence; see `disagreement`.
         form: Form of the terms of the statistics and of the pixels; see `LossForm`.
     """
-    priors: tuple[LossTerm, ...]
-    if form == "norms":
-        priors = (BatchNormTerm(batch_norm, first_layer), TotalVariationTerm(total_variation), L2Term(l2))
-    else:
-        priors = (
-            StandardisedBatchNormTerm(batch_norm, first_layer),
-            MeanTotalVariationTerm(total_variation),
-            MeanSquareTerm(l2),
-        )
-    others = (*priors, DisagreementTerm(-disagreement, divergence))
+    others: tuple[LossTerm, ...] = (
+        BatchNormTerm(batch_norm, first_layer, form),
+        TotalVariationTerm(total_variation, form),
+        L2Term(l2, form),
+        DisagreementTerm(-disagreement, divergence),
+    )
     return (LabelTerm(label), *(term for term in others if term.weight))
 
 
