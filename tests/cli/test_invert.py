@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -86,6 +88,34 @@ def test_the_table_says_why_no_other_member_is_asked(world: World, tmp_path: Pat
     options = ("--member", "member-001", "--per-class", "1", "--steps", "1")
     shown = dfml("invert", world.zoo, "--out", tmp_path / "recovered", *options)
     assert "other members %: - where no other member of the zoo has a class of the images" in shown.stdout
+
+
+def test_little_memory_and_a_number_of_steps_are_settings(world: World, tmp_path: Path) -> None:
+    found = results(
+        "invert",
+        world.zoo,
+        "--out",
+        tmp_path / "out",
+        "--members",
+        "1",
+        "--per-class",
+        "2",
+        "--steps",
+        "2",
+        "--memory",
+        "0.01",
+    )
+    assert len(found["members"]) == 1
+    config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert (config["ei"]["steps"], config["ei"]["search_steps"]) == (2, 0)
+    few = ("--members", "1", "--per-class", "2", "--steps", "2")
+    results("invert", world.zoo, "--out", tmp_path / "more", *few)
+    for name, picture in pictures(tmp_path / "out").items():
+        chunked, whole = (
+            np.asarray(Image.open(io.BytesIO(data))).astype(int)
+            for data in (picture, pictures(tmp_path / "more")[name])
+        )
+        assert np.abs(chunked - whole).max() <= 1  # of 256, by rounding
 
 
 def test_images_that_are_only_noise_get_a_warning(world: World, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ SURFACE = {
     "predict": ["CLASSIFIER", "IMAGE...", "--json", "--threads", "--top"],
     "invert": [
         "ZOO",
-        *("--engine", "--from", "--member", "--members", "--out", "--per-class", "--set", "--steps"),
+        *("--engine", "--from", "--member", "--members", "--memory", "--out", "--per-class", "--set", "--steps"),
         *COMMON,
     ],
 }

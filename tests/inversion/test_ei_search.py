@@ -9,6 +9,7 @@ from dfml.backbones import size_arguments
 from dfml.images import to_bytes, to_float
 from dfml.inversion.ei import PixelInversion, PixelInversionConfig
 from dfml.inversion.engine import Target, balanced_labels
+from dfml.inversion.loss import InversionWeights
 from dfml.pretraining.classifier_training import train_classifier
 from dfml.pretraining.normalisation import pixel_statistics
 from dfml.pretraining.recipes import STRONG
@@ -38,6 +39,18 @@ def test_a_member_whose_loss_does_not_fall_ends_the_search() -> None:
     run = PixelInversion(config).start([Target("stuck", member(0), torch.tensor([0, 1, 2]))])
     run.take_steps(1000)
     assert run.done <= 3 * 20 + 4
+
+
+def test_the_search_ends_although_the_loss_is_negative() -> None:
+    """A reward for what the student does not know can make the total negative; that it rises still ends the search."""
+    weights = InversionWeights(form="means", disagreement=1000.0, divergence="js")
+    config = PixelInversionConfig(steps=2, lr=1e-9, weights=weights)
+    engine, labels = PixelInversion(config), torch.tensor([0, 1, 2])
+    rows = torch.arange(3)
+    run = engine.start([Target("stuck", member(0), labels, rows)], student=lambda images, _: images.mean((2, 3)) * 9.0)
+    losses = run.take_steps(1000)
+    assert float(losses[0][0].total) < 0.0
+    assert run.done <= 3 * 20 + 2
 
 
 def test_the_search_has_a_bound() -> None:

@@ -62,3 +62,9 @@ def test_the_image_of_a_smaller_batch_has_the_same_view() -> None:
 def test_zoom_and_colour_need_views_of_every_image() -> None:
     with pytest.raises(ConfigError, match="set views to image"):
         build_config(InversionWeights, {"zoom": 0.5})
+
+
+def test_views_of_every_image_need_their_number_and_size() -> None:
+    weights = InversionWeights(views="image")
+    with pytest.raises(ValueError, match="number of images and their size"):
+        sample_view(weights, torch.Generator())

@@ -46,7 +46,18 @@ def invert(
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of steps of the engine on each batch, which has at most 20 classes of a member."
+            min=1,
+            help="Number of steps of the engine on each batch, which has at most 20 classes of a member. Default of "
+            "ei: as many as the member needs (ei.search_steps), and 30 more.",
+        ),
+    ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            metavar="GIB",
+            help="Memory that one backward pass through a member may take, in engine ei; more images are passed in "
+            "chunks, with the same result. Default: 2, or what the run had (--from).",
         ),
     ] = None,
     assignments: Annotated[
@@ -78,7 +89,11 @@ def invert(
     settings: dict[str, Any] = {}
     for assignment in assignments or []:
         settings = merge(settings, read_assignment(assignment, engine))
-    config = inversion_settings(engine, learned, settings | ({"steps": steps} if steps else {}))
+    if steps:
+        settings |= {"steps": steps} | ({"search_steps": 0} if engine == "ei" else {})
+    config = inversion_settings(engine, learned, settings)
+    if memory:
+        config = config.model_copy(update={"memory": memory})
     opened = Zoo.open(zoo).to(place)
     names = _names(opened, member or [], members)
     # No member yet: checks that settings and engine fit before anything is written.

@@ -86,6 +86,7 @@ def inversion_gradient(
     leaves = _require_gradients(predictions)
     loss = combine_terms(leaf, preprocessing, labels, predictions, weights, previous_statistics)
     gradient, *upstream = torch.autograd.grad(loss.total, [leaf, *leaves], materialize_grads=True, allow_unused=True)
+    gradient = gradient.clone()  # it may be an expanded tensor, which cannot be added to
     for part, start in zip(torch.split(shifted, chunk), range(0, len(shifted), chunk), strict=True):
         own = slice(start, start + len(part))
         with torch.enable_grad():
@@ -144,8 +145,8 @@ def _share(
     targets, gradients = [outputs.logits], [upstream[0][own]]
     for index, layer in enumerate(outputs.statistics):
         mean_gradient, variance_gradient = upstream[1 + 2 * index], upstream[2 + 2 * index]
-        offset: LayerStatistics = batch.statistics[index]
-        distance = layer.mean.detach() - offset.mean.detach()
+        whole: LayerStatistics = batch.statistics[index]
+        distance = layer.mean.detach() - whole.mean.detach()
         targets += [layer.mean, layer.variance]
         gradients += [share * (mean_gradient + 2.0 * distance * variance_gradient), share * variance_gradient]
     if outputs.student_logits is not None and outputs.student_logits.requires_grad:
@@ -155,7 +156,7 @@ def _share(
 
 
 def _undo_view(gradient: Tensor, view: AnyView) -> Tensor:
-    """Gradient with respect to the pixels before the view; a view only moves pixels, so no values are needed."""
+    """Gradient with respect to the pixels before the view; it does not depend on their values: a view is affine."""
     with torch.enable_grad():
         leaf = torch.zeros_like(gradient).requires_grad_()
         seen = view.apply(leaf)

@@ -39,8 +39,8 @@ _WINDOW, _LEAST_FALL = 20, 0.02  # steps whose mean loss must be lower than that
 class PixelInversionConfig(FrozenSettings):
     """Settings of episode inversion.
 
-    The defaults serve every architecture that was tried (docs/results/architectures.md); those of PURER are the preset
-    `released` of the method `purer`.
+    The defaults serve every architecture that was tried (docs/results/architectures.md); the loss weights of PURER
+    are those of the preset `released` of the method `purer`.
     """
 
     start: Literal["noise", "dead_leaves", "auto"] = "auto"
@@ -48,12 +48,12 @@ class PixelInversionConfig(FrozenSettings):
     those of photographs than pixels inverted from noise. `auto`: dead leaves, and for every other image light or dark
     pen strokes if these are closer to the member's batch-norm statistics."""
     search_steps: NonNegativeInt = 300
-    """Largest number of steps at the full learning rate. They end for a member as soon as it recognises 90% of its
-    images, or when in the last 20 steps the loss was not lower by 2%, on average, than in the 20 before. 0: no such
-    steps."""
+    """Largest number of steps at the full learning rate (the search). The search ends for a member as soon as it
+    recognises 90% of the views of its images, or when the mean loss of the last 20 steps is not at least 2% below that
+    of the previous 20. 0: no search."""
     steps: NonNegativeInt = 30
-    """Number of steps after these, in which the learning rate falls to zero along a half cosine; with 0, the initial
-    pixels are returned."""
+    """Number of steps after these, in which the learning rate falls to zero along a half cosine, and crops and
+    changes of colour with it; with 0, the initial pixels are returned."""
     lr: PositiveFloat = 0.05
     """Learning rate of Adam for pixels in normalised space."""
     clip: bool = True
@@ -220,8 +220,8 @@ class _Schedule:
 
     @property
     def factor(self) -> float:
-        """Learning rate of the next step, as a fraction of the highest one."""
-        return 1.0 if self._searching else half_cosine(min(self._annealed / self._config.steps, 1.0))
+        """Learning rate of the next step, and strength of its views, as a fraction of the highest one."""
+        return 1.0 if self._searching else half_cosine(min(self._annealed / max(self._config.steps, 1), 1.0))
 
     def advance(self, loss: InversionLoss) -> None:
         """Count a step."""
@@ -236,7 +236,7 @@ class _Schedule:
         if len(self._losses) < 2 * _WINDOW:
             return False
         before, now = (sum(part) for part in (self._losses[-2 * _WINDOW : -_WINDOW], self._losses[-_WINDOW:]))
-        return not now < (1.0 - _LEAST_FALL) * before
+        return not before - now >= _LEAST_FALL * abs(before)
 
 
 def invert_classifier(

@@ -100,8 +100,8 @@ class FailureTracker:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.excluded, self._stalled = dict(state["excluded"]), dict(state["stalled"])
-        self.confirmed = {name: (counts[0], counts[1]) for name, counts in state["confirmed"].items()}
-        self._unconfirmed = dict(state["unconfirmed"])
+        self.confirmed = {name: (counts[0], counts[1]) for name, counts in state.get("confirmed", {}).items()}
+        self._unconfirmed = dict(state.get("unconfirmed", {}))
 
 
 def _least_deviation(images: Tensor, labels: Tensor) -> float:

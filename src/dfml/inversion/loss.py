@@ -79,9 +79,10 @@ class InversionWeights(FrozenSettings):
     extra: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     """Weights of loss terms from outside the package, by the names under which they are registered."""
     jitter: NonNegativeInt = 2
-    """Largest shift of the images in pixels along either axis, drawn at every step for the whole batch."""
+    """Largest shift of the images in pixels along either axis, drawn at every step; see `views`."""
     wrap: bool = True
-    """Whether pixels that are shifted out come in again on the other side (PURER); False fills with the mean colour."""
+    """Whether pixels that are shifted out come in again on the other side (PURER); False fills with the mean colour.
+    Not used if `views` is image."""
     flip: bool = False
     """Whether to mirror horizontally with probability one half at every step."""
     views: Literal["batch", "image"] = "batch"

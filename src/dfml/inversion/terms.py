@@ -47,7 +47,7 @@ class LossInputs:
     """The inputs of all terms: one batch of images and the predictions of one member for them.
 
     Attributes:
-        pixels: Images after this step's random shift and flip (`dfml.inversion.loss.View`), normalised with the mean
+        pixels: Images after this step's random view (`dfml.inversion.views`), normalised with the mean
             and standard deviation of the engine (the engine `ei`: those of the member).
         images: The same images, denormalised: nominally in [0, 1], but not clipped. They have the size at which they
             are optimised; the member sees them resized to its own input size.

@@ -1,7 +1,7 @@
 """Random views of images during the inversion: shifts, mirror images, crops and colours.
 
-An image that only one member accepts loses its class when it is moved a little; what is left of it in many views is
-what other members recognise too.
+Pixels that only one member accepts lose their class when they are moved a little. An image that keeps its class in many
+views is recognised by other members too.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ class ImageViews:
     """One view for every image: a crop, enlarged to the whole image, a shift, a mirror image and changed colours.
 
     Attributes:
-        places: Affine maps from positions in the view to positions in the image, both in [-1, 1] along either axis.
+        crop_maps: Affine maps from positions in the view to positions in the image, both in [-1, 1] along either axis.
         contrast: Factor of every image.
         offset: Number that is added to every channel of an image.
     """
 
-    places: Float[Tensor, "images 2 3"]
+    crop_maps: Float[Tensor, "images 2 3"]
     contrast: Float[Tensor, "images 1 1 1"]
     offset: Float[Tensor, "images 3 1 1"]
 
     def apply(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         """See `AnyView.apply`; a batch of fewer images takes the first views."""
-        places, contrast, offset = (
-            part[: len(pixels)].to(pixels.device, pixels.dtype) for part in (self.places, self.contrast, self.offset)
+        crop_maps, contrast, offset = (
+            part[: len(pixels)].to(pixels.device, pixels.dtype) for part in (self.crop_maps, self.contrast, self.offset)
         )
-        grid = functional.affine_grid(places, list(pixels.shape), align_corners=False)
+        grid = functional.affine_grid(crop_maps, list(pixels.shape), align_corners=False)
         seen = functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
         return torch.addcmul(offset, seen, contrast)
 
@@ -94,8 +94,13 @@ def sample_view(
     Returns:
         A `View` with offsets in [-jitter, jitter] along both axes; or `ImageViews` with offsets that are uniform in the
         same range, plus those of the crops within the image.
+
+    Raises:
+        ValueError: If views of every image are drawn without a number of images or a size.
     """
     if weights.views == "image":
+        if images < 1 or size < 1:
+            raise ValueError("expected the number of images and their size for views of every image; pass both")
         return _sample_image_views(weights, images, size, generator, strength)
     rows, columns = torch.randint(-weights.jitter, weights.jitter + 1, (2,), generator=generator).tolist()
     flip = weights.flip and bool(torch.randint(2, (1,), generator=generator))
@@ -108,11 +113,11 @@ def _sample_image_views(
     draws = torch.rand(4, images, generator=generator)
     side = (1.0 - strength * weights.zoom * draws[0]).sqrt()
     sign = torch.where(draws[3] < 0.5, -1.0, 1.0) if weights.flip else torch.ones(images)
-    places = torch.zeros(images, 2, 3)
-    places[:, 0, 0], places[:, 1, 1] = side * sign, side
+    crop_maps = torch.zeros(images, 2, 3)
+    crop_maps[:, 0, 0], crop_maps[:, 1, 1] = side * sign, side
     # One pixel is 2 / size of the interval [-1, 1].
-    places[:, :, 2] = ((1.0 - side + 2.0 * weights.jitter / size) * (2.0 * draws[1:3] - 1.0)).T
+    crop_maps[:, :, 2] = ((1.0 - side + 2.0 * weights.jitter / size) * (2.0 * draws[1:3] - 1.0)).T
     colour = strength * weights.colour
     contrast = 1.0 + colour * torch.randn(images, 1, 1, 1, generator=generator)
     offset = colour * torch.randn(images, 3, 1, 1, generator=generator)
-    return ImageViews(places, contrast, offset)
+    return ImageViews(crop_maps, contrast, offset)
