@@ -21,7 +21,7 @@ from dfml.data.support import read_image
 from dfml.inversion.ei import PixelInversion
 from dfml.inversion.engine import InversionRun, Target, balanced_labels
 from dfml.inversion.fidelity import measure
-from dfml.inversion.invert import folder_names, plan_rounds
+from dfml.inversion.inverted import folder_names, plan_rounds
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.meta_generator import FiveConfig, MetaGenerator
 from dfml.inversion.registry import InversionConfig, LearnedEngine, without_member_state
@@ -175,7 +175,7 @@ def test_rounds_have_at_most_twenty_classes_and_about_equally_many(
 def test_if_images_are_too_many_each_round_still_has_all_classes(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dfml.inversion.invert._PIXELS_AT_ONCE", 5 * SIZE**2)
+    monkeypatch.setattr("dfml.inversion.inverted._PIXELS_AT_ONCE", 5 * SIZE**2)
     arguments = (world.zoo, "--out", tmp_path / "out", "--members", "1", "--per-class", "5", "--steps", "1")
     found = labels_of_rounds(*arguments, monkeypatch=monkeypatch)
     assert found == [[0, 0, 1, 1], [0, 1], [0, 0, 1, 1]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import dfml
 from dfml.errors import RunError, UsageError
 from dfml.images import resize_and_crop
 from dfml.inversion.engine import Target, balanced_labels, recover
-from dfml.inversion.image_source import ImageSource
+from dfml.inversion.image_source import ImageSource, RecoveredImages
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import create_engine
 from dfml.zoo import Differentiable, Preprocessing, PretrainedClassifier, Zoo
@@ -50,9 +51,12 @@ class OtherDifferentiable:
         self.predict_logits, self.predict_proba = network.predict_logits, network.predict_proba
 
 
-def same(first: dict[int, Tensor], second: dict[int, Tensor]) -> bool:
+def same(first: Mapping[int, RecoveredImages], second: Mapping[int, RecoveredImages] | Mapping[int, Tensor]) -> bool:
     """Whether the same members have bitwise equal images."""
-    return first.keys() == second.keys() and all(torch.equal(found, second[index]) for index, found in first.items())
+    expected = {index: each if isinstance(each, Tensor) else each.images for index, each in second.items()}
+    return first.keys() == expected.keys() and all(
+        torch.equal(found.images, expected[index]) for index, found in first.items()
+    )
 
 
 def test_sample_members_draws_distinct_members_at_random_by_round_and_seed() -> None:
@@ -100,10 +104,11 @@ def test_images_are_in_the_order_of_labels_with_the_same_number_per_class() -> N
     weights = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
     source = make_source(members, steps=40, weights=weights)
     found = source.recover([1, 0], per_class=4, round_index=7)
-    assert {index: tuple(images.shape) for index, images in found.items()} == {1: (8, 3, 16, 16), 0: (12, 3, 16, 16)}
-    for index, images in found.items():
+    shapes = {index: tuple(each.images.shape) for index, each in found.items()}
+    assert shapes == {1: (8, 3, 16, 16), 0: (12, 3, 16, 16)}
+    for index, (images, labels) in found.items():
         assert 0 <= images.min() < images.max() <= 1
-        labels = source.labels(index, per_class=4, round_index=7)
+        assert torch.equal(labels, source.labels(index, per_class=4, round_index=7))
         assert labels.tolist() == [label for label in range(len(members[index].labels)) for _ in range(4)]
         assert torch.equal(members[index].logits(images).argmax(dim=1), labels)
     assert set(source.last) == {"inversion_loss", "batch_norm_distance", "disagreement"}
@@ -126,7 +131,7 @@ def test_a_round_takes_at_most_classes_per_round_classes_and_rounds_reach_all() 
     assert source.labels(1, per_class=2, round_index=7).tolist() == [0, 0, 1, 1, 2, 2]
     target = Target(members.name(0), members[0], labels[7])
     (expected,) = recover(create_engine(config, PREPROCESSING), [target], round_index=7)
-    assert torch.equal(source.recover([0], per_class=2, round_index=7)[0], expected)
+    assert torch.equal(source.recover([0], per_class=2, round_index=7)[0].images, expected)
 
 
 @pytest.mark.parametrize("engine", ["ei", "five"])
@@ -220,7 +225,7 @@ def test_zero_steps_return_the_initial_images_and_no_metrics() -> None:
     ]
     initial = create_engine(small_config("ei", **settings), PREPROCESSING).start(targets, round_index=1).images()
     assert same(found, {index: resize_and_crop(images, 16) for index, images in enumerate(initial)})
-    assert {index: len(images) for index, images in found.items()} == {0: 6, 1: 4}
+    assert {index: len(each.images) for index, each in found.items()} == {0: 6, 1: 4}
     assert source.last == {}
     assert not same(found, source.recover([0, 1], per_class=2, round_index=2))
 

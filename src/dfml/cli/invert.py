@@ -14,7 +14,7 @@ from dfml.cli.output_folder import report_write_errors, require_empty
 from dfml.errors import UsageError
 
 if TYPE_CHECKING:
-    from dfml.inversion.invert import InvertedMember
+    from dfml.inversion.inverted import InvertedMember
     from dfml.inversion.registry import InversionConfig, LearnedEngine
 
 
@@ -30,7 +30,8 @@ def invert(
         str,
         typer.Option(
             metavar="NAME",
-            help="Inversion engine. ei: optimise pixels; cmi: a generator trained from scratch for each batch; five, "
+            help="Inversion engine. ei: optimise pixels; consensus: one set of pixels per class for all members that "
+            "have the class, written to DIR/CLASS; cmi: a generator trained from scratch for each batch; five, "
             "fast_dfkd: a generator that a run has meta-trained (--from); or an engine of another package.",
         ),
     ] = "ei",
@@ -48,7 +49,7 @@ def invert(
         typer.Option(
             min=1,
             help="Number of steps of the engine on each batch, which has at most 20 classes of a member. Default of "
-            "ei: as many as the member needs (ei.search_steps), and 30 more.",
+            "ei and consensus: as many as the members need (ei.search_steps), and 30 more.",
         ),
     ] = None,
     memory: Annotated[
@@ -56,8 +57,8 @@ def invert(
         typer.Option(
             min=0.01,
             metavar="GIB",
-            help="Memory that one backward pass through a member may take, in engine ei; more images are passed in "
-            "chunks, with the same result. Default: 2, or what the run had (--from).",
+            help="Memory that one backward pass through a member may take, in engines ei and consensus; more images "
+            "are passed in chunks, with the same result. Default: 2, or what the run had (--from).",
         ),
     ] = None,
     assignments: Annotated[
@@ -77,7 +78,8 @@ def invert(
     from dfml import invert as invert_zoo
     from dfml.cli.tables import fidelity_table
     from dfml.inversion.invert import inversion_settings
-    from dfml.report.contact_sheet import render_inversion
+    from dfml.inversion.registry import shares_pixels
+    from dfml.report.contact_sheet import render_inversion, render_shared
     from dfml.settings import merge, read_assignment
     from dfml.training.device import select_device
     from dfml.training.engine_checkpoint import read_engine
@@ -90,7 +92,7 @@ def invert(
     for assignment in assignments or []:
         settings = merge(settings, read_assignment(assignment, engine))
     if steps:
-        settings |= {"steps": steps} | ({"search_steps": 0} if engine == "ei" else {})
+        settings |= {"steps": steps} | ({"search_steps": 0} if engine in ("ei", "consensus") else {})
     config = inversion_settings(engine, learned, settings)
     if memory:
         config = config.model_copy(update={"memory": memory})
@@ -101,15 +103,16 @@ def invert(
     # The inversion of a member also writes its images; members that cannot be read raise errors of their own.
     with report_write_errors(out):
         _write_config(out, zoo, seed, config, learned)
-        for name in names:
-            with deferred_progress(name) as progress:
+        together = shares_pixels(config.engine)
+        for title, chosen in [("all members", names)] if together else [(name, [name]) for name in names]:
+            with deferred_progress(title) as progress:
 
                 def on_step(_: str, done: int, total: int, losses: Mapping[str, float]) -> None:
                     progress(done, total, losses)  # called within this turn of the loop only
 
                 inverted += invert_zoo(
                     opened,
-                    members=[name],
+                    members=chosen,
                     per_class=per_class,
                     learned=learned,
                     config=config,
@@ -117,7 +120,8 @@ def invert(
                     seed=seed,
                     on_step=on_step,
                 )
-    contact_sheet, results = render_inversion(inverted), _results(inverted, per_class, seed)
+    contact_sheet = render_shared(inverted) if together else render_inversion(inverted)
+    results = _results(inverted, per_class, seed)
     with report_write_errors(out):
         contact_sheet.save(out / "contact_sheet.png")
         (out / "fidelity.json").write_text(to_json(results), encoding="utf-8")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from dfml.inversion.invert import InvertedMember
+from dfml.inversion.inverted import InvertedMember
 from dfml.pretraining import BuiltMember
 from dfml.zoo.inspection import ZooReport
 

@@ -148,7 +148,7 @@ class _PixelInversionRun(InversionRun):
         self._config, self._seed, self._round_index = config, seed, round_index
         self._pixels = list(initial_pixels)
         self._optimisers = [torch.optim.Adam([pixels], lr=config.lr) for pixels in self._pixels]
-        self._schedules = [_Schedule(config) for _ in self._pixels]
+        self._schedules = [SearchSchedule(config) for _ in self._pixels]
         self._last: list[InversionLoss | None] = [None] * len(self._pixels)
         self._chunks = [
             images_per_pass(target.network, pixels, memory)
@@ -171,7 +171,7 @@ class _PixelInversionRun(InversionRun):
         self.done += 1
         return losses
 
-    def _step_one(self, index: int, schedule: _Schedule) -> InversionLoss:
+    def _step_one(self, index: int, schedule: SearchSchedule) -> InversionLoss:
         target, pixels, weights = self.targets[index], self._pixels[index], self._config.weights
         generator = seeds.generator(self._seed, "view", self._round_index, target.name, self.done)
         loss, pixels.grad = inversion_gradient(
@@ -193,7 +193,10 @@ class _PixelInversionRun(InversionRun):
             with torch.no_grad():
                 low, high = (target.network.preprocessing.normalise(torch.full((3, 1, 1), v)) for v in (0.0, 1.0))
                 pixels.clamp_(low.to(pixels), high.to(pixels))
-        schedule.advance(loss)
+        if schedule.searching:
+            schedule.advance(loss.total.item(), 0.0 if loss.recognised is None else loss.recognised.item())
+        else:
+            schedule.advance()
         return loss
 
     def images(self) -> list[Tensor]:
@@ -204,14 +207,18 @@ class _PixelInversionRun(InversionRun):
         ]
 
 
-class _Schedule:
-    """The learning rate of one member's images, and when it is finished; see `PixelInversionConfig.search_steps`."""
+class SearchSchedule:
+    """The learning rate of one set of images, and when it is finished; see `PixelInversionConfig.search_steps`.
+
+    Attributes:
+        searching: Whether the learning rate is still at its highest.
+    """
 
     def __init__(self, config: PixelInversionConfig) -> None:
         self._config = config
         self._losses: list[float] = []
         self._annealed = 0  # steps since the learning rate began to fall
-        self._searching = config.search_steps > 0
+        self.searching = config.search_steps > 0
 
     @property
     def finished(self) -> bool:
@@ -221,16 +228,22 @@ class _Schedule:
     @property
     def factor(self) -> float:
         """Learning rate of the next step, and strength of its views, as a fraction of the highest one."""
-        return 1.0 if self._searching else half_cosine(min(self._annealed / max(self._config.steps, 1), 1.0))
+        return 1.0 if self.searching else half_cosine(min(self._annealed / max(self._config.steps, 1), 1.0))
 
-    def advance(self, loss: InversionLoss) -> None:
-        """Count a step."""
-        if not self._searching:
+    def advance(self, loss: float = 0.0, recognised: float = 0.0) -> None:
+        """Count a step.
+
+        Args:
+            loss: Loss before the step; only used during the search.
+            recognised: Fraction of the images' views that were recognised, likewise.
+        """
+        if not self.searching:
             self._annealed += 1
             return
-        self._losses.append(loss.total.item())
-        recognised = loss.recognised is not None and loss.recognised.item() >= _RECOGNISED
-        self._searching = not recognised and not self._stalled() and len(self._losses) < self._config.search_steps
+        self._losses.append(loss)
+        self.searching = (
+            recognised < _RECOGNISED and not self._stalled() and len(self._losses) < self._config.search_steps
+        )
 
     def _stalled(self) -> bool:
         if len(self._losses) < 2 * _WINDOW:

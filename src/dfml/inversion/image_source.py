@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -24,12 +23,25 @@ from dfml.inversion.registry import (
     missing_requirement,
     without_member_state,
 )
+from dfml.inversion.shared_images import first_occurrences, shared_image_indices
 from dfml.inversion.terms import BUILT_IN_TERMS
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.zoo import Zoo
 
 _REPORTED_LOSS = 0.05  # fraction of a member's images
 _NAMED = 5  # members that a message names
+
+
+class RecoveredImages(NamedTuple):
+    """Images that a round has recovered from one member.
+
+    Attributes:
+        images: Images in [0, 1], at the size of the source.
+        labels: For every image the output of the member that it was recovered as.
+    """
+
+    images: Float[Tensor, "images 3 _size _size"]
+    labels: Int64[Tensor, " images"]
 
 
 class ImageSource:
@@ -136,7 +148,7 @@ class ImageSource:
         *,
         student: StudentRowLogits | None = None,
         learner_weights: Iterable[Tensor] = (),
-    ) -> dict[int, Tensor]:
+    ) -> dict[int, RecoveredImages]:
         """Recover images from some members.
 
         Args:
@@ -148,7 +160,9 @@ class ImageSource:
                 whether the learner rather than the member is at fault: that is so if they are not finite.
 
         Returns:
-            Member index -> images in [0, 1] in the order of `labels`, for every member whose inversion succeeded.
+            Member index -> its images and their labels, for every member whose inversion succeeded. An image that
+            several members share (`EngineEntry.shares_pixels`) is returned once, with the first of them in the order of
+            `members`; a member all of whose images are returned with others is left out.
 
         Raises:
             RunError: If no member is left, or, after a failure, the engine's state or the learner is not finite.
@@ -165,8 +179,15 @@ class ImageSource:
         self._report({target.name for position, target in enumerate(targets) if position not in kept}, learner_weights)
         self.engine.learn(run, kept)
         self.last = _means([history[-1][position] for position in kept]) if history else {}
-        size = self._preprocessing.size
-        return {members[position]: resize_and_crop(images[position], size) for position in kept}
+        size, found = self._preprocessing.size, {}
+        firsts = first_occurrences([targets[position].images for position in kept])
+        for position, first in zip(kept, firsts, strict=True):
+            own, labels = images[position], targets[position].labels
+            if first is not None:
+                own, labels = own[first], labels[first]
+            if len(own):
+                found[members[position]] = RecoveredImages(resize_and_crop(own, size), labels)
+        return found
 
     def _targets(self, members: Sequence[int], per_class: int, round_index: int) -> list[Target]:
         labels = [self.labels(index, per_class, round_index) for index in members]
@@ -195,7 +216,7 @@ class ImageSource:
 
         Args:
             member: Index of the member that the images were recovered from.
-            labels: Outputs of the member that they were recovered as; see `labels`.
+            labels: Outputs of the member that they were recovered as.
             scores: Logits or log-probabilities of the member for the images as they are stored.
 
         Returns:
@@ -285,27 +306,6 @@ class ImageSource:
             )
         self.engine.load_state_dict(tensors)
         self.failures.load_state_dict(values["failures"])
-
-
-def shared_image_indices(classes: Sequence[Int64[Tensor, " _images"]]) -> list[Int64[Tensor, " _images"]]:
-    """Indices into one common set of images for several members: members that have a class in common share its images.
-
-    Args:
-        classes: For every member the class, in the zoo, of each of its images.
-
-    Returns:
-        For every member the indices of its images: the n-th image of a class is the same for all members.
-    """
-    numbers: dict[tuple[int, int], int] = {}
-    found = []
-    for of_member in classes:
-        counts: dict[int, int] = defaultdict(int)
-        indices = []
-        for label in of_member.tolist():
-            indices.append(numbers.setdefault((label, counts[label]), len(numbers)))
-            counts[label] += 1
-        found.append(torch.tensor(indices, device=of_member.device))
-    return found
 
 
 def _means(losses: list[InversionLoss]) -> dict[str, float]:

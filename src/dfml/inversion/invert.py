@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from dfml.errors import RunError, UsageError
 from dfml.files import shape_mismatch
-from dfml.images import to_pil
 from dfml.inversion.engine import Engine, InversionRun, Target
-from dfml.inversion.fidelity import Fidelity, FidelityMeter
+from dfml.inversion.fidelity import FidelityMeter
+from dfml.inversion.inverted import SHARED_CLASSES, ClassImages, InvertedMember, plan_rounds
 from dfml.inversion.loss import InversionLoss
 from dfml.inversion.registry import (
     InversionConfig,
@@ -26,39 +21,15 @@ from dfml.inversion.registry import (
     create_engine,
     missing_requirement,
     require_learned,
+    shares_pixels,
     without_member_state,
 )
 from dfml.settings import build_config, merge
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.zoo import Zoo
 
-KEPT_IMAGES, KEPT_CLASSES = 12, 20
-"""Images per class, and classes per member, that are returned when the images are written to a folder."""
-
-_PIXELS_AT_ONCE = 2**22  # per round, with all that gradients need: 83 images of 224 x 224
-
 OnStep = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with (member's name, steps done, steps in total, losses) after every step."""
-
-
-@dataclass(frozen=True)
-class InvertedMember:
-    """What was recovered from one member.
-
-    Attributes:
-        name: Name of the member in the zoo.
-        labels: Names of its classes.
-        count: Number of images recovered, all classes together.
-        images: For every class its images in [0, 1]; with an output folder only the first 12 images of the first 20
-            classes, so that a large zoo does not fill the memory.
-        fidelity: How faithful all images are.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    count: int
-    images: tuple[Float[Tensor, "_images 3 _size _size"], ...]
-    fidelity: Fidelity
 
 
 def invert(
@@ -73,17 +44,21 @@ def invert(
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> list[InvertedMember]:
-    """Recover images of every class from members of a zoo, one member after the other, without any training image.
+    """Recover images of every class from members of a zoo, without any training image.
+
+    Members are inverted one after the other; by an engine that shares pixels (`consensus`) all together, and a class
+    that several of them have is recovered once.
 
     Args:
         zoo: The members; they stay on the zoo's device (`Zoo.to`).
-        engine: Name of the inversion engine: `ei`, `cmi`, `five`, `fast_dfkd`, or one of another package.
+        engine: Name of the inversion engine: `ei`, `consensus`, `cmi`, `five`, `fast_dfkd`, or one of another package.
         members: Names or indices of the members; None: all.
         per_class: Number of images of each class.
         learned: What a run has meta-trained (`dfml.read_engine`); required for engines that are meta-trained.
         config: Settings, as `inversion_settings` makes them; None: the run's, or the defaults.
-        out: Folder in which `MEMBER/CLASS/0000.png` are written; None keeps all images in memory instead.
-        seed: Seed of all draws. No member influences the images of another.
+        out: Folder in which `MEMBER/CLASS/0000.png` are written, or `CLASS/0000.png` by an engine that shares pixels;
+            None keeps all images in memory instead.
+        seed: Seed of all draws. Members influence each other's images only if they share pixels.
         on_step: Called after every step.
 
     Returns:
@@ -97,6 +72,8 @@ def invert(
     engine = config.engine
     require_learned(engine, learned)
     chosen = member_indices(zoo, members)
+    if shares_pixels(engine):
+        return _invert_together(zoo, chosen, config, per_class, Path(out) if out else None, seed, on_step)
     shared = _learned(config, learned, seed, zoo.device) if learned else None
     inverted = []
     for index in chosen:
@@ -173,73 +150,92 @@ def _invert_member(
     on_step: OnStep | None,
 ) -> InvertedMember:
     classifier, name = zoo[index], zoo.name(index)
-    reason = missing_requirement(config.engine, classifier)
-    if reason:
-        raise UsageError(f"{name} cannot be inverted: {reason}; choose other members")
+    _require_invertible(zoo, [index], config.engine)
     meter = FidelityMeter(zoo, index)
-    folders = folder_names(classifier.labels)
-    most_images, most_classes = (KEPT_IMAGES, KEPT_CLASSES) if folder else (per_class, len(folders))
-    kept: list[list[Tensor]] = [[] for _ in folders[:most_classes]]
-    rounds = plan_rounds(len(folders), per_class, size, config.classes_per_round)
+    found = ClassImages(classifier.labels, per_class, folder)
+    rounds = plan_rounds(len(classifier.labels), per_class, size, config.classes_per_round)
     for round_index, (classes, numbers) in enumerate(rounds):
         labels = torch.tensor(classes, device=zoo.device).repeat_interleave(len(numbers))
         run = engine.start([Target(name, classifier, labels)], round_index)
-
-        def report(losses: list[InversionLoss], run: InversionRun = run, done: int = round_index) -> None:
-            if on_step:
-                figures = {"label_loss": losses[0].label.item(), "batch_norm": losses[0].batch_norm.item()}
-                on_step(name, done * engine.steps + run.done, len(rounds) * engine.steps, figures)
-
-        run.take_steps(engine.steps, report)
+        _take_all_steps(run, engine.steps, name, round_index, len(rounds), on_step)
         (images,) = run.images()
         meter.add(images, labels)
-        for label, of_class in zip(classes, torch.split(images.cpu(), len(numbers)), strict=True):
-            if folder:
-                _write(folder / folders[label], numbers, of_class)
-            if label < len(kept):
-                kept[label].append(of_class[: max(0, most_images - numbers.start)].clone())
-    count = len(folders) * per_class
-    return InvertedMember(name, classifier.labels, count, tuple(torch.cat(each) for each in kept), meter.read())
+        found.add(classes, numbers, images)
+    return InvertedMember(name, classifier.labels, _class_names(zoo, index), per_class, found.read(), meter.read())
 
 
-def plan_rounds(outputs: int, per_class: int, size: int, classes_per_round: int) -> list[tuple[range, range]]:
-    """Divide the images of one member into rounds, each recovered together: (classes, numbers of their images).
+def _invert_together(
+    zoo: Zoo,
+    indices: Sequence[int],
+    config: InversionConfig,
+    per_class: int,
+    folder: Path | None,
+    seed: int,
+    on_step: OnStep | None,
+) -> list[InvertedMember]:
+    """Invert members by an engine that shows the same images of a class to all members that have the class."""
+    if not indices:
+        return []
+    _require_invertible(zoo, indices, config.engine)
+    preprocessing = zoo.preprocessing(None)
+    engine = _engine(config, preprocessing, seed, zoo.device)
+    classes = sorted({label for index in indices for label in zoo.classes.of_member[index]})
+    found = ClassImages([zoo.classes.names[label] for label in classes], per_class, folder, most_classes=SHARED_CLASSES)
+    meters = {index: FidelityMeter(zoo, index) for index in indices}
+    rounds = plan_rounds(len(classes), per_class, preprocessing.size)
+    for round_index, (positions, numbers) in enumerate(rounds):
+        targets, members = [], []
+        for index in indices:
+            places = {label: output for output, label in enumerate(zoo.classes.of_member[index])}
+            own = [place for place in positions if classes[place] in places]
+            if not own:
+                continue
+            outputs = torch.tensor([places[classes[place]] for place in own], device=zoo.device)
+            images = torch.tensor(own, device=zoo.device)[:, None] - positions.start
+            images = images * len(numbers) + torch.arange(len(numbers), device=zoo.device)
+            labels = outputs.repeat_interleave(len(numbers))
+            targets.append(Target(zoo.name(index), zoo[index], labels, images=images.flatten()))
+            members.append(index)
+        run = engine.start(targets, round_index)
+        _take_all_steps(run, engine.steps, "all members", round_index, len(rounds), on_step)
+        pixels = preprocessing.size
+        of_round = torch.empty(len(positions) * len(numbers), 3, pixels, pixels, device=zoo.device)
+        for index, target, images in zip(members, targets, run.images(), strict=True):
+            meters[index].add(images, target.labels)
+            of_round[target.images] = images
+        found.add(positions, numbers, of_round)
+    images_of = dict(itertools.zip_longest(classes, found.read(), fillvalue=torch.empty(0, 3, 1, 1)))
+    return [
+        InvertedMember(
+            zoo.name(index),
+            zoo[index].labels,
+            _class_names(zoo, index),
+            per_class,
+            tuple(images_of[label] for label in zoo.classes.of_member[index]),
+            meters[index].read(),
+        )
+        for index in indices
+    ]
 
-    A round has as many classes as possible, because its images are to match running statistics over all classes; where
-    they do not fit the memory, it has fewer images of each.
 
-    Args:
-        outputs: Number of classes of the member.
-        per_class: Number of images of each class.
-        size: Height and width of the images in pixels.
-        classes_per_round: Largest number of classes of a round.
-    """
-    groups = math.ceil(outputs / classes_per_round)
-    ends = [round(outputs * number / groups) for number in range(groups + 1)]
-    rounds = []
-    for start, stop in itertools.pairwise(ends):
-        at_once = max(1, _PIXELS_AT_ONCE // ((stop - start) * size**2))
-        parts = math.ceil(per_class / at_once)
-        bounds = [round(per_class * number / parts) for number in range(parts + 1)]
-        rounds += [(range(start, stop), range(*numbers)) for numbers in itertools.pairwise(bounds)]
-    return rounds
+def _class_names(zoo: Zoo, index: int) -> tuple[str, ...]:
+    return tuple(zoo.classes.names[label] for label in zoo.classes.of_member[index])
 
 
-def _write(folder: Path, numbers: range, images: Tensor) -> None:
-    folder.mkdir(parents=True, exist_ok=numbers.start > 0)
-    for number, image in zip(numbers, images, strict=True):
-        to_pil(image).save(folder / f"{number:04d}.png")
+def _require_invertible(zoo: Zoo, indices: Sequence[int], engine: str) -> None:
+    for index in indices:
+        reason = missing_requirement(engine, zoo[index])
+        if reason:
+            raise UsageError(f"{zoo.name(index)} cannot be inverted: {reason}; choose other members")
 
 
-def folder_names(labels: Sequence[str]) -> list[str]:
-    """Folder names for labels: safe whatever the labels hold, and distinct on file systems that ignore case."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for index, label in enumerate(labels):
-        name = plain = re.sub(r"[^\w.,+()-]+", "_", label).strip("._")[:80] or "class"
-        while name.lower() in taken:
-            name = f"{plain}-{index}"
-            index += 1
-        taken.add(name.lower())
-        names.append(name)
-    return names
+def _take_all_steps(
+    run: InversionRun, steps: int, name: str, round_index: int, rounds: int, on_step: OnStep | None
+) -> None:
+    def report(losses: list[InversionLoss]) -> None:
+        if on_step:
+            values = {"label_loss": [loss.label for loss in losses], "batch_norm": [loss.batch_norm for loss in losses]}
+            figures = {key: torch.stack(parts).mean().item() for key, parts in values.items()}
+            on_step(name, round_index * steps + run.done, rounds * steps, figures)
+
+    run.take_steps(steps, report)

@@ -1,8 +1,8 @@
 """The inversion engines by name, the settings that choose one, and an engine that a run has meta-trained.
 
-dfml's own engines are `ei`, `cmi`, `five` and `fast_dfkd`. Others are registered with `register_engine`, or declared
-by an installed package as an entry point of `dfml.engines` whose object is an `EngineEntry`; nothing else is needed to
-use one in a training (`--set free.inversion.engine=NAME`) or in `dfml invert --engine NAME`.
+dfml's own engines are `ei`, `consensus`, `cmi`, `five` and `fast_dfkd`. Others are registered with `register_engine`,
+or declared by an installed package as an entry point of `dfml.engines` whose object is an `EngineEntry`; nothing else
+is needed to use one in a training (`--set free.inversion.engine=NAME`) or in `dfml invert --engine NAME`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dfml.errors import ConfigError, UsageError
 from dfml.inversion.cmi import ContrastiveConfig, ContrastiveInversion
+from dfml.inversion.consensus import ConsensusConfig, ConsensusInversion
 from dfml.inversion.ei import PixelInversion, PixelInversionConfig
 from dfml.inversion.engine import Engine, StatisticsMemory
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
@@ -76,6 +77,7 @@ ENGINES: Registry[EngineEntry] = Registry(
         "fast_dfkd": EngineEntry(FastDfkdConfig, MetaGenerator, meta_trained=True, needs=PretrainedClassifier),
         "cmi": EngineEntry(ContrastiveConfig, ContrastiveInversion, needs=PretrainedClassifier),
         "ei": EngineEntry(PixelInversionConfig, _create_ei, needs=PretrainedClassifier),
+        "consensus": EngineEntry(ConsensusConfig, ConsensusInversion, shares_pixels=True, needs=PretrainedClassifier),
     },
 )
 
@@ -103,9 +105,10 @@ class InversionConfig(FrozenSettings):
     model_config = ConfigDict(extra="allow")
 
     engine: str = "five"
-    """Name of the inversion engine. `ei`: optimises pixels (PURER, DeepInversion). `cmi`: trains a generator from
-    scratch for every member (CMI). `five`: a meta-learned generator that adapts to a member in five steps (FREE).
-    `fast_dfkd`: the same with the settings of FastDFKD."""
+    """Name of the inversion engine. `ei`: optimises pixels (PURER, DeepInversion).
+    `consensus`: the same with one set of pixels per class, for all members of a round that have the class. `cmi`:
+    trains a generator from scratch for every member (CMI). `five`: a meta-learned generator that adapts to a member in
+    five steps (FREE). `fast_dfkd`: the same with the settings of FastDFKD."""
     classes_per_round: PositiveInt = 20
     """Largest number of classes of a member whose images are recovered in one round; bounds the memory for members of
     many classes. Trainings draw the classes at random, `dfml invert` takes them in turn."""
@@ -121,6 +124,7 @@ class InversionConfig(FrozenSettings):
     fast_dfkd: FastDfkdConfig = FastDfkdConfig()
     cmi: ContrastiveConfig = ContrastiveConfig()
     ei: PixelInversionConfig = PixelInversionConfig()
+    consensus: ConsensusConfig = ConsensusConfig()
 
     @field_validator("engine")
     @classmethod
@@ -182,6 +186,11 @@ def create_engine(
     engine = entry.create(config.section(), preprocessing, seed=seed, device=device, stacked=together)
     engine.memory_limit = int(config.memory * 2**30)
     return engine
+
+
+def shares_pixels(engine: str) -> bool:
+    """Whether an engine shows the same images to several members (`EngineEntry.shares_pixels`)."""
+    return ENGINES.find(engine).shares_pixels
 
 
 def missing_requirement(engine: str, member: Predicts) -> str | None:

@@ -110,10 +110,9 @@ class BestMemberRun(TrainingRun):
             recovered = self.source.recover(
                 self.source.sample_members(iteration, 1), self.config.images_per_class, iteration
             )
-        for member, images in recovered.items():
+        for member, (images, labels) in recovered.items():
             rounded = to_bytes(images)
             log_probabilities = self._member_outputs.log_softmax(query_members(self.zoo, to_float(rounded)))
-            labels = self.source.labels(member, self.config.images_per_class, iteration)
             self.buffer.add(rounded, log_probabilities, self._classes[member][labels])
         if iteration == self.iterations:
             best, similarity = self._choose()

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dfml.images import to_pil
-from dfml.inversion.invert import InvertedMember
+from dfml.inversion.inverted import InvertedMember
 
 _TILE = 64  # pixels per side: images are enlarged by the whole factor that comes closest
 _GAP, _MARGIN = 3, 20
@@ -85,6 +85,27 @@ def render_inversion(inverted: Sequence[InvertedMember]) -> Image.Image:
             )
             for each in inverted
         ]
+    )
+
+
+def render_shared(inverted: Sequence[InvertedMember]) -> Image.Image:
+    """Draw the images of members that were inverted together: one block, one row per class of the zoo."""
+    images = {
+        name: of_class
+        for each in inverted
+        for name, of_class in zip(each.classes, each.images, strict=False)
+        if len(of_class)
+    }
+    classes, fidelity = len({name for each in inverted for name in each.classes}), [each.fidelity for each in inverted]
+    agreement = sum(each.agreement for each in fidelity) / len(fidelity)
+    rest = f"; shown: {len(images)} of {classes} classes" if classes > len(images) else ""
+    note = f"members predict the intended class for {agreement:.0%} of the images of their classes{rest}"
+    rows = [Row(name, of_class) for name, of_class in sorted(images.items())]
+    per_block = math.ceil(len(rows) / max(1, round(math.sqrt(len(rows) / 8))))
+    parts = [rows[start : start + per_block] for start in range(0, len(rows), per_block)]
+    title = f"{len(inverted)} members" if len(inverted) > 1 else inverted[0].name
+    return render_contact_sheet(
+        [Block(title if number == 0 else "", part, note if number == 0 else "") for number, part in enumerate(parts)]
     )
 
 

@@ -195,7 +195,7 @@ def test_distillation_decreases_the_divergence_from_the_members(rule: str, align
     def distance() -> float:
         each = []
         for index, found in recovered.items():
-            shown = PREPROCESSING.denormalise(view.apply(PREPROCESSING.normalise(found)))
+            shown = PREPROCESSING.denormalise(view.apply(PREPROCESSING.normalise(found.images)))
             logits = run.distillation.student_logits(shown, run.distillation.rows[index])
             each.append(divergence(run.zoo[index].logits(shown), logits))
         return torch.stack(each).mean().item()

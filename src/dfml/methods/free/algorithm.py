@@ -28,7 +28,7 @@ from torch import Tensor
 from dfml import seeds
 from dfml.errors import UsageError
 from dfml.images import to_bytes, to_float
-from dfml.inversion.image_source import ImageSource
+from dfml.inversion.image_source import ImageSource, RecoveredImages
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import LearnedEngine
 from dfml.inversion.views import AnyView, sample_view
@@ -151,14 +151,14 @@ class FreeRun(TrainingRun):
     def step(self, iteration: int) -> Mapping[str, float]:
         """One meta-iteration in the steps of the paper's algorithm: FIVE, task memory, BELL (distillation, replay)."""
         start = time.perf_counter()
-        images, metrics = self._five(iteration)
+        recovered, metrics = self._five(iteration)
         metrics["recovery_seconds"] = time.perf_counter() - start
         if iteration <= self.config.warm_up:
             return metrics
-        self._store(images, iteration)
+        self._store(recovered)
         metrics |= self.source.confirmation_metrics()
-        if images and self.config.alignment != "none":
-            metrics |= self._bell_distillation(images, iteration)
+        if recovered and self.config.alignment != "none":
+            metrics |= self._bell_distillation(recovered, iteration)
         metrics["alignment_seconds"] = time.perf_counter() - start - metrics["recovery_seconds"]
         if iteration == self.iterations:
             self._messages = self.source.describe_losses()
@@ -168,7 +168,7 @@ class FreeRun(TrainingRun):
             metrics["replay_seconds"] = time.perf_counter() - replay_start
         return metrics
 
-    def _five(self, iteration: int) -> tuple[dict[int, Tensor], dict[str, float]]:
+    def _five(self, iteration: int) -> tuple[dict[int, RecoveredImages], dict[str, float]]:
         """FIVE: recover images from some members, and update the meta-generator.
 
         Returns:
@@ -176,31 +176,30 @@ class FreeRun(TrainingRun):
         """
         # Without distillation nothing trains the distillation head, so its predictions mean nothing.
         trained = iteration > self.config.warm_up and self.config.alignment != "none"
-        images = self.source.recover(
+        recovered = self.source.recover(
             self.source.sample_members(iteration, self.config.members_per_step),
             self.config.images_per_class,
             iteration,
             student=self.distillation.student_logits if trained else None,
             learner_weights=self.distillation.parameters.values(),
         )
-        return images, dict(self.source.last)
+        return recovered, dict(self.source.last)
 
     @torch.no_grad()
-    def _store(self, images: Mapping[int, Tensor], iteration: int) -> None:
+    def _store(self, recovered: Mapping[int, RecoveredImages]) -> None:
         """Add the images of all members that the members recognise to the task memory."""
-        for member, member_images in images.items():
-            labels = self.source.labels(member, self.config.images_per_class, iteration)
+        for member, (images, labels) in recovered.items():
             if self.config.inversion.confirmed_only:
-                stored = to_float(to_bytes(member_images))
+                stored = to_float(to_bytes(images))
                 confirmed = self.source.confirmed(member, labels, teacher_logits(self.zoo[member], stored))
-                member_images, labels = member_images[confirmed], labels[confirmed]
-            self.memory.add(member_images, self.classes[member][labels])
+                images, labels = images[confirmed], labels[confirmed]
+            self.memory.add(images, self.classes[member][labels])
 
-    def _bell_distillation(self, images: Mapping[int, Tensor], iteration: int) -> dict[str, float]:
+    def _bell_distillation(self, recovered: Mapping[int, RecoveredImages], iteration: int) -> dict[str, float]:
         """BELL, distillation: distil the members into the learner with implicit gradient alignment."""
         config, weights = self.config, self.distillation.parameters
         view = sample_view(VIEW, seeds.generator(config.seed, "distillation", iteration))
-        losses = [self._member_loss(member, member_images, view) for member, member_images in images.items()]
+        losses = [self._member_loss(member, each.images, view) for member, each in recovered.items()]
         if config.alignment == "sequential":
             update = sequential(weights, losses, lr=config.alignment_lr, optimiser=config.alignment_optimiser)
         else:

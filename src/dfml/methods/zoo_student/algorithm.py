@@ -30,7 +30,7 @@ from torch.nn import functional
 from dfml import seeds
 from dfml.images import resize_and_crop, to_bytes, to_float
 from dfml.inversion.agreement import CrossMemberAgreement
-from dfml.inversion.image_source import ImageSource
+from dfml.inversion.image_source import ImageSource, RecoveredImages
 from dfml.inversion.registry import LearnedEngine
 from dfml.learners.classifier import select_prefix
 from dfml.learners.embedding import episode_loss
@@ -156,7 +156,7 @@ class ZooStudentRun(TrainingRun):
         return logits if columns is None else logits[:, columns]
 
     @torch.no_grad()
-    def _query_teachers(self, recovered: Mapping[int, Tensor], iteration: int) -> None:
+    def _query_teachers(self, recovered: Mapping[int, RecoveredImages], iteration: int) -> None:
         """Add recovered and mixed images to the buffer, with the members' log-probabilities.
 
         The images are predicted by the members that they were recovered from and by further random members, in all
@@ -168,7 +168,7 @@ class ZooStudentRun(TrainingRun):
         """
         if not recovered:
             return
-        originals = to_bytes(torch.cat(list(recovered.values())))
+        originals = to_bytes(torch.cat([each.images for each in recovered.values()]))
         images = to_float(torch.cat([originals, *self._mix(originals, iteration)]))
         predictions = images.new_full((len(images), self.buffer.log_probabilities.shape[1]), math.nan)
         others = torch.randperm(len(self.zoo), generator=seeds.generator(self.config.seed, "teachers", iteration))
@@ -179,8 +179,8 @@ class ZooStudentRun(TrainingRun):
             with computing_in(self.config.precision, self.device):
                 logits = teacher_logits(member, images)
             predictions[:, self.columns_of_member[index]] = logits.to(predictions.dtype).log_softmax(dim=1)
-        labels = {index: self.source.labels(index, self.config.images_per_class, iteration) for index in recovered}
-        own = torch.split(predictions[: len(originals)], [len(part) for part in recovered.values()])
+        labels = {index: each.labels for index, each in recovered.items()}
+        own = torch.split(predictions[: len(originals)], [len(part) for part in labels.values()])
         classes = torch.cat(
             [
                 torch.where(

@@ -1,0 +1,141 @@
+"""The images that were recovered from members of a zoo: what `dfml.invert` returns and writes to a folder."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dfml.images import to_pil
+from dfml.inversion.fidelity import Fidelity
+
+KEPT_IMAGES, KEPT_CLASSES, SHARED_CLASSES = 12, 20, 100
+"""Images per class, classes per member, and classes of members inverted together, that are returned when the images are
+written to a folder."""
+
+_PIXELS_AT_ONCE = 2**22  # per round, with all that gradients need: 83 images of 224 x 224
+
+
+@dataclass(frozen=True)
+class InvertedMember:
+    """What was recovered from one member.
+
+    Attributes:
+        name: Name of the member in the zoo.
+        labels: Names of its classes.
+        classes: The names that these classes have in the zoo.
+        per_class: Number of images recovered of each class.
+        images: For every class its images in [0, 1]; with an output folder only the first 12 images of the first 20
+            classes, so that a large zoo does not fill the memory. Members that were inverted together have the same
+            images of a class, and none of classes beyond the first 100 of all.
+        fidelity: How faithful all images are.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    classes: tuple[str, ...]
+    per_class: int
+    images: tuple[Float[Tensor, "_images 3 _size _size"], ...]
+    fidelity: Fidelity
+
+    @property
+    def count(self) -> int:
+        """Number of images recovered, all classes together."""
+        return self.per_class * len(self.labels)
+
+
+class ClassImages:
+    """Collects the images of some classes round by round: the first ones in memory, all of them in a folder.
+
+    Args:
+        names: Names of the classes.
+        per_class: Number of images of each class.
+        folder: Output folder, with one folder per class; None: all images are kept in memory.
+        most_classes: Number of classes whose first 12 images are kept in memory if there is a folder.
+    """
+
+    def __init__(
+        self, names: Sequence[str], per_class: int, folder: Path | None, most_classes: int = KEPT_CLASSES
+    ) -> None:
+        self._folders = [folder / name for name in folder_names(names)] if folder else None
+        self._most, classes = (KEPT_IMAGES, most_classes) if folder else (per_class, len(names))
+        self._kept: list[list[Tensor]] = [[] for _ in names[:classes]]
+
+    def add(self, classes: range, numbers: range, images: Float[Tensor, "images 3 height width"]) -> None:
+        """Add the images of a round.
+
+        Args:
+            classes: Indices of the classes.
+            numbers: Numbers of each class's images.
+            images: Images in [0, 1], class by class.
+        """
+        for index, of_class in zip(classes, torch.split(images.cpu(), len(numbers)), strict=True):
+            if self._folders:
+                _write(self._folders[index], numbers, of_class)
+            if index < len(self._kept):
+                self._kept[index].append(of_class[: max(0, self._most - numbers.start)].clone())
+
+    def read(self) -> tuple[Float[Tensor, "_images 3 _size _size"], ...]:
+        """The images in memory: for every class, or for the first `most_classes` if there is a folder."""
+        return tuple(torch.cat(each) for each in self._kept)
+
+
+def plan_rounds(
+    outputs: int, per_class: int, size: int, classes_per_round: int | None = None
+) -> list[tuple[range, range]]:
+    """Divide the images of one member into rounds, each recovered together: (classes, numbers of their images).
+
+    A round has as many classes as possible, because its images are to match running statistics over all classes; where
+    they do not fit the memory, it has fewer images of each.
+
+    Args:
+        outputs: Number of classes of the member.
+        per_class: Number of images of each class.
+        size: Height and width of the images in pixels.
+        classes_per_round: Largest number of classes of a round; None: as many as fit the memory.
+    """
+    if classes_per_round is None:
+        classes_per_round = max(1, _PIXELS_AT_ONCE // size**2)
+    groups = math.ceil(outputs / classes_per_round)
+    ends = [round(outputs * number / groups) for number in range(groups + 1)]
+    rounds = []
+    for start, stop in itertools.pairwise(ends):
+        at_once = max(1, _PIXELS_AT_ONCE // ((stop - start) * size**2))
+        parts = math.ceil(per_class / at_once)
+        bounds = [round(per_class * number / parts) for number in range(parts + 1)]
+        rounds += [(range(start, stop), range(*numbers)) for numbers in itertools.pairwise(bounds)]
+    return rounds
+
+
+def _write(folder: Path, numbers: range, images: Float[Tensor, "images 3 height width"]) -> None:
+    """Write images as `0000.png` and so on.
+
+    Args:
+        folder: The folder of a class.
+        numbers: Number of every image. 0 begins a class: its folder must not exist.
+        images: Images in [0, 1].
+    """
+    folder.mkdir(parents=True, exist_ok=numbers.start > 0)
+    for number, image in zip(numbers, images, strict=True):
+        to_pil(image).save(folder / f"{number:04d}.png")
+
+
+def folder_names(labels: Sequence[str]) -> list[str]:
+    """Folder names for labels: safe whatever the labels hold, and distinct on file systems that ignore case."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for index, label in enumerate(labels):
+        name = plain = re.sub(r"[^\w.,+()-]+", "_", label).strip("._")[:80] or "class"
+        while name.lower() in taken:
+            name = f"{plain}-{index}"
+            index += 1
+        taken.add(name.lower())
+        names.append(name)
+    return names
