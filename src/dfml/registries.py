@@ -1,4 +1,10 @@
-"""`Registry`: named parts of one kind, dfml's own and those of other packages, imported when they are used."""
+"""`Registry`: inversion engines, loss terms or class splits by name, dfml's own and those of other packages.
+
+What an installed package declares as an entry point is imported when `find` is called with its name. The registries are
+`dfml.inversion.registry.ENGINES`, `_EXTRA` in `dfml.inversion.terms` (without dfml's own terms) and `_SPLITS` in
+`dfml.data.splits`; users add parts by `register_engine`, `register_loss_term` and `register_split` in these modules.
+Methods and formats of zoo members have no `Registry`, but load their entry points by the functions of this module.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +27,9 @@ class Registry(Generic[Part]):
         kind: Word for one part in messages, such as "engine".
         group: Entry-point group in which packages declare parts (name -> `module:object`), such as `dfml.engines`.
         own: dfml's own parts; they cannot be replaced.
-        accepts: (name, object) -> whether what a package declares under a name is such a part.
-        expected: Description of such a part, for the message where `accepts` says no.
+        accepts: Check of what an entry point names: (name, object) -> whether the object is such a part. Default:
+            anything is accepted. Parts in `own` and those of `register` are not checked.
+        expected: What `accepts` requires, for the error message; such as "an object with a method `classes`".
     """
 
     def __init__(
@@ -39,7 +46,9 @@ class Registry(Generic[Part]):
         self._own, self._registered = dict(own), dict[str, Part]()
 
     def register(self, name: str, part: Part) -> None:
-        """Make a part available under a name in this process; the last one registered under a name counts.
+        """Make a part available under a name in this process.
+
+        It replaces an earlier one that was registered under the name, and hides one that an installed package declares.
 
         Raises:
             UsageError: If the name belongs to one of dfml's own parts.
@@ -54,11 +63,14 @@ class Registry(Generic[Part]):
         return tuple(dict.fromkeys([*self._own, *self._registered, *declared]))
 
     def find(self, name: str) -> Part:
-        """The part of a name; one that a package declares is imported now.
+        """Look up a part: first among dfml's own, then among the registered ones, last among the entry points.
+
+        Args:
+            name: Name of the part. A part that a package declares is imported by this call.
 
         Raises:
-            UsageError: If there is none, several packages declare different ones, its module fails, or the object is
-                no such part.
+            UsageError: If no part has the name, several packages declare different objects under it, the module of the
+                object cannot be imported, or `accepts` rejects the object.
         """
         for parts in (self._own, self._registered):
             if name in parts:
@@ -88,7 +100,8 @@ def load_entry_point(kind: str, points: Sequence[EntryPoint], error: type[DfmlEr
         error: Class of the error.
 
     Raises:
-        DfmlError: Of the class `error`, if they differ, or the module fails; names the file and line.
+        DfmlError: Of the class `error`, if the entry points name different objects, or the module cannot be imported;
+            in the second case the message has the file and line of the failure.
     """
     name = points[0].name
     if len({point.value for point in points}) > 1:
@@ -96,7 +109,7 @@ def load_entry_point(kind: str, points: Sequence[EntryPoint], error: type[DfmlEr
         raise error(f"several packages declare a {kind} {name!r}: {packages}; uninstall all but one")
     try:
         return points[0].load()
-    except (Exception, SystemExit) as caught:
+    except (Exception, SystemExit) as caught:  # a module that calls `sys.exit` would end dfml without a message
         raise error(
             f"the {kind} {name!r} of {describe_entry_point(points[0])} cannot be imported: {error_place(caught)}"
         ) from caught
@@ -108,9 +121,14 @@ def describe_entry_point(point: EntryPoint) -> str:
 
 
 def error_place(error: BaseException) -> str:
-    """File, line and message of an error: the last line outside of dfml and installed packages that took part in it."""
+    """File, line and message of an error.
+
+    The line is the innermost one of the traceback that is neither in dfml nor in an installed package nor in Python's
+    library, since that is the user's own; if there is none, the innermost of all.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    # Python's import system appears in tracebacks as files such as "<frozen importlib._bootstrap>".
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
     folders = [str(Path(__file__).parent), *(sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib"))]
     own = [frame for frame in frames if not frame.filename.startswith(tuple(folders))]

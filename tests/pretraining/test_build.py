@@ -230,7 +230,7 @@ def test_a_given_preprocessing_is_used(tmp_path: Path) -> None:
     given = Preprocessing(16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     build(tmp_path / "zoo", preprocessing=[given], members=1)
     assert Zoo.open(tmp_path / "zoo").preprocessing() == given
-    with pytest.raises(UsageError, match="one preprocessing per data set"):
+    with pytest.raises(UsageError, match=r"one preprocessing per data set, of sizes \[16\], found sizes \[32\]"):
         build(tmp_path / "other", preprocessing=[replace(given, size=32)])
 
 

@@ -127,7 +127,7 @@ def test_captions_describe_only_what_is_drawn() -> None:
     assert (both.title, both.caption) == ("Training of FREE: outer loss, distillation loss", "On episodes. On members.")
     assert 'id="free-0-' in both.svg
     (undescribed,) = training_figures("odd", [{"iteration": 1, "odd_loss": 1.0}], {})
-    assert undescribed.caption == "Every value (pale) and the running mean."
+    assert undescribed.caption == "Thin line: every value. Thick line: running mean."
 
 
 def test_sections_of_unused_engines_are_left_out_of_the_settings() -> None:

@@ -15,23 +15,31 @@ from dfml.learners.embedding import EmbeddingLearner, embedding_scores, fit_head
 from dfml.learners.episode import episode_labels
 
 Score = Callable[[Sequence[tuple[Tensor, Tensor]], int], Iterator[tuple[Tensor, float, float]]]
-"""Function of (support and query indices of every episode, way); for every episode, it yields the scores of the query
-images, the seconds of the adaptation, and the seconds of the prediction."""
+"""Function of the episodes and the way.
 
-# Number of episodes that are calibrated in one call.
+An episode is a pair of indices into the data set, of its support images (way * shot) and of its query images (way *
+query), both class by class: first all images of class 0. For every episode, in order, the function yields
+
+- the scores of the query images, (way * query, way): probabilities or logits; only the largest of each row counts;
+- the seconds of the adaptation, wall-clock time;
+- the seconds of the prediction of all query images, wall-clock time."""
+
+# Episodes per call of a calibration: ICFIL calibrates them together (`vmap`), and its memory grows with their number.
 _CALIBRATION_BATCH = 8
+_EMBEDDING_BATCH = 500  # images per call of `embed`
 
 
 def adapted_scores(learner: MetaLearner, dataset: ImageDataset, calibration: Calibration | None) -> Score:
-    """Adapt to every support set and predict its query images, with an optional calibration of several tasks at once.
+    """Adapt to every support set and predict its query images.
 
     Args:
         learner: Learner to evaluate.
         dataset: Labelled images.
-        calibration: Calibration of every adapted classifier.
+        calibration: Second adaptation step, such as ICFIL (not a calibration of probabilities); None: none. It is
+            applied to several episodes in one call; the adaptation time of each is then the mean over these episodes.
 
     Returns:
-        Function that scores episodes.
+        Function that yields probabilities.
     """
 
     def score(episodes: Sequence[tuple[Tensor, Tensor]], way: int) -> Iterator[tuple[Tensor, float, float]]:
@@ -46,7 +54,7 @@ def adapted_scores(learner: MetaLearner, dataset: ImageDataset, calibration: Cal
             for classifier, (_, query_indices) in zip(classifiers, batch, strict=True):
                 queries = to_float(dataset.images[query_indices]).to(learner.device)
                 started = time.perf_counter()
-                # One batch: by the transductive rule, the whole query set is normalised together.
+                # In one batch: under the protocol `paper`, batch-norm uses the statistics of the whole query set.
                 scores = classifier.predict_proba(queries, batch_size=len(queries))
                 yield scores, adapting, time.perf_counter() - started
 
@@ -54,6 +62,7 @@ def adapted_scores(learner: MetaLearner, dataset: ImageDataset, calibration: Cal
 
 
 def _support(learner: MetaLearner, dataset: ImageDataset, support: Tensor, way: int) -> tuple[Tensor, Tensor]:
+    """Images and labels of a support set whose indices are class by class, with equally many images per class."""
     images = resize_and_crop(to_float(dataset.images[support]), learner.preprocessing.size).to(learner.device)
     return images, episode_labels(way, len(support) // way, learner.device)
 
@@ -61,21 +70,22 @@ def _support(learner: MetaLearner, dataset: ImageDataset, support: Tensor, way: 
 def embedded_scores(learner: EmbeddingLearner, dataset: ImageDataset) -> Score:
     """Embed every image of the data set once, and fit a head per episode.
 
-    The mean time to embed an image counts as adaptation or prediction time wherever an episode uses an image.
+    The times of an episode are estimates: its number of support images (adaptation) or of query images (prediction),
+    times the mean time to embed one image of the data set. Fitting the head is not timed.
 
     Args:
         learner: Learner to evaluate.
         dataset: Labelled images; all are embedded when this function is called.
 
     Returns:
-        Function that scores episodes.
+        Function that yields logits.
     """
     size = learner.preprocessing.size
     started = time.perf_counter()
     with torch.no_grad():
         parts = [
             learner.embed(resize_and_crop(to_float(part).to(learner.device), size))
-            for part in torch.split(dataset.images, 500)
+            for part in torch.split(dataset.images, _EMBEDDING_BATCH)
         ]
     embeddings = torch.cat(parts)
     seconds_per_image = (time.perf_counter() - started) / len(dataset)

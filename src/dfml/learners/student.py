@@ -1,4 +1,4 @@
-"""`Student`: one compact network distilled from all members of a zoo, whose predictions embed an image."""
+"""`Student`: one compact network distilled from all members of a zoo; its predictions or features embed an image."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from dfml.learners.saving import require_tensors
 from dfml.zoo.pretrained import Preprocessing
 
 StudentEmbedding = Literal["centred", "probabilities", "features"]
-"""What embeds an image. `probabilities`: the softmax probabilities that the student predicts for every member.
-`centred`: softened probabilities minus the uniform distribution (`dfml.learners.embedding.centred_probabilities`).
-`features`: the input of the student's head."""
+"""The vector that represents an image in few-shot tasks. `probabilities`: the student's class probabilities, with one
+softmax over the outputs of each member. `centred`: the same at temperature 2, minus the uniform distribution
+(`dfml.learners.embedding.centred_probabilities`). `features`: the input of the student's head."""
 
 
 class Student(EmbeddingLearner):
@@ -39,9 +39,9 @@ class Student(EmbeddingLearner):
         architecture: Name and arguments of the network, from `architecture_of`.
         outputs: Number of outputs of each member, in the order of the network's outputs.
         preprocessing: Image size, mean and standard deviation of the network's input.
-        embedding: What embeds an image; default `centred`.
+        embedding: Which vector represents an image, see `StudentEmbedding`; default `centred`.
         fit: How the head is fitted to a support set; default `ridge`.
-        way: Number of classes per episode that is saved with the learner; `adapt` accepts any number.
+        way: Number of classes per episode, which is only recorded in the saved learner: `adapt` accepts any number.
         name: Name in tables.
 
     Attributes:
@@ -100,16 +100,20 @@ class Student(EmbeddingLearner):
         network = create_backbone(
             backbone, sum(outputs), seed=seeds.integer(seed, "backbone"), **architecture["arguments"]
         )
+        # One pass without a result: a network that cannot take images of this size fails here, not in the training.
         with sized(backbone, size), torch.no_grad():
             head_inputs(network.eval(), torch.zeros(2, 3, size, size))
         return cls(network, architecture, outputs, preprocessing, **settings)
 
     def logits(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images outputs"]:
-        """Predict the logits of all members, side by side.
+        """Predict the logits of all members.
 
         Args:
-            images: Floats, nominally in [0, 1], of the student's size. The result is differentiable in them and in the
-                weights.
+            images: Floats of the student's size, in [0, 1] or, as synthetic images may be, somewhat outside. The result
+                is differentiable in them and in the weights.
+
+        Returns:
+            One row per image; its columns are the outputs of the first member, then those of the second, and so on.
         """
         logits: Tensor = self.network(self._input(images))
         return logits.to(images.dtype)
@@ -202,7 +206,8 @@ class MemberOutputs:
         for count in outputs:
             starts[count].append(start)
             start += count
-        # One tensor per number of outputs: the columns of all members that have so many.
+        # Members with equally many outputs are computed together. For each number of outputs: the columns of the
+        # members that have this number, one row per member.
         self._columns: list[Int64[Tensor, "members outputs"]] = [
             torch.tensor(first)[:, None] + torch.arange(count) for count, first in starts.items()
         ]
@@ -218,17 +223,20 @@ class MemberOutputs:
     def _map(self, function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
         result = torch.empty_like(logits)
         for columns in self._columns:
-            result[:, columns] = function(logits[:, columns])
+            result[:, columns] = function(logits[:, columns])  # images x members x outputs
         return result
 
     def divergence(
         self, teacher: Float[Tensor, "images outputs"], student: Float[Tensor, "images outputs"], temperature: float
     ) -> Float[Tensor, ""]:
-        """Compute the distillation loss of Hinton et al. (2015): temperature^2 KL(member || student), in nats.
+        """Compute the distillation loss of Hinton et al. (2015, arXiv 1503.02531), in nats.
+
+        For an image and a member it is T^2 KL(softmax(t / T) || softmax(s / T)), with the teacher's logits t and the
+        student's logits s for the member's outputs, and the temperature T.
 
         Args:
-            teacher: Log-probabilities or logits of all members, side by side; NaN where a member was not queried about
-                an image.
+            teacher: Log-probabilities or logits of all members, in the order of the columns; NaN in all columns of a
+                member that was not queried about an image.
             student: Logits of the student; the loss is differentiable in them.
             temperature: Divisor of the logits of both, greater than 0.
 
@@ -238,7 +246,7 @@ class MemberOutputs:
         total, count = student.new_zeros(()), student.new_zeros(())
         for columns in self._columns:
             logits = teacher[:, columns]
-            known = ~logits[..., 0].isnan()
+            known = ~logits[..., 0].isnan()  # a member that was not queried has NaN in all its columns
             p = functional.log_softmax(logits.nan_to_num() / temperature, dim=-1)
             q = functional.log_softmax(student[:, columns] / temperature, dim=-1)
             total = total + (kl_divergence(p, q) * known).sum()

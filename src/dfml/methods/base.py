@@ -1,4 +1,19 @@
-"""`Method`: turns a zoo into a learner. A method gets a zoo and settings, and never labelled images."""
+"""`Method`: turns a zoo into a learner. A method gets a zoo and settings, and never labelled images.
+
+`Method.fit` calls, in this order:
+
+1. `Zoo.vet`, which loads every member once.
+2. `Method.start`, which returns a `TrainingRun`: the state before the first meta-iteration.
+3. `dfml.training.loop.restore`, only where the run starts from a checkpoint of another run.
+4. `RunFolder.create`, which writes `config.yaml`; or `RunFolder.check`, if the run in the folder is resumed.
+5. `dfml.training.loop.train`. It loads the newest checkpoint of a resumed run, and then calls `TrainingRun.step` once
+   per meta-iteration. After each, it appends a line to `metrics.jsonl`; every `snapshot_every` ones and after the last,
+   it writes a learner to `snapshots/N`; every `checkpoint_every` ones, after the last and after a signal, it writes
+   `checkpoints/N`.
+6. `TrainingRun.learner`, whose result is returned and written to the folder.
+
+Without a folder (`out=None`) nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +54,12 @@ class Method(ABC):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Settings that `--preset NAME` chooses, by name; only those that differ from the defaults."""
     trains_on_demand: ClassVar[bool] = False
-    """Whether training takes about a minute at most, so that `METHOD:ZOO` in place of a learner's folder trains the
-    method first (`dfml.open_learner`). Methods without meta-iterations never need it."""
+    """Whether training takes about a minute at most. If so, `dfml.open_learner` and the commands that use it accept
+    `METHOD:ZOO`, such as "best_member:zoo/", in place of a learner's folder, and train the method on the zoo first. For
+    methods without meta-iterations they always accept it."""
     run_: TrainingRun
-    """The run of the last `fit`, with its metric descriptions, images and meta-trained engine."""
+    """The run of the last `fit`; it exists only after one. The report page needs it: a learner has neither the
+    recovered images nor the descriptions of the metrics."""
 
     def __init__(self, config: TrainingConfig | None = None, **settings: Any) -> None:
         base = config if config is not None else self.config_type()
@@ -55,6 +72,9 @@ class Method(ABC):
         Args:
             zoo: The classifiers, on the device.
             device: Device of all computations.
+
+        Returns:
+            The run before its first meta-iteration.
 
         Raises:
             DfmlError: If the zoo does not suit the method or its settings.
@@ -75,9 +95,12 @@ class Method(ABC):
         Args:
             zoo: The classifiers.
             out: Folder of the run; None writes nothing to the disk.
-            resume: Continue the run in `out`, if there is one with the same settings; start a new one otherwise.
-            start_from: Checkpoint of another run (with the same method, zoo and backbone) to start from, so that
-                settings can be compared from a common state.
+            resume: Continue the run in `out` from its newest checkpoint. If `out` is new or empty, start a new run. A
+                run with other settings in `out` is an error.
+            start_from: Checkpoint folder of another run (`RUN/checkpoints/N`) to start from, so that settings can be
+                compared from a common state. The other run must have the same method, zoo, way, backbone and engine,
+                and heads and memory of the same size. Meta-iterations are counted on from that of the checkpoint. If
+                `resume` finds a checkpoint in `out`, that one is loaded instead.
             device: `auto`, or a name that torch knows.
             progress: Progress display, which is updated after every meta-iteration; None shows nothing.
 
@@ -85,13 +108,16 @@ class Method(ABC):
             The learner after the last meta-iteration. The run is available as `run_`.
 
         Raises:
-            DfmlError: If zoo, settings and folder do not fit each other, or the run fails; what was written stays.
-            Interrupted: After SIGINT or SIGTERM, once a checkpoint is written.
+            DfmlError: If the zoo does not suit the settings, `out` is not empty and holds no run that can be resumed
+                with these settings, `start_from` does not fit, or the run fails. Files that the run has written before
+                the error are kept.
+            Interrupted: After SIGINT or SIGTERM, at the end of the meta-iteration; with `out`, after a checkpoint.
         """
         chosen_device = select_device(device)
         zoo.vet()
         run = self.run_ = self.start(zoo.to(chosen_device), chosen_device)
         folder = RunFolder(Path(out)) if out is not None else None
+        # A run that was interrupted before its first checkpoint begins again, from the checkpoint that it started from.
         start = Path(start_from).resolve() if start_from else folder.started_from() if folder and resume else None
         has_checkpoint = resume and folder is not None and folder.newest_checkpoint() is not None
         done = restore(run, start, chosen_device) if start and not has_checkpoint else 0

@@ -1,8 +1,9 @@
-"""`best_member`: the features of the one member that are most similar to the predictions of the whole zoo.
+"""`best_member`: a learner on the features of one member, chosen by its similarity to the whole zoo.
 
-A baseline: a single network without any training. The members' own accuracies do not help to choose one, since they are
-measured on different classes. So the features of each member are compared with the class probabilities of all members,
-on recovered images, by linear CKA (Kornblith et al., ICML 2019). No label is used.
+A baseline: no weights are trained, and the meta-iterations only recover images for the comparison. The members' own
+accuracies do not help to choose one, since they are measured on different classes. Instead, the features of each member
+are compared with the class probabilities of all members, on images that were recovered from members at random, by
+linear CKA (Kornblith et al., ICML 2019), which needs no labels.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class BestMemberConfig(TrainingConfig):
     `inversion.classes_per_round` classes of a member)."""
     inversion: InversionConfig = InversionConfig(
         engine="ei",
+        # Not the defaults of `ei`: without its search a training takes about a minute on 100 Conv4 members, and the
+        # results in docs/results were measured with this loss and this start.
         ei=PixelInversionConfig(
             start="noise",
             search_steps=0,
@@ -58,7 +61,8 @@ class BestMemberConfig(TrainingConfig):
     )
     """Inversion engine, and the settings of each engine."""
     patience: PositiveInt = 5
-    """Number of inversions in a row without progress after which a member is excluded."""
+    """Number of inversions of a member in a row in which its cross-entropy does not fall and ends above that of a
+    uniform prediction, after which the member is excluded."""
     fit: HeadFit = "mean"
     """Classifier head of a few-shot task. `mean`: nearest class mean by cosine similarity. `ridge`: ridge
     regression."""
@@ -67,7 +71,7 @@ class BestMemberConfig(TrainingConfig):
 class BestMember(Method):
     """The features of the member that is most similar to the whole zoo, with a head fitted to the support set.
 
-    Members that only predict take part in the comparison, but cannot be chosen.
+    Black-box members, which only predict, take part in the comparison, but cannot be chosen.
     """
 
     name: ClassVar[str] = "best_member"
@@ -83,10 +87,10 @@ class BestMember(Method):
 class BestMemberRun(TrainingRun):
     """The state of `best_member`: recovered images with the predictions of all members.
 
-    `learner` chooses the member.
+    The member is chosen after the last meta-iteration, or when `learner` is called before.
     """
 
-    images_caption = "Newest images that were recovered from the members to compare the members on."
+    images_caption = "Recovered images on which the members were compared."
 
     def __init__(self, config: BestMemberConfig, zoo: Zoo, device: torch.device) -> None:
         self.config, self.zoo = config, zoo
@@ -98,15 +102,20 @@ class BestMemberRun(TrainingRun):
         outputs = [len(classes) for classes in zoo.classes.of_member]
         self._member_outputs = MemberOutputs(outputs)
         self._messages: list[str] = []
-        self._choice: tuple[int, int, float] | None = None  # number of images, member, similarity
+        # The last choice: the number of images that it was made on (with more, it is made again), the index of the
+        # member, and its CKA.
+        self._choice: tuple[int, int, float] | None = None
         capacity = config.iterations * self.source.most_images(config.images_per_class)
         self.buffer = DistillationBuffer(capacity, self.preprocessing.size, sum(outputs), device)
         self._classes = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
 
     @torch.no_grad()
     def step(self, iteration: int) -> Mapping[str, float]:
-        """Recover images from one member, and store them with the predictions of all members."""
-        with torch.enable_grad():
+        """Recover images from one member, and store them with the predictions of all members.
+
+        Members are queried about the images as they are stored: rounded to bytes.
+        """
+        with torch.enable_grad():  # only the inversion needs gradients
             recovered = self.source.recover(
                 self.source.sample_members(iteration, 1), self.config.images_per_class, iteration
             )
@@ -118,7 +127,8 @@ class BestMemberRun(TrainingRun):
             best, similarity = self._choose()
             name = self.zoo.name(best)
             self._messages.append(f"{name} is most similar to the whole zoo (linear CKA {similarity:.2f})")
-        return {name: value for name, value in self.source.last.items() if name != "disagreement"}  # no student
+        # Without a student there is no disagreement between it and the members.
+        return {name: value for name, value in self.source.last.items() if name != "disagreement"}
 
     def _choose(self) -> tuple[int, float]:
         """Index of the member whose features are most similar to the zoo's predictions, and its linear CKA.
@@ -136,7 +146,7 @@ class BestMemberRun(TrainingRun):
         similarities = []
         for member in self.zoo:
             if not isinstance(member, PretrainedClassifier):  # it only predicts, and has no features
-                similarities.append(predictions.new_tensor(-1.0))
+                similarities.append(predictions.new_tensor(-1.0))  # below any CKA, so it is never chosen
                 continue
             learner = ZooEmbeddingLearner([member], self.preprocessing, representation="features")
             features = torch.cat([learner.embed(to_float(batch)) for batch in batches])
@@ -181,6 +191,7 @@ class BestMemberRun(TrainingRun):
         engine, values = self.source.state_dict()
         tensors = {f"engine.{name}": value for name, value in engine.items()}
         tensors |= {f"buffer.{name}": value for name, value in self.buffer.state_dict().items()}
+        # The buffer's capacity depends on `iterations`, which may differ where a run starts from another's checkpoint.
         return State(tensors, values, any_length=frozenset(f"buffer.{name}" for name in DistillationBuffer.ROWS))
 
     def load_state_dict(self, state: State) -> None:
@@ -193,7 +204,7 @@ class BestMemberRun(TrainingRun):
 def linear_cka(first: Float[Tensor, "images features"], second: Float[Tensor, "images others"]) -> Float[Tensor, ""]:
     """Linear CKA of two embeddings of the same images (Kornblith et al., ICML 2019, centred kernel alignment).
 
-    It does not depend on rotations and scales of the embeddings.
+    It is invariant to orthogonal transformations and to isotropic scaling of either embedding.
 
     Returns:
         The similarity, in [0, 1]; NaN if an embedding is constant or not finite.

@@ -53,12 +53,22 @@ class BuiltMember:
 
 
 Progress = Callable[[BuiltMember, int, int], None]
-"""Callback: (member, number of finished members, number of all members)."""
+"""Function that is called after every finished member with that member, the number of members that are finished by then
+(this one and those of an earlier build included), and the number of members of the whole zoo."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """The inputs of training and writing one member. Images are arrays: tensors would be sent as shared memory."""
+    """The inputs of training and writing one member.
+
+    Images and labels are arrays, because a job is sent to a worker process: an array is copied, while torch would put a
+    tensor into shared memory, of which containers often have little.
+
+    Attributes:
+        images: Bytes, (images, 3, size, size), sorted by class.
+        image_labels: For every image the index of its class in `plan.classes`, (images,).
+        source: Name of the data set, `NAME` or `NAME/SPLIT`.
+    """
 
     folder: Path
     plan: MemberPlan
@@ -88,24 +98,24 @@ def build_zoo(
 ) -> list[BuiltMember]:
     """Pre-train classifiers and write them as a zoo. An unfinished zoo of the same settings is resumed.
 
-    Every member is trained by one thread, and its random draws are seeded by its number, so its weights depend neither
-    on the number of workers nor on interruptions.
+    A member's weights depend neither on the number of workers nor on interruptions: each is trained by one CPU thread,
+    because the number of threads changes the rounding of sums, and its random draws are seeded by its number.
 
     Args:
         datasets: Data sets that classes are taken from, of any image sizes, also the same data at several sizes; see
             `plan_members`.
         out: The zoo's folder: new, empty, or holding an unfinished zoo of the same settings.
-        members: Number of members; None for as many as there are disjoint sets of classes (only with `disjoint`).
-        way: Number of classes per member; members alternate between several numbers.
+        members: Number of members of the zoo. None is allowed only with `disjoint`: as many as the classes suffice for.
+        way: Number of classes (outputs) per member, at least 2; or several numbers, which members take in turn.
         architectures: Names for `dfml.backbones.create_backbone`; members alternate between them. Every pair of an
             architecture and a way occurs with every data set if there are enough members; see `plan_members`.
-        recipe: Training recipe.
+        recipe: Training recipe; default `PAPER`, the pre-training of PURER and FREE.
         disjoint: Whether no two members share a class.
         seed: Seed of all random draws.
         preprocessing: One per data set; None for the mean and standard deviation of each data set's pixels.
-        workers: Number of processes that train at once. None for as many as torch has threads, or 1 where starting more
-            takes longer than it saves, or on a GPU. With more than one, the calling script needs
-            `if __name__ == "__main__":`.
+        workers: Number of processes that train members at the same time, at least 1. None chooses it: 1 on a GPU and
+            for short trainings, for which starting processes takes longer than they save; otherwise the number of
+            torch's threads. With more than one, the calling script needs `if __name__ == "__main__":`.
         device: Device to train on; None for the CPU.
         progress: Called for every finished member, first for those of an earlier build.
 
@@ -128,7 +138,8 @@ def build_zoo(
     preprocessing = preprocessing or [pixel_statistics(dataset) for dataset in datasets]
     sizes = [dataset.images.shape[-1] for dataset in datasets]
     if [own.size for own in preprocessing] != sizes:
-        raise UsageError(f"expected one preprocessing per data set, of sizes {sizes}, found {len(preprocessing)}")
+        found = [own.size for own in preprocessing]
+        raise UsageError(f"expected one preprocessing per data set, of sizes {sizes}, found sizes {found}")
     settings = {
         "datasets": [dataset_record(dataset) for dataset in datasets],
         "preprocessing": [own.as_dict() for own in preprocessing],
@@ -139,6 +150,7 @@ def build_zoo(
         "seed": seed,
         "recipe": recipe_record(recipe, sizes, _batch_norms(plans, sizes)),
     }
+    # Before the folder is made, so that an architecture that cannot be trained on these images leaves none behind.
     pending = [plan for plan in plans if not (out / plan.name).exists()]
     seconds = _expected_seconds(pending, datasets, recipe)
     open_zoo_folder(out, settings)
@@ -164,6 +176,8 @@ def _report(progress: Progress | None, member: BuiltMember, done: int, total: in
 def _batch_norms(plans: Sequence[MemberPlan], sizes: Sequence[int]) -> list[bool]:
     """Whether the network has batch-norm layers, for every architecture of the zoo.
 
+    Each architecture is built once, at the image size of the first member that has it.
+
     Raises:
         UsageError: If an architecture is unknown, or cannot be built for the size of a data set.
     """
@@ -172,7 +186,9 @@ def _batch_norms(plans: Sequence[MemberPlan], sizes: Sequence[int]) -> list[bool
 
 
 def _expected_seconds(pending: Sequence[MemberPlan], datasets: Sequence[ImageDataset], recipe: Recipe) -> float:
-    """Expected seconds of training without parallelism.
+    """Expected seconds of training all pending members one after the other.
+
+    For each pair of an architecture and an image size, the forward and backward pass of a small batch is timed.
 
     Raises:
         UsageError: If an architecture cannot be trained on images of this size.
@@ -192,6 +208,11 @@ def _expected_seconds(pending: Sequence[MemberPlan], datasets: Sequence[ImageDat
 
 
 def _existing(out: Path, plan: MemberPlan) -> BuiltMember:
+    """The member that an earlier build has written; its weights are loaded, to find a damaged one before any training.
+
+    Raises:
+        ZooMemberError: If it is damaged.
+    """
     config = read_member_config(out / plan.name)
     load_member(config)
     recorded = config.details.get("held_out_accuracy")
@@ -244,7 +265,7 @@ def _train_and_write(job: _Job) -> BuiltMember:
         arguments=arguments,
         device=job.device,
     )
-    dataset, _, split = job.source.rpartition("/")
+    dataset, _, split = job.source.rpartition("/")  # "NAME/SPLIT"; for "NAME", the name is in `split`
     details = {
         "dataset": dataset or split,
         "split": split if dataset else None,

@@ -1,4 +1,4 @@
-"""The page of a training: figures of its metrics, its recovered images, where the seconds went, and its settings.
+"""The page of a training: figures of its metrics, its recovered images, the time of each part, and its settings.
 
 Everything specific to a method comes from its run (`TrainingRun.describe_metrics`, `images`, `images_caption`), so a
 method from outside this package gets the same page.
@@ -35,12 +35,13 @@ def training_figures(
         title: Name of the method, for the headings.
         rows: Lines of `metrics.jsonl`.
         descriptions: From `TrainingRun.describe_metrics`.
-        prefix: Beginning of the ids in the SVG elements, unique on the page.
+        prefix: Beginning of the ids within the SVG elements. Ids must be unique on a page, so each call whose figures
+            are on the same page needs another prefix.
     """
     return [
         PageFigure(
             f"Training of {title}: {each.title}",
-            each.caption or "Every value (pale) and the running mean.",
+            each.caption or "Thin line: every value. Thick line: running mean.",
             to_svg(each.figure, f"{prefix}-{number}", themed=True),
         )
         for number, each in enumerate(metric_figures(rows, descriptions))
@@ -48,11 +49,11 @@ def training_figures(
 
 
 def chosen_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the sections of inversion engines that are not used from nested settings.
+    """Copy nested settings without the sections of the inversion engines that are not chosen.
 
     Args:
-        values: Nested plain values. In each mapping with a text `engine`, sections named like another inversion engine
-            are dropped.
+        values: Nested mappings of plain values. A mapping whose value of `engine` is a string names the chosen engine;
+            mappings within it that have the name of another engine are left out.
     """
     engine = values.get("engine")
     unused = {*engine_names()} - {engine} if isinstance(engine, str) else set()
@@ -81,7 +82,8 @@ def write_training(
         method_name: Name of the method.
         config: Settings of the method.
         zoo: The zoo that it was trained on.
-        seconds: Duration of the whole run.
+        seconds: Seconds of all meta-iterations in `metrics.jsonl`, with those before a resumption. For a method without
+            meta-iterations, the duration of `Method.fit`.
         command: Command that repeats the run.
 
     Raises:
@@ -125,10 +127,11 @@ def seconds_by_part(rows: Sequence[MetricRow], seconds: float) -> dict[str, floa
 
     Args:
         rows: Lines of `metrics.jsonl`.
-        seconds: Duration of the whole run.
+        seconds: Duration to split; see `write_training`.
 
     Returns:
-        Part -> seconds; what the metrics do not cover is `other`, or `training` if they cover nothing.
+        Name of the part -> seconds. The name is that of the metric without `_seconds`. The time that no such metric
+        measures is the part `other`; without any such metric, all of it is the part `training`.
     """
     ending = "_seconds"
     measured = dict.fromkeys(name for row in rows for name in row if name.endswith(ending))
