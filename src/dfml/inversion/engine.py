@@ -129,7 +129,7 @@ class Engine(ABC):
     Attributes:
         steps: Largest number of steps of a run, unless the caller chooses another.
         memory_limit: Memory in bytes that one backward pass through a member may take, as far as the engine can
-            keep it; `create_engine` sets it from the settings.
+            keep it (`dfml.inversion.chunked_gradient.images_per_pass`); `create_engine` sets it from the settings.
     """
 
     steps: int

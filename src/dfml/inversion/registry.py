@@ -114,9 +114,9 @@ class InversionConfig(FrozenSettings):
     bytes, at the learner's size), predicts the label. Others are used without a label, where a method can, or not at
     all. A member that recognises fewer than 5% of its images for `patience` rounds in a row is excluded."""
     memory: PositiveFloat = 2.0
-    """Memory in GiB that the images of one backward pass through a member may take, in engines that optimise pixels; a
-    student's activations are not counted. More images are passed in chunks, which gives the same gradient and takes
-    about a third longer."""
+    """Memory in GiB that the images of one backward pass through a member may take, in dfml's own engines; the
+    activations of a generator or a student are not counted. More images are passed in chunks, which gives the same
+    gradient and takes about a third longer."""
     five: FiveConfig = FiveConfig()
     fast_dfkd: FastDfkdConfig = FastDfkdConfig()
     cmi: ContrastiveConfig = ContrastiveConfig()
