@@ -148,7 +148,7 @@ class _PixelInversionRun(InversionRun):
         self._config, self._seed, self._round_index = config, seed, round_index
         self._pixels = list(initial_pixels)
         self._optimisers = [torch.optim.Adam([pixels], lr=config.lr) for pixels in self._pixels]
-        self._schedules = [SearchSchedule(config) for _ in self._pixels]
+        self._schedules = [SearchSchedule(config, target.steps) for target in targets]
         self._losses: dict[int, InversionLoss] = {}
         self._chunks = [
             images_per_pass(target.network, pixels, memory)
@@ -208,25 +208,30 @@ class _PixelInversionRun(InversionRun):
 class SearchSchedule:
     """The learning rate of one set of images, and when it is finished; see `PixelInversionConfig.search_steps`.
 
+    Args:
+        config: Numbers of steps.
+        most: Largest number of steps, which shortens the search first; None: no other limit.
+
     Attributes:
         searching: Whether the learning rate is still at its highest.
     """
 
-    def __init__(self, config: PixelInversionConfig) -> None:
-        self._config = config
+    def __init__(self, config: PixelInversionConfig, most: int | None = None) -> None:
+        self._steps = config.steps if most is None else min(config.steps, most)
+        self._search_steps = config.search_steps if most is None else min(config.search_steps, most - self._steps)
         self._losses: list[float] = []
         self._annealed = 0  # steps since the learning rate began to fall
-        self.searching = config.search_steps > 0
+        self.searching = self._search_steps > 0
 
     @property
     def finished(self) -> bool:
         """Whether all steps are taken."""
-        return self._annealed >= self._config.steps
+        return self._annealed >= self._steps
 
     @property
     def factor(self) -> float:
         """Learning rate of the next step, and strength of its views, as a fraction of the highest one."""
-        return 1.0 if self.searching else half_cosine(min(self._annealed / max(self._config.steps, 1), 1.0))
+        return 1.0 if self.searching else half_cosine(min(self._annealed / max(self._steps, 1), 1.0))
 
     def advance(self, loss: float = 0.0, recognised: float = 0.0) -> None:
         """Count a step.
@@ -239,9 +244,7 @@ class SearchSchedule:
             self._annealed += 1
             return
         self._losses.append(loss)
-        self.searching = (
-            recognised < _RECOGNISED and not self._stalled() and len(self._losses) < self._config.search_steps
-        )
+        self.searching = recognised < _RECOGNISED and not self._stalled() and len(self._losses) < self._search_steps
 
     def _stalled(self) -> bool:
         if len(self._losses) < 2 * _WINDOW:

@@ -41,6 +41,8 @@ class Target:
         images: Only for engines that share pixels (`EngineEntry.shares_pixels`): for every entry of `labels`, the index
             of the image within one set that all targets of a run have in common. None: the target has images of its
             own.
+        steps: Largest number of steps for this target (`dfml.inversion.time_budget`); it keeps its images in further
+            ones. None: no other limit than that of the run. Engines that share pixels do not use it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Target:
     labels: Int64[Tensor, " images"]
     rows: Int64[Tensor, " outputs"] | None = None
     images: Int64[Tensor, " images"] | None = None
+    steps: int | None = None
 
     @property
     def network(self) -> PretrainedClassifier:

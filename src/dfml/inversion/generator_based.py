@@ -115,6 +115,7 @@ class GeneratorInversionRun(InversionRun):
         self.config, self.preprocessing = config, preprocessing
         self._network, self._seed, self._round_index = network, seed, round_index
         self._accumulate = accumulate
+        self._last: dict[int, InversionLoss] = {}
         self.copies = [self._copy(start, target) for start, target in zip(starts, self.targets, strict=True)]
         self.chunks = [self._images_per_pass(index, memory) for index in range(len(self.targets))]
         self._groups = _groups(self.targets, self.previous_statistics, self.chunks) if stacked else {}
@@ -164,11 +165,14 @@ class GeneratorInversionRun(InversionRun):
         losses: dict[int, InversionLoss] = {}
         for key, group in self._groups.items():
             losses |= self._stacked(self._stacks[key], group, view)
-        for index in range(len(self.targets)):
-            if index not in losses:
+        for index, target in enumerate(self.targets):
+            if target.steps is not None and self.done >= target.steps:
+                self._stop(index)
+            elif index not in losses:
                 losses[index] = self._one(index, view)
-        for index, copy in enumerate(self.copies):
-            self.ema_statistics[index] = losses[index].ema_statistics
+        for index, loss in losses.items():
+            copy = self.copies[index]
+            self.ema_statistics[index] = loss.ema_statistics
             if self._accumulate:
                 total = copy.total
                 copy.total = {n: total[n] + gradient if total else gradient for n, gradient in copy.last.items()}
@@ -176,7 +180,14 @@ class GeneratorInversionRun(InversionRun):
                 value.grad = copy.last[name]
         self._optimiser.step()
         self.done += 1
-        return [losses[index].detach() for index in range(len(self.targets))]
+        self._last |= {index: loss.detach() for index, loss in losses.items()}
+        return [self._last[index] for index in range(len(self.targets))]
+
+    def _stop(self, index: int) -> None:
+        """Drop the gradients of a target that has taken all its steps, so that the optimiser leaves it as it is."""
+        copy = self.copies[index]
+        for value in (copy.latents, *copy.weights.values(), *self.extra_weights(index)):
+            value.grad = None
 
     def _one(self, index: int, view: AnyView) -> InversionLoss:
         copy, target = self.copies[index], self.targets[index]
@@ -286,7 +297,7 @@ def _groups(
     places: Counter[object] = Counter()
     for index, (target, seen, chunk) in enumerate(zip(targets, previous, chunks, strict=True)):
         at_once = chunk // len(target.labels)  # members in one call
-        if at_once:
+        if at_once and target.steps is None:
             key = (stack_key(target.network), len(target.labels), target.rows is None, len(seen))
             groups.setdefault((key, places[key] // at_once), []).append(index)
             places[key] += 1

@@ -21,14 +21,15 @@ _MEASURED: dict[tuple[str, str, int, torch.dtype], int] = {}
 _OPERATIONS_PER_BYTE = 16  # see `image_operations`
 
 
-def bytes_per_image(classifier: InvertibleModel, size: int, dtype: torch.dtype = torch.float32) -> int:
+def bytes_per_image(classifier: InvertibleModel, size: int, dtype: torch.dtype | None = None) -> int:
     """Bytes per image of the tensors that a forward pass keeps for the backward pass, without the weights.
 
     Args:
         classifier: The model; the statistics of its batch-norm layers are part of the pass.
         size: Height and width of the images that are optimised; they are resized to the model's input.
-        dtype: Type of the images and of the model.
+        dtype: Type of the images; None: that of the model.
     """
+    dtype = dtype or _dtype(classifier)
 
     def measure() -> int:
         sample = _blank(classifier, 2, size, dtype).requires_grad_()
@@ -51,13 +52,14 @@ def bytes_per_image(classifier: InvertibleModel, size: int, dtype: torch.dtype =
 
 def multiply_adds(classifier: InvertibleModel) -> int:
     """Multiply-adds of the convolutions and matrix products in a forward pass of one image of the model's size."""
+    dtype = _dtype(classifier)
 
     def measure() -> int:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            classifier.logits(_blank(classifier, 1, classifier.size, torch.float32))
+            classifier.logits(_blank(classifier, 1, classifier.size, dtype))
         return int(counter.get_total_flops()) // 2
 
-    return _once("multiply-adds", classifier, classifier.size, torch.float32, measure)
+    return _once("multiply-adds", classifier, classifier.size, dtype, measure)
 
 
 def image_operations(classifier: InvertibleModel) -> int:
@@ -83,6 +85,10 @@ def _once(quantity: str, classifier: InvertibleModel, size: int, dtype: torch.dt
 def _blank(classifier: InvertibleModel, count: int, size: int, dtype: torch.dtype) -> Tensor:
     weights = _weights_of(classifier)
     return torch.zeros(count, 3, size, size, dtype=dtype, device=weights[0].device if weights else None)
+
+
+def _dtype(classifier: InvertibleModel) -> torch.dtype:
+    return next((weight.dtype for weight in _weights_of(classifier) if weight.is_floating_point()), torch.float32)
 
 
 def _weights_of(classifier: InvertibleModel) -> list[Tensor]:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor
 
 from dfml.errors import ConfigError, UsageError
@@ -117,6 +125,10 @@ class InversionConfig(FrozenSettings):
     """Memory in GiB that the images of one backward pass through a member may take, in dfml's own engines; the
     activations of a generator or a student are not counted. More images are passed in chunks, which gives the same
     gradient and takes about a third longer."""
+    budget: NonNegativeFloat = 1.0
+    """Largest cost of one member's round in a training, relative to a Conv4 with 64 channels and `classes_per_round`
+    classes at 32 x 32 pixels; 0: no limit. A member that costs more has images of fewer classes per round (at least
+    five), then fewer images of each, then fewer steps; the run says which. `dfml invert` recovers all images."""
     five: FiveConfig = FiveConfig()
     fast_dfkd: FastDfkdConfig = FastDfkdConfig()
     cmi: ContrastiveConfig = ContrastiveConfig()
