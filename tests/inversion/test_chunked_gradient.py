@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dfml.inversion.chunked_gradient import images_per_pass, inversion_gradient
-from dfml.inversion.loss import InversionWeights
+from dfml.inversion.chunked_gradient import chunked_inversion_loss, images_per_pass, inversion_gradient
+from dfml.inversion.loss import InversionLoss, InversionWeights, inversion_loss
 from dfml.inversion.views import sample_view
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 
@@ -72,6 +75,24 @@ def test_chunks_give_the_gradient_of_the_whole_batch(
     assert total == pytest.approx(whole, rel=1e-9)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(other, statistics, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_the_gradient_reaches_what_made_the_pixels(chunk: int) -> None:
+    """The loss in chunks, scaled and added to another term, gives the gradient of the plain loss."""
+    weight = torch.randn(3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    inputs = (torch.tensor([0, 1, 2, 0, 1]), PREPROCESSING, MEANS, sample_view(MEANS, torch.Generator(), 5, 8))
+
+    def gradient(compute: Callable[..., InversionLoss]) -> tuple[Tensor, Tensor]:
+        pixels = torch.einsum("ij,bjhw->bihw", weight, images)
+        total = compute(member(), pixels, *inputs, student=student).total
+        (found,) = torch.autograd.grad(3.0 * total + pixels.square().sum(), weight)
+        return total.detach(), found
+
+    expected, found = gradient(inversion_loss), gradient(partial(chunked_inversion_loss, chunk=chunk))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_number_of_images_per_pass_follows_the_memory() -> None:

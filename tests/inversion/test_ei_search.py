@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -79,6 +83,28 @@ def test_what_is_optimised_stays_in_range() -> None:
     images = member(0).preprocessing.denormalise(pixels.detach())
     assert float(images.min()) > -1e-5
     assert float(images.max()) < 1.0 + 1e-5
+
+
+def test_a_step_of_several_targets_reads_the_device_once_during_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU every `item` or `tolist` waits for all that was queued before it; Adam counts its steps on the CPU."""
+    reads: list[str] = []
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__"):
+        plain = getattr(torch.Tensor, name)
+
+        def read(tensor: torch.Tensor, name: str = name, plain: Callable[..., Any] = plain) -> Any:
+            if "dfml" in sys._getframe(1).f_globals["__name__"]:
+                reads.append(name)
+            return plain(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, read)
+    weights = InversionWeights(views="image", form="means")
+    config = PixelInversionConfig(start="noise", steps=2, search_steps=3, lr=1e-9, weights=weights)
+    run = PixelInversion(config).start(targets(3))
+    reads.clear()
+    run.take_steps(3)
+    assert reads == ["tolist"] * 3
+    run.take_steps(2)
+    assert reads == ["tolist"] * 3
 
 
 def test_little_memory_gives_the_same_images() -> None:

@@ -49,6 +49,7 @@ def test_all_engines_have_a_section_of_settings() -> None:
     assert set(engine_names()) == {"five", "fast_dfkd", "cmi", "ei"}
     assert set(InversionConfig.model_fields) == {
         "engine",
+        "budget",
         "classes_per_round",
         "confirmed_only",
         "memory",

@@ -57,8 +57,8 @@ def invert(
         typer.Option(
             min=0.01,
             metavar="GIB",
-            help="Memory that one backward pass through a member may take, in engines ei and consensus; more images "
-            "are passed in chunks, with the same result. Default: 2, or what the run had (--from).",
+            help="Memory that one backward pass through a member may take; more images are passed in chunks, with the "
+            "same result up to rounding. Default: 2, or what the run had (--from).",
         ),
     ] = None,
     assignments: Annotated[

@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
+from dfml.inversion.image_cost import bytes_per_image
 from dfml.inversion.loss import (
     InversionLoss,
     InversionWeights,
@@ -26,7 +28,6 @@ from dfml.inversion.loss import (
     combine_terms,
     inversion_loss,
     predict,
-    resize_to,
 )
 from dfml.inversion.views import AnyView
 from dfml.zoo.pretrained import Preprocessing
@@ -98,6 +99,54 @@ def inversion_gradient(
     return loss.detach(), _undo_view(gradient, view)
 
 
+def chunked_inversion_loss(
+    classifier: InvertibleModel,
+    pixels: Float[Tensor, "images 3 size size"],
+    labels: Int64[Tensor, "images"],
+    preprocessing: Preprocessing,
+    weights: InversionWeights,
+    view: AnyView,
+    *,
+    chunk: int,
+    **others: Any,
+) -> InversionLoss:
+    """Compute the inversion loss as `inversion_loss` does, but with at most `chunk` images in one backward pass.
+
+    The gradient with respect to the pixels is computed at once; what the pixels were made by (a generator) gets it when
+    the returned total is differentiated, which is possible once. With no more images than `chunk`, this is
+    `inversion_loss` itself.
+
+    Args:
+        classifier: See `inversion_loss`.
+        pixels: See there; their graph is kept.
+        labels: See there.
+        preprocessing: See there.
+        weights: See there.
+        view: See there.
+        chunk: Largest number of images in one backward pass.
+        **others: `student` and `previous_statistics`; see there.
+    """
+    if len(pixels) <= chunk:
+        return inversion_loss(classifier, pixels, labels, preprocessing, weights, view, **others)
+    loss, gradient = inversion_gradient(classifier, pixels, labels, preprocessing, weights, view, chunk=chunk, **others)
+    total: Tensor = _KnownGradient.apply(pixels, loss.total, gradient)
+    return replace(loss, total=total)
+
+
+class _KnownGradient(torch.autograd.Function):
+    """A value whose gradient with respect to the pixels has been computed before."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return upstream[0] * gradient, None, None
+
+
 def _predict(
     classifier: InvertibleModel,
     preprocessing: Preprocessing,
@@ -167,29 +216,13 @@ def _undo_view(gradient: Tensor, view: AnyView) -> Tensor:
 def images_per_pass(classifier: InvertibleModel, pixels: Float[Tensor, "images 3 size size"], memory: int) -> int:
     """Number of images whose forward and backward pass takes about `memory` bytes; at least 1.
 
-    The memory of an image is measured: the tensors that a forward pass of two images keeps for the backward pass, and
-    half as much again for the gradients in flight.
+    An image takes the tensors that a forward pass keeps for the backward pass, which are measured once per architecture
+    and image size, and half as much again for the gradients in flight.
 
     Args:
         classifier: The model.
-        pixels: Images in normalised space, of the size that is to be optimised; the first two are passed.
+        pixels: Images in normalised space, of the size and type that are to be optimised.
         memory: Bytes.
     """
-    sample = pixels[:2].detach().clone().requires_grad_()
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    before = {parameter.untyped_storage().data_ptr() for parameter in _weights_of(classifier)}
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        shown = resize_to(sample, classifier.size)
-        classifier.logits_and_statistics(shown)
-    size = sum(nbytes for pointer, nbytes in kept.items() if pointer not in before)
-    return max(1, int(memory / (1.5 * size / len(sample)))) if size else len(pixels)
-
-
-def _weights_of(classifier: InvertibleModel) -> list[Tensor]:
-    return [*classifier.parameters(), *classifier.buffers()] if isinstance(classifier, nn.Module) else []
+    size = bytes_per_image(classifier, pixels.shape[-1], pixels.dtype)
+    return max(1, int(memory / (1.5 * size))) if size else len(pixels)

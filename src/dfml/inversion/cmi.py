@@ -14,13 +14,14 @@ from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from dfml import seeds
 from dfml.backbones.image_generator import ImageGenerator, create_generator
 from dfml.inversion.engine import EmaStatistics, Engine, InversionRun, StatisticsMemory, StudentRowLogits, Target
 from dfml.inversion.generator_based import GeneratorConfig, GeneratorInversionRun
 from dfml.inversion.loss import InversionWeights
-from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
+from dfml.zoo.pretrained import Preprocessing
 
 _PROJECTION = 128  # width of the projection head, hidden and out
 
@@ -100,6 +101,7 @@ class ContrastiveInversion(Engine):
             student=student,
             previous_statistics=self._statistics.get(targets),
             stacked=self._stacked,
+            memory=self.memory_limit,
         )
 
     def _new_memory(self, target: Target) -> _Memory:
@@ -122,8 +124,8 @@ class ContrastiveInversion(Engine):
             return
         for index, images in enumerate(run.images()):
             if kept is None or index in kept:
-                target, memory = run.targets[index], self._memories[run.targets[index].name]
-                local, whole = run.features(target.network, images, run.done)
+                memory = self._memories[run.targets[index].name]
+                local, whole = run.features(index, images, run.done)
                 memory.head = [value.detach().clone() for value in run.extra_weights(index)]
                 memory.local = torch.cat([memory.local, local])[-self.config.bank :]
                 memory.whole = torch.cat([memory.whole, whole])[-self.config.bank :]
@@ -160,6 +162,7 @@ class _ContrastiveInversionRun(GeneratorInversionRun):
         student: StudentRowLogits | None,
         previous_statistics: Sequence[EmaStatistics],
         stacked: bool,
+        memory: int,
     ) -> None:
         self._contrast, self._memories = config, memories
         self._heads = [
@@ -176,6 +179,7 @@ class _ContrastiveInversionRun(GeneratorInversionRun):
             student=student,
             previous_statistics=previous_statistics,
             stacked=stacked,
+            memory=memory,
         )
 
     def extra_weights(self, index: int) -> Sequence[Tensor]:
@@ -186,7 +190,7 @@ class _ContrastiveInversionRun(GeneratorInversionRun):
         memory = self._memories[index]
         if memory is None:
             return None
-        local, whole = self.features(self.targets[index].network, images, self.done)
+        local, whole = self.features(index, images, self.done)
         queries = self._project(index, torch.cat([local, memory.local]))
         keys = self._project(index, torch.cat([whole, memory.whole])).detach()
         own = torch.arange(len(queries), device=queries.device)
@@ -195,12 +199,23 @@ class _ContrastiveInversionRun(GeneratorInversionRun):
         # Averaged separately: otherwise a long memory outweighs the current images.
         return self._contrast.contrast * (current.mean() + (earlier.mean() if len(earlier) else 0.0))
 
-    def features(self, classifier: PretrainedClassifier, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Features of a part of every image (a random resized crop) and of the whole image, from a member."""
+    def features(self, index: int, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Features of a part of every image (a random resized crop) and of the whole image, from a target's member."""
         generator = seeds.generator(self._seed, "crops", self._round_index, step)
         parts = random_crops(images, (0.25, 1.0), generator)
         whole = random_crops(images, (1.0, 1.0), generator)
-        return classifier.layer_means(parts), classifier.layer_means(whole)
+        return self._layer_means(index, parts), self._layer_means(index, whole)
+
+    def _layer_means(self, index: int, images: Tensor) -> Tensor:
+        """Features of images, each of which depends on its image alone: chunks are passed anew in the backward pass."""
+        layer_means, chunk = self.targets[index].network.layer_means, self.chunks[index]
+        if len(images) <= chunk:
+            return layer_means(images)
+        passed = [
+            checkpoint(layer_means, part, use_reentrant=False, preserve_rng_state=False)
+            for part in torch.split(images, chunk)
+        ]
+        return torch.cat(passed)
 
     def _project(self, index: int, features: Tensor) -> Tensor:
         first, second = self._heads[index]

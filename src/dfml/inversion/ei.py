@@ -148,8 +148,8 @@ class _PixelInversionRun(InversionRun):
         self._config, self._seed, self._round_index = config, seed, round_index
         self._pixels = list(initial_pixels)
         self._optimisers = [torch.optim.Adam([pixels], lr=config.lr) for pixels in self._pixels]
-        self._schedules = [SearchSchedule(config) for _ in self._pixels]
-        self._last: list[InversionLoss | None] = [None] * len(self._pixels)
+        self._schedules = [SearchSchedule(config, target.steps) for target in targets]
+        self._losses: dict[int, InversionLoss] = {}
         self._chunks = [
             images_per_pass(target.network, pixels, memory)
             for target, pixels in zip(targets, self._pixels, strict=True)
@@ -162,16 +162,18 @@ class _PixelInversionRun(InversionRun):
 
     def step(self) -> list[InversionLoss]:
         """See `InversionRun.step`; targets that are finished keep their last loss."""
-        losses = []
-        for index, schedule in enumerate(self._schedules):
-            last = self._last[index]
-            if last is None or not schedule.finished:
-                last = self._last[index] = self._step_one(index, schedule)
-            losses.append(last)
+        stepped = [index for index, schedule in enumerate(self._schedules) if not (self.done and schedule.finished)]
+        for index in stepped:
+            self._losses[index] = self._step_one(index)
+        searching = [index for index in stepped if self._schedules[index].searching]
+        progress = dict(zip(searching, _progress([self._losses[index] for index in searching]), strict=True))
+        for index in stepped:
+            self._schedules[index].advance(*progress.get(index, ()))
         self.done += 1
-        return losses
+        return [self._losses[index] for index in range(len(self.targets))]
 
-    def _step_one(self, index: int, schedule: SearchSchedule) -> InversionLoss:
+    def _step_one(self, index: int) -> InversionLoss:
+        schedule = self._schedules[index]
         target, pixels, weights = self.targets[index], self._pixels[index], self._config.weights
         generator = seeds.generator(self._seed, "view", self._round_index, target.name, self.done)
         loss, pixels.grad = inversion_gradient(
@@ -193,10 +195,6 @@ class _PixelInversionRun(InversionRun):
             with torch.no_grad():
                 low, high = (target.network.preprocessing.normalise(torch.full((3, 1, 1), v)) for v in (0.0, 1.0))
                 pixels.clamp_(low.to(pixels), high.to(pixels))
-        if schedule.searching:
-            schedule.advance(loss.total.item(), 0.0 if loss.recognised is None else loss.recognised.item())
-        else:
-            schedule.advance()
         return loss
 
     def images(self) -> list[Tensor]:
@@ -210,25 +208,30 @@ class _PixelInversionRun(InversionRun):
 class SearchSchedule:
     """The learning rate of one set of images, and when it is finished; see `PixelInversionConfig.search_steps`.
 
+    Args:
+        config: Numbers of steps.
+        most: Largest number of steps, which shortens the search first; None: no other limit.
+
     Attributes:
         searching: Whether the learning rate is still at its highest.
     """
 
-    def __init__(self, config: PixelInversionConfig) -> None:
-        self._config = config
+    def __init__(self, config: PixelInversionConfig, most: int | None = None) -> None:
+        self._steps = config.steps if most is None else min(config.steps, most)
+        self._search_steps = config.search_steps if most is None else min(config.search_steps, most - self._steps)
         self._losses: list[float] = []
         self._annealed = 0  # steps since the learning rate began to fall
-        self.searching = config.search_steps > 0
+        self.searching = self._search_steps > 0
 
     @property
     def finished(self) -> bool:
         """Whether all steps are taken."""
-        return self._annealed >= self._config.steps
+        return self._annealed >= self._steps
 
     @property
     def factor(self) -> float:
         """Learning rate of the next step, and strength of its views, as a fraction of the highest one."""
-        return 1.0 if self.searching else half_cosine(min(self._annealed / max(self._config.steps, 1), 1.0))
+        return 1.0 if self.searching else half_cosine(min(self._annealed / max(self._steps, 1), 1.0))
 
     def advance(self, loss: float = 0.0, recognised: float = 0.0) -> None:
         """Count a step.
@@ -241,15 +244,25 @@ class SearchSchedule:
             self._annealed += 1
             return
         self._losses.append(loss)
-        self.searching = (
-            recognised < _RECOGNISED and not self._stalled() and len(self._losses) < self._config.search_steps
-        )
+        self.searching = recognised < _RECOGNISED and not self._stalled() and len(self._losses) < self._search_steps
 
     def _stalled(self) -> bool:
         if len(self._losses) < 2 * _WINDOW:
             return False
         before, now = (sum(part) for part in (self._losses[-2 * _WINDOW : -_WINDOW], self._losses[-_WINDOW:]))
         return not before - now >= _LEAST_FALL * abs(before)
+
+
+def _progress(losses: Sequence[InversionLoss]) -> list[list[float]]:
+    """Loss and fraction of recognised images of some targets, in one transfer from the device."""
+    if not losses:
+        return []
+    values = [
+        torch.stack([loss.total, torch.zeros_like(loss.total) if loss.recognised is None else loss.recognised])
+        for loss in losses
+    ]
+    found: list[list[float]] = torch.stack(values).tolist()
+    return found
 
 
 def invert_classifier(

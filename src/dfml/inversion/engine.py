@@ -41,6 +41,8 @@ class Target:
         images: Only for engines that share pixels (`EngineEntry.shares_pixels`): for every entry of `labels`, the index
             of the image within one set that all targets of a run have in common. None: the target has images of its
             own.
+        steps: Largest number of steps for this target (`dfml.inversion.time_budget`); it keeps its images in further
+            ones. None: no other limit than that of the run. Engines that share pixels do not use it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Target:
     labels: Int64[Tensor, " images"]
     rows: Int64[Tensor, " outputs"] | None = None
     images: Int64[Tensor, " images"] | None = None
+    steps: int | None = None
 
     @property
     def network(self) -> PretrainedClassifier:
@@ -129,7 +132,7 @@ class Engine(ABC):
     Attributes:
         steps: Largest number of steps of a run, unless the caller chooses another.
         memory_limit: Memory in bytes that one backward pass through a member may take, as far as the engine can
-            keep it; `create_engine` sets it from the settings.
+            keep it (`dfml.inversion.chunked_gradient.images_per_pass`); `create_engine` sets it from the settings.
     """
 
     steps: int

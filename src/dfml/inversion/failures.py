@@ -53,7 +53,7 @@ class FailureTracker:
             losses: Losses of this target before each step; without any, only the images are checked.
             images: Images after the last step.
         """
-        values = [loss.label.item() for loss in losses]
+        values = torch.stack([loss.label for loss in losses]).tolist() if losses else []
         if not all(map(math.isfinite, values)) or not bool(images.isfinite().all()):
             self.excluded[target.name] = "the inversion diverged (its cross-entropy or its images are not finite)"
             return False

@@ -1,12 +1,19 @@
 """Inversion by generators: each member gets a copy of one generator, which some steps adapt to the member.
 
 Shared by FIVE, FastDFKD and CMI, which differ in the weights that the copies start from and in what is kept afterwards.
+
+Memory: what a member's backward pass takes is bounded by the engine's memory limit. More images than fit are passed
+through the member in chunks (`dfml.inversion.chunked_gradient`); their exact gradient then goes back through the
+generator once. The generator's own activations are those of all images of a target, because it normalises over them;
+they are not bounded by the limit.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +24,8 @@ from torch.func import functional_call
 
 from dfml import seeds
 from dfml.backbones.image_generator import ImageGenerator
-from dfml.inversion.engine import EmaStatistics, InversionRun, StudentRowLogits, Target
+from dfml.inversion.chunked_gradient import chunked_inversion_loss, images_per_pass
+from dfml.inversion.engine import EmaStatistics, Engine, InversionRun, StudentRowLogits, Target
 from dfml.inversion.loss import InversionLoss, InversionWeights, inversion_loss
 from dfml.inversion.views import AnyView, sample_view
 from dfml.settings import FrozenSettings
@@ -82,7 +90,9 @@ class GeneratorInversionRun(InversionRun):
         student: See `Engine.start`.
         previous_statistics: See `InversionRun`.
         accumulate: Whether to sum the gradients of all steps.
-        stacked: Whether targets of one architecture with equally many images are evaluated in one call.
+        stacked: Whether targets of one architecture with equally many images are evaluated in one call, as many of them
+            as the memory allows.
+        memory: Memory in bytes that one backward pass through members may take; see `Engine.memory_limit`.
     """
 
     def __init__(
@@ -99,13 +109,16 @@ class GeneratorInversionRun(InversionRun):
         previous_statistics: Sequence[EmaStatistics] | None = None,
         accumulate: bool = False,
         stacked: bool = False,
+        memory: int = Engine.memory_limit,
     ) -> None:
         super().__init__(targets, student, previous_statistics)
         self.config, self.preprocessing = config, preprocessing
         self._network, self._seed, self._round_index = network, seed, round_index
         self._accumulate = accumulate
+        self._last: dict[int, InversionLoss] = {}
         self.copies = [self._copy(start, target) for start, target in zip(starts, self.targets, strict=True)]
-        self._groups = _groups(self.targets, self.previous_statistics) if stacked else {}
+        self.chunks = [self._images_per_pass(index, memory) for index in range(len(self.targets))]
+        self._groups = _groups(self.targets, self.previous_statistics, self.chunks) if stacked else {}
         self._stacks = {key: MemberStack([self.targets[i].network for i in g]) for key, g in self._groups.items()}
         weights = [value for copy in self.copies for value in copy.weights.values()]
         weights += [value for index in range(len(self.copies)) for value in self.extra_weights(index)]
@@ -126,6 +139,16 @@ class GeneratorInversionRun(InversionRun):
         latents = latents.to(target.labels.device, next(iter(weights.values())).dtype).requires_grad_()
         return GeneratorCopy(weights, latents, {}, {})
 
+    @property
+    def groups(self) -> list[list[int]]:
+        """Indices of the targets that are evaluated in one call, for every such call."""
+        return list(self._groups.values())
+
+    def _images_per_pass(self, index: int, memory: int) -> int:
+        size = self.preprocessing.size
+        sample = self.copies[index].latents.detach().new_zeros(len(self.targets[index].labels), 3, size, size)
+        return images_per_pass(self.targets[index].network, sample, memory)
+
     def _codes(self, target: Target) -> Tensor:
         codes = [
             # The same codes in every run: a generator that one run has trained may be used by another.
@@ -142,11 +165,14 @@ class GeneratorInversionRun(InversionRun):
         losses: dict[int, InversionLoss] = {}
         for key, group in self._groups.items():
             losses |= self._stacked(self._stacks[key], group, view)
-        for index in range(len(self.targets)):
-            if index not in losses:
+        for index, target in enumerate(self.targets):
+            if target.steps is not None and self.done >= target.steps:
+                self._stop(index)
+            elif index not in losses:
                 losses[index] = self._one(index, view)
-        for index, copy in enumerate(self.copies):
-            self.ema_statistics[index] = losses[index].ema_statistics
+        for index, loss in losses.items():
+            copy = self.copies[index]
+            self.ema_statistics[index] = loss.ema_statistics
             if self._accumulate:
                 total = copy.total
                 copy.total = {n: total[n] + gradient if total else gradient for n, gradient in copy.last.items()}
@@ -154,13 +180,20 @@ class GeneratorInversionRun(InversionRun):
                 value.grad = copy.last[name]
         self._optimiser.step()
         self.done += 1
-        return [losses[index].detach() for index in range(len(self.targets))]
+        self._last |= {index: loss.detach() for index, loss in losses.items()}
+        return [self._last[index] for index in range(len(self.targets))]
+
+    def _stop(self, index: int) -> None:
+        """Drop the gradients of a target that has taken all its steps, so that the optimiser leaves it as it is."""
+        copy = self.copies[index]
+        for value in (copy.latents, *copy.weights.values(), *self.extra_weights(index)):
+            value.grad = None
 
     def _one(self, index: int, view: AnyView) -> InversionLoss:
         copy, target = self.copies[index], self.targets[index]
         generated = self._generate(copy.weights, copy.latents)
         previous = self.previous_statistics[index]
-        loss = self._loss(target.network, generated, target.labels, target.rows, previous, view)
+        loss = self._loss(target.network, generated, target.labels, target.rows, previous, view, self.chunks[index])
         extra, weights = self.extra_loss(index, generated), self.extra_weights(index)
         total = loss.total if extra is None else loss.total + extra
         leaves = [copy.latents, *weights, *copy.weights.values()]
@@ -229,9 +262,11 @@ class GeneratorInversionRun(InversionRun):
         rows: Tensor | None,
         previous_statistics: Sequence[Tensor],
         view: AnyView,
+        chunk: int | None = None,
     ) -> InversionLoss:
         pixels = self.preprocessing.normalise(images)
-        return inversion_loss(
+        compute = inversion_loss if chunk is None else partial(chunked_inversion_loss, chunk=chunk)
+        return compute(
             classifier,
             pixels,
             labels,
@@ -248,10 +283,22 @@ class GeneratorInversionRun(InversionRun):
         return [self._generate(copy.weights, copy.latents) for copy in self.copies]
 
 
-def _groups(targets: Sequence[Target], previous: Sequence[EmaStatistics]) -> dict[object, list[int]]:
-    """Targets that can be evaluated in one call; a member's first round has no previous statistics to stack."""
+def _groups(
+    targets: Sequence[Target], previous: Sequence[EmaStatistics], chunks: Sequence[int]
+) -> dict[object, list[int]]:
+    """Targets that can be evaluated in one call; a member's first round has no previous statistics to stack.
+
+    Args:
+        targets: All targets.
+        previous: For every target the statistics of earlier rounds.
+        chunks: For every target the number of images that may be in one backward pass.
+    """
     groups: dict[object, list[int]] = {}
-    for index, (target, seen) in enumerate(zip(targets, previous, strict=True)):
-        key = (stack_key(target.network), len(target.labels), target.rows is None, len(seen))
-        groups.setdefault(key, []).append(index)
+    places: Counter[object] = Counter()
+    for index, (target, seen, chunk) in enumerate(zip(targets, previous, chunks, strict=True)):
+        at_once = chunk // len(target.labels)  # members in one call
+        if at_once and target.steps is None:
+            key = (stack_key(target.network), len(target.labels), target.rows is None, len(seen))
+            groups.setdefault((key, places[key] // at_once), []).append(index)
+            places[key] += 1
     return groups

@@ -25,6 +25,7 @@ from dfml.inversion.registry import (
 )
 from dfml.inversion.shared_images import first_occurrences, shared_image_indices
 from dfml.inversion.terms import BUILT_IN_TERMS
+from dfml.inversion.time_budget import TimeBudget
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.zoo import Zoo
 
@@ -85,6 +86,7 @@ class ImageSource:
         self._entry = ENGINES.find(config.engine)
         self._config, self._zoo, self._preprocessing, self._rows = config, zoo, preprocessing, rows
         self._seed, self._device = seed, device or torch.device("cpu")
+        self._budget = TimeBudget(zoo, config.budget, config.classes_per_round, self.engine.steps)
         self._messages: list[str] = []
         self._exclude_unsuited()
 
@@ -127,14 +129,15 @@ class ImageSource:
     def labels(self, member: int, per_class: int, round_index: int) -> Int64[Tensor, " images"]:
         """Outputs of a member to recover images of, ascending, each `per_class` times.
 
-        These are all of its outputs, or `classes_per_round` of them at random.
+        These are all of its outputs, or `classes_per_round` of them at random; fewer, and fewer images of each, of a
+        member that would exceed the time budget (`dfml.inversion.time_budget`).
         """
-        outputs = len(self._zoo.classes.of_member[member])
-        if outputs <= self.classes_per_round:
-            return balanced_labels(outputs, per_class, self._device)
+        outputs, size = len(self._zoo.classes.of_member[member]), self._budget.round_size(member, per_class)
+        if outputs <= size.classes:
+            return balanced_labels(outputs, size.per_class, self._device)
         generator = seeds.generator(self._seed, "outputs", round_index, self._zoo.name(member))
-        chosen = torch.randperm(outputs, generator=generator)[: self.classes_per_round].sort().values
-        return chosen.repeat_interleave(per_class).to(self._device)
+        chosen = torch.randperm(outputs, generator=generator)[: size.classes].sort().values
+        return chosen.repeat_interleave(size.per_class).to(self._device)
 
     def most_images(self, per_class: int) -> int:
         """The largest number of images of one member in a round."""
@@ -153,7 +156,7 @@ class ImageSource:
 
         Args:
             members: Indices of the members.
-            per_class: Number of images of every output in `labels`.
+            per_class: Number of images of every output in `labels`, unless the time budget allows fewer.
             round_index: Number of the round: draws differ between rounds and repeat when a round is repeated.
             student: Student logits; images maximise the divergence between member and student. None disables the term.
             learner_weights: Weights of the learner that is being trained. Only looked at after a failure, to find out
@@ -205,6 +208,7 @@ class ImageSource:
                 member_labels,
                 self._rows[index] if self._rows else None,
                 indices,
+                self._budget.round_size(index, per_class).steps,
             )
             for index, member_labels, indices in zip(members, labels, image_indices, strict=True)
         ]
@@ -254,9 +258,9 @@ class ImageSource:
         return [f"recovered images that their own member does not recognise have no label: {named}{rest}"]
 
     def pop_messages(self) -> list[str]:
-        """Return and forget which members were excluded since the last call, and why."""
+        """Return and forget which members were excluded or limited since the last call, and why."""
         messages, self._messages = self._messages, []
-        return messages
+        return [*messages, *self._budget.pop_messages()]
 
     def _report(self, names: set[str], learner_weights: Iterable[Tensor]) -> None:
         """Note a message on every member that failed.

@@ -118,6 +118,7 @@ class MetaGenerator(Engine):
             previous_statistics=self._statistics.get(targets),
             accumulate=self.config.outer == "accumulated",
             stacked=self._stacked,
+            memory=self.memory_limit,
         )
 
     @torch.no_grad()

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dfml.inversion.chunked_gradient import images_per_pass, inversion_gradient
+from dfml.inversion.engine import Engine
 from dfml.inversion.loss import InversionLoss, InversionWeights, inversion_loss
 from dfml.inversion.views import AnyView, View
 from dfml.zoo.pretrained import Preprocessing
@@ -35,10 +37,21 @@ class InversionGradient:
         zoo: The members.
         preprocessing: Size, mean and standard deviation of the pixels.
         weights: Weights of the loss.
-        stacked: Whether members of one architecture are evaluated in one call.
+        stacked: Whether members of one architecture are evaluated in one call, as many of them as the memory allows.
+        memory: Memory in bytes that one backward pass through members may take. The images of a member that take more
+            are passed in chunks, which gives the same gradient.
     """
 
-    def __init__(self, zoo: Zoo, preprocessing: Preprocessing, weights: InversionWeights, *, stacked: bool) -> None:
+    def __init__(
+        self,
+        zoo: Zoo,
+        preprocessing: Preprocessing,
+        weights: InversionWeights,
+        *,
+        stacked: bool,
+        memory: int = Engine.memory_limit,
+    ) -> None:
+        self._memory = memory
         self._zoo, self._preprocessing, self._weights = zoo, preprocessing, weights
         self._groups = list(zoo.groups().values()) if stacked else []
         self._stacks = [MemberStack([zoo.classifier(index) for index in group]) for group in self._groups]
@@ -62,19 +75,33 @@ class InversionGradient:
         place = {member: position for position, member in enumerate(members)}
         for group, stack in zip(self._groups, self._stacks, strict=True):
             rows = [row for row, member in enumerate(group) if member in place]
-            if rows:
-                positions = [place[group[row]] for row in rows]
-                each = self._stacked(stack, rows, [pixels[p] for p in positions], [views[p] for p in positions])
+            for part in self._parts(group, rows, pixels[place[group[rows[0]]]]) if rows else ():
+                positions = [place[group[row]] for row in part]
+                each = self._stacked(stack, part, [pixels[p] for p in positions], [views[p] for p in positions])
                 found.update(zip(positions, each, strict=True))
+        for position, member in enumerate(members):
+            if position not in found:
+                found[position] = self._one(member, pixels[position], views[position])
         return [found[position] for position in range(len(members))]
 
+    def _parts(self, group: list[int], rows: list[int], pixels: Tensor) -> list[list[int]]:
+        """Divide members of one stack into those that fit into one call; none if not even one member does."""
+        images = pixels.flatten(0, 1)
+        at_once = images_per_pass(self._zoo.classifier(group[rows[0]]), images, self._memory) // len(images)
+        return [rows[start : start + at_once] for start in range(0, len(rows), at_once)] if at_once else []
+
     def _one(self, member: int, pixels: Tensor, view: AnyView) -> MemberGradient:
-        leaf = pixels.flatten(0, 1).detach().requires_grad_()
-        loss = inversion_loss(
-            self._zoo.classifier(member), leaf, _labels(pixels), self._preprocessing, self._weights, view
+        classifier, images = self._zoo.classifier(member), pixels.flatten(0, 1)
+        loss, gradient = inversion_gradient(
+            classifier,
+            images,
+            _labels(pixels),
+            self._preprocessing,
+            self._weights,
+            view,
+            chunk=images_per_pass(classifier, images, self._memory),
         )
-        (gradient,) = torch.autograd.grad(loss.total, leaf)
-        return MemberGradient(gradient.view(pixels.shape), loss.detach())
+        return MemberGradient(gradient.view(pixels.shape), loss)
 
     def _stacked(
         self, stack: MemberStack, rows: list[int], pixels: list[Tensor], views: list[AnyView]

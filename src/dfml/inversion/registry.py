@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor
 
 from dfml.errors import ConfigError, UsageError
@@ -117,9 +125,13 @@ class InversionConfig(FrozenSettings):
     bytes, at the learner's size), predicts the label. Others are used without a label, where a method can, or not at
     all. A member that recognises fewer than 5% of its images for `patience` rounds in a row is excluded."""
     memory: PositiveFloat = 2.0
-    """Memory in GiB that the images of one backward pass through a member may take, in engines that optimise pixels; a
-    student's activations are not counted. More images are passed in chunks, which gives the same gradient and takes
-    about a third longer."""
+    """Memory in GiB that the images of one backward pass through a member may take, in dfml's own engines; the
+    activations of a generator or a student are not counted. More images are passed in chunks, which gives the same
+    gradient and takes about a third longer."""
+    budget: NonNegativeFloat = 1.0
+    """Largest cost of one member's round in a training, relative to a Conv4 with 64 channels and `classes_per_round`
+    classes at 32 x 32 pixels; 0: no limit. A member that costs more has images of fewer classes per round (at least
+    five), then fewer images of each, then fewer steps; the run says which. `dfml invert` recovers all images."""
     five: FiveConfig = FiveConfig()
     fast_dfkd: FastDfkdConfig = FastDfkdConfig()
     cmi: ContrastiveConfig = ContrastiveConfig()

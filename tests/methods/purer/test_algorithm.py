@@ -43,6 +43,21 @@ def same(first: GradientLearner, second: GradientLearner) -> bool:
     return all(torch.equal(value, second.parameters[name]) for name, value in first.parameters.items())
 
 
+def test_with_little_memory_the_images_of_a_member_are_passed_one_by_one() -> None:
+    members = zoo()
+    sizes: list[int] = []
+    for classifier in members.classifiers():
+        classifier.network.register_forward_pre_hook(
+            lambda _, inputs: sizes.append(len(inputs[0])) if inputs[0].requires_grad else None
+        )
+    expected = start_run(members).step(1)
+    assert max(sizes) == 9  # three classes of three images
+    sizes.clear()
+    found = start_run(members, inversion_memory=1e-9).step(1)
+    assert set(sizes) == {1}  # what an image takes was measured before
+    assert found["batch_norm_distance"] == pytest.approx(expected["batch_norm_distance"], rel=1e-3)
+
+
 def test_the_inversion_gradient_is_that_of_the_sum_of_losses_each_with_the_member_s_own_classes() -> None:
     """The released code of PURER weights member i of n by n - i + 1; PURER-Plus permutes labels against classes."""
     members = Zoo.of(

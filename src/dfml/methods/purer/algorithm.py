@@ -103,7 +103,9 @@ class PurerRun(TrainingRun):
         stacked = device.type == "cuda" if config.stacked is None else config.stacked
         # `InversionGradient` stacks every group of the zoo, so all members must have gradients.
         stacked = stacked and len(self.members) == len(zoo)
-        self.inversion_gradient = InversionGradient(zoo, preprocessing, config.inversion, stacked=stacked)
+        self.inversion_gradient = InversionGradient(
+            zoo, preprocessing, config.inversion, stacked=stacked, memory=int(config.inversion_memory * 2**30)
+        )
         self.classes_of_member = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
 
     def step(self, iteration: int) -> Mapping[str, float]:

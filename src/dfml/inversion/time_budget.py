@@ -1,0 +1,120 @@
+"""`TimeBudget`: how many images and steps the inversion of one member may take in a round of a training.
+
+Without it, one ResNet-50 at 224 pixels takes as long in a round as hundreds of Conv4. A member whose round would cost
+more than the budget gives way in this order: images of fewer classes, down to five; fewer images of each class, down to
+one; fewer steps. Costs are counted, not timed (`dfml.inversion.image_cost`), so that a training is repeatable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from dfml.backbones import create_backbone
+from dfml.inversion.image_cost import image_operations
+from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
+from dfml.zoo.zoo import Zoo
+
+_LEAST_CLASSES = 5  # images of fewer are far from the running statistics, which are those of all classes
+_REFERENCE, _REFERENCE_SIZE = "conv4_64", 32
+_REFERENCE_CLASSES = 1000  # the head is a small part of the cost; a Conv4 with fewer classes is cheaper
+
+
+@dataclass(frozen=True)
+class RoundSize:
+    """Size of one member's inversion in a round.
+
+    Attributes:
+        classes: Largest number of classes.
+        per_class: Number of images per class.
+        steps: Largest number of steps; None: the engine's.
+    """
+
+    classes: int
+    per_class: int
+    steps: int | None = None
+
+
+class TimeBudget:
+    """Divides a budget of operations per round into classes, images and steps, for every member on its own.
+
+    The unit is the cost of an image in one step of a Conv4 with 64 channels, 1000 classes and 32 x 32 pixels. A
+    member's round may cost `budget` times as much as a round of that Conv4 with images of `classes_per_round` classes
+    and as many steps; other members do not matter.
+
+    Args:
+        zoo: The members. Those that are no `PretrainedClassifier` cannot be counted and are not limited.
+        budget: See above; 0: no limit.
+        classes_per_round: Largest number of classes of a member in a round.
+        steps: Largest number of steps of the engine.
+    """
+
+    def __init__(self, zoo: Zoo, budget: float, classes_per_round: int, steps: int) -> None:
+        self._zoo, self._budget = zoo, budget
+        self._classes_per_round, self._steps = classes_per_round, steps
+        self._sizes: dict[tuple[int, int], RoundSize] = {}
+        self._reported: set[tuple[int, int, int]] = set()
+        self._messages: list[str] = []
+
+    def round_size(self, member: int, per_class: int) -> RoundSize:
+        """Size of a member's inversion in every round.
+
+        Args:
+            member: Index of the member; it is loaded to count its operations.
+            per_class: Number of images per class without a limit.
+        """
+        key = member, per_class
+        if key not in self._sizes:
+            self._sizes[key] = self._measured(member, per_class)
+        return self._sizes[key]
+
+    def pop_messages(self) -> list[str]:
+        """Return and forget the messages on members that are limited, one for all members of the same kind."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def _measured(self, member: int, per_class: int) -> RoundSize:
+        unlimited = RoundSize(self._classes_per_round, per_class)
+        classifier = self._zoo[member] if self._budget else None
+        if not isinstance(classifier, PretrainedClassifier):
+            return unlimited
+        operations, outputs = image_operations(classifier), len(classifier.labels)
+        images = self._budget * self._classes_per_round * per_class * self._reference_operations / operations
+        wanted = min(outputs, self._classes_per_round) * per_class
+        if wanted <= images:
+            return unlimited
+        size = fit_round(min(outputs, self._classes_per_round), per_class, images, self._steps)
+        if (operations, outputs, per_class) not in self._reported:
+            self._reported.add((operations, outputs, per_class))
+            self._messages.append(self._describe(member, outputs, per_class, size, wanted / images))
+        return size
+
+    @cached_property
+    def _reference_operations(self) -> int:
+        network = create_backbone(_REFERENCE, _REFERENCE_CLASSES, seed=0, img_size=_REFERENCE_SIZE)
+        half = (0.5, 0.5, 0.5)
+        labels = tuple(f"class {index}" for index in range(_REFERENCE_CLASSES))
+        return image_operations(PretrainedClassifier(network, labels, Preprocessing(_REFERENCE_SIZE, half, half)))
+
+    def _describe(self, member: int, outputs: int, per_class: int, size: RoundSize, ratio: float) -> str:
+        limits = f"images of {size.classes} of its {outputs} classes, {size.per_class} of {per_class} each"
+        steps = f", in at most {size.steps} of {self._steps} steps" if size.steps else ""
+        return (
+            f"{self._zoo.name(member)}, and members like it: a round would cost {ratio:.1f} times the time budget "
+            f"(inversion.budget={self._budget:g}), so it has {limits}{steps}"
+        )
+
+
+def fit_round(classes: int, per_class: int, images: float, steps: int) -> RoundSize:
+    """Choose classes, images per class and steps of a round that has room for fewer images than wanted.
+
+    Args:
+        classes: Number of classes without a limit.
+        per_class: Number of images per class without a limit.
+        images: Number of images that the budget allows in all steps; positive, and fewer than wanted.
+        steps: Number of steps without a limit.
+    """
+    classes = max(min(classes, _LEAST_CLASSES), min(classes, int(images) // per_class))
+    per_class = max(1, min(per_class, int(images) // classes))
+    share = images / (classes * per_class)
+    return RoundSize(classes, per_class, None if share >= 1.0 else max(1, int(share * steps)))
