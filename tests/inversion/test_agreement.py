@@ -74,3 +74,62 @@ def test_a_loaded_state_dict_has_the_same_counts() -> None:
     agreement.add(0, torch.tensor([1, 2]).repeat(50), {1: scores([2, 1], 4).repeat(50, 1)})
     restored.load_state_dict(agreement.state_dict())
     assert restored.warnings() == agreement.warnings() != []
+
+
+def four(*wrong: int) -> CrossMemberAgreement:
+    """Four members of the same four classes, each inverted and queried; those in `wrong` have other labels."""
+    labels = ("ant", "bat", "cat", "dog")
+    agreement = CrossMemberAgreement(Zoo.of([member(index, labels) for index in range(4)]))
+    shown = torch.arange(4).repeat_interleave(10)
+    for source in range(4):
+        content = (shown + 1) % 4 if source in wrong else shown  # what the images show, under right labels
+        predictions = {
+            judge: scores(((content + 3) % 4 if judge in wrong else content).tolist(), 4) for judge in range(4)
+        }
+        agreement.add(source, shown, predictions)
+    return agreement
+
+
+def test_a_member_with_exchanged_labels_is_contradicted_and_the_others_are_not() -> None:
+    (reason,) = [four(2).contradicted()]
+    assert list(reason) == [2]
+    assert "recognises 0 of 120 images" in reason[2]
+    assert "from 3 other members" in reason[2]
+    assert four().contradicted() == {}
+
+
+def test_members_that_contradict_each_other_are_kept_if_nobody_agrees_with_either() -> None:
+    agreement = CrossMemberAgreement(Zoo.of([member(0), member(1)]))
+    labels = torch.arange(3).repeat_interleave(50)
+    for source in range(2):
+        other = scores(((labels + 1) % 3).tolist(), 3)
+        agreement.add(source, labels, {source: scores(labels.tolist(), 3), 1 - source: other})
+    assert agreement.contradicted() == {}
+
+
+def test_an_inaccurate_member_that_is_better_than_chance_is_not_contradicted() -> None:
+    agreement = CrossMemberAgreement(Zoo.of([member(index, ("ant", "bat", "cat", "dog")) for index in range(4)]))
+    labels = torch.arange(4).repeat_interleave(20)
+    weak = torch.where(torch.arange(80) % 20 < 7, labels, (labels + 1 + torch.arange(80) % 3) % 4)  # 35%
+    for source in range(3):
+        right = scores(labels.tolist(), 4)
+        agreement.add(source, labels, {**dict.fromkeys(range(3), right), 3: scores(weak.tolist(), 4)})
+    assert agreement.contradicted() == {}
+
+
+def test_a_member_that_was_asked_about_few_images_or_one_member_is_not_contradicted() -> None:
+    labels = torch.arange(4).repeat_interleave(30)
+    right, wrong = scores(labels.tolist(), 4), scores(((labels + 1) % 4).tolist(), 4)
+    zoo_of_four = Zoo.of([member(index, ("ant", "bat", "cat", "dog")) for index in range(4)])
+    one_source = CrossMemberAgreement(zoo_of_four)
+    one_source.add(0, labels, {0: right, 1: right, 2: right, 3: wrong})
+    assert one_source.contradicted() == {}
+    few = CrossMemberAgreement(zoo_of_four)
+    for source in range(3):
+        few.add(source, labels[::4], {0: right[::4], 1: right[::4], 2: right[::4], 3: wrong[::4]})
+    assert few.contradicted() == {}
+    few.add(0, labels, {0: right, 1: right, 2: right, 3: wrong})
+    assert list(few.contradicted()) == [3]
+    restored = CrossMemberAgreement(zoo_of_four)
+    restored.load_state_dict(few.state_dict())
+    assert restored.contradicted() == few.contradicted()

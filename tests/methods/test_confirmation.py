@@ -13,7 +13,7 @@ from dfml.inversion.failures import FailureTracker
 from dfml.methods.free import FREE
 from dfml.methods.free.algorithm import FreeRun
 from dfml.methods.zoo_student import ZooStudent, ZooStudentRun
-from dfml.zoo import Zoo
+from dfml.zoo import PretrainedClassifier, Zoo
 from tests.factories import member
 
 CPU = torch.device("cpu")
@@ -27,6 +27,13 @@ def students(**inversion: Any) -> ZooStudentRun:
     run = method.start(Zoo.of([member(0, LABELS)]), CPU)
     assert isinstance(run, ZooStudentRun)
     run.step(1)
+    return run
+
+
+def zoo_run(members: list[PretrainedClassifier]) -> ZooStudentRun:
+    settings = {"iterations": 4, "images_per_class": 8, "student_steps": 1, "batch": 8, "backbone": "conv4"}
+    run = ZooStudent(way=3, inversion=INVERSION, **settings).start(Zoo.of(members), CPU)
+    assert isinstance(run, ZooStudentRun)
     return run
 
 
@@ -87,9 +94,79 @@ def test_a_member_that_never_recognises_its_images_is_excluded() -> None:
     assert restored.confirmed["good"] == (90, 100)
 
 
+def test_a_member_that_is_at_chance_while_most_others_are_not_is_excluded() -> None:
+    tracker = FailureTracker(patience=2)
+    for _ in range(3):  # in the first round there is nothing to compare with
+        tracker.count_confirmed("one class", 20, 100, classes=5)  # always the same of five
+        tracker.count_confirmed("weak", 30, 100, classes=5)
+        tracker.count_confirmed("few images", 2, 5, classes=5)
+        tracker.count_confirmed("good", 95, 100, classes=5)
+    assert list(tracker.excluded) == ["one class"]
+
+
+def test_a_member_of_twenty_classes_that_predicts_one_of_them_is_excluded() -> None:
+    tracker = FailureTracker(patience=2)
+    tracker.count_confirmed("good", 95, 100, classes=5)
+    for _ in range(2):
+        tracker.count_confirmed("constant", 20, 400, classes=20)  # 5%
+    assert list(tracker.excluded) == ["constant"]
+
+
+def test_nobody_is_excluded_while_the_engine_itself_is_at_chance() -> None:
+    tracker = FailureTracker(patience=2)
+    for _ in range(5):
+        for name in ("a", "b", "c"):
+            tracker.count_confirmed(name, 20, 100, classes=5)
+    assert not tracker.excluded
+    alone = FailureTracker(patience=1)
+    alone.count_confirmed("alone", 20, 100, classes=5)
+    assert not alone.excluded
+
+
+def test_a_member_with_constant_predictions_is_excluded_in_its_first_round_and_the_run_goes_on() -> None:
+    constant = member(1, LABELS)
+    head = constant.network.get_classifier()  # type: ignore[operator]
+    head.weight.zero_()
+    run = zoo_run([member(0, LABELS), constant, member(2, LABELS)])
+    messages = []
+    for iteration in range(1, 5):
+        metrics = run.step(iteration)
+        messages += run.source.pop_messages()
+    (line,) = [line for line in messages if line.startswith("member-001")]
+    assert "predicts the same probabilities for all 32 images" in line
+    assert set(run.source.failures.excluded) == {"member-001"}
+    assert metrics["distillation_loss"] >= 0.0
+
+
+def test_a_member_with_running_variances_of_zero_leaves_the_loss_finite() -> None:
+    broken = member(1, LABELS)
+    for layer in broken.network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_var.zero_()  # type: ignore[operator]
+    run = zoo_run([member(0, LABELS), broken, member(2, LABELS)])
+    losses = [run.step(iteration).get("distillation_loss", 0.0) for iteration in range(1, 5)]
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert all(bool(value.isfinite().all()) for value in run.learner().state_dict().values())
+
+
+def test_images_of_a_contradicted_member_lose_their_class_and_it_is_not_inverted_again() -> None:
+    run = zoo_run([member(0, LABELS), member(1, LABELS), member(2, LABELS)])
+    run.step(1)
+    (inverted,) = run.source.failures.confirmed
+    index = [run.zoo.name(each) for each in range(3)].index(inverted)
+    assert int((run.buffer.classes[run.buffer.members == index] >= 0).sum()) > 0
+    run.agreement.contradicted = lambda: {index: "the others contradict it"}  # type: ignore[method-assign]
+    run.step(2)
+    assert int((run.buffer.members == index).sum()) > 0
+    assert bool((run.buffer.classes[run.buffer.members == index] == -1).all())
+    assert index not in run.source.next_members(3, 3)
+    assert f"{inverted} is excluded: the others contradict it" in run.pop_messages()
+
+
 def test_a_run_whose_only_member_recognises_nothing_ends_with_one_line() -> None:
     run = students(confirmed_only=True)
-    labels, scores = torch.zeros(10, dtype=torch.int64), torch.tensor([0.0, 1.0, 0.0, 0.0]).repeat(10, 1)
+    labels = torch.zeros(10, dtype=torch.int64)
+    scores = torch.tensor([0.0, 1.0, 0.0, 0.0]) * torch.linspace(1, 2, 10)[:, None]
     for _ in range(4):
         assert not bool(run.source.confirmed(0, labels, scores).any())
     with pytest.raises(RunError, match="no member is left"):

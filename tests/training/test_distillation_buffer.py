@@ -144,3 +144,20 @@ def test_the_newest_images_of_a_class_come_first(classes: list[int], count: int)
     for wanted in range(3):
         expected = [value for value, label in reversed(kept) if label == wanted][:count]
         assert values(buffer.newest(wanted, count)) == expected
+
+
+def test_log_probabilities_below_the_range_of_16_bits_stay_finite() -> None:
+    buffer = DistillationBuffer(2, 4, 2, torch.device("cpu"))
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    buffer.add(images, torch.tensor([[0.0, -1e10], [torch.nan, torch.nan]]))
+    _, stored = buffer.get(torch.arange(2))
+    assert stored[0].tolist() == [0.0, -65504.0]
+    assert bool(stored[1].isnan().all())  # not queried
+
+
+def test_classes_of_images_from_one_member_are_forgotten() -> None:
+    buffer = DistillationBuffer(4, 4, 2, torch.device("cpu"))
+    images, predictions = torch.zeros(4, 3, 4, 4, dtype=torch.uint8), torch.zeros(4, 2)
+    buffer.add(images, predictions, torch.tensor([5, 6, 7, -1]), torch.tensor([0, 1, 0, -1]))
+    buffer.forget_classes(0)
+    assert buffer.classes.tolist() == [-1, 6, -1, -1]

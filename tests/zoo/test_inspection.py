@@ -99,10 +99,10 @@ def test_logits_that_do_not_depend_on_the_image_are_a_warning(zoo_maker: ZooMake
 
     edit_weights(folder, zero_head)
     (row,) = inspect_zoo(zoo_maker.path).members
-    assert row.warnings == ("it has the same logits for every image of noise",)
+    assert row.warnings == ("its predictions are the same for 32 very different synthetic images",)
 
 
-def test_logits_of_noise_that_are_not_finite_are_a_warning(zoo_maker: ZooMaker) -> None:
+def test_logits_of_synthetic_images_that_are_not_finite_are_a_warning(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member()
 
     def explode(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def test_logits_of_noise_that_are_not_finite_are_a_warning(zoo_maker: ZooMaker) 
     edit_weights(folder, explode)
     (row,) = inspect_zoo(zoo_maker.path).members
     assert row.problem is None
-    assert row.warnings == ("its logits for images of noise are not finite",)
+    assert row.warnings == ("its logits for synthetic images are not finite",)
 
 
 def test_a_network_without_batch_norm_is_a_warning(zoo_maker: ZooMaker) -> None:
@@ -150,3 +150,22 @@ def test_a_report_is_plain_json(zoo_maker: ZooMaker) -> None:
 def test_an_empty_zoo_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ZooError, match="is empty"):
         inspect_zoo(tmp_path)
+
+
+def test_a_member_with_most_classes_of_the_zoo_is_named_with_those_that_others_know(zoo_maker: ZooMaker) -> None:
+    zoo_maker.member("a", ("ant", "bee", "cat"))
+    zoo_maker.member("b", ("bee", "cat", "dog"), seed=1)
+    zoo_maker.member("large", ("ant", "bee", *(f"species {index}" for index in range(98))), seed=2)
+    rows = {row.name: row.warnings for row in inspect_zoo(zoo_maker.path).members}
+    assert rows["a"] == rows["b"] == ()
+    (line,) = rows["large"]
+    assert line.startswith("it has 100 of the zoo's 102 classes, of which other members know 2")
+
+
+def test_a_member_of_more_classes_than_the_others_is_not_named_if_they_are_known_elsewhere(zoo_maker: ZooMaker) -> None:
+    labels = tuple(f"species {index}" for index in range(40))
+    for index in range(4):
+        zoo_maker.member(f"small-{index}", labels[3 * index : 3 * index + 3], seed=index)
+    zoo_maker.member("medium", labels[:29], seed=4)  # nine times as many
+    zoo_maker.member("disjoint", ("ant", "bee", "cat"), seed=5)
+    assert all(row.warnings == () for row in inspect_zoo(zoo_maker.path).members)

@@ -14,6 +14,8 @@ from dfml.zoo.zoo import Zoo
 _LEAST_IMAGES = 40  # before a warning
 _CHANCE_FACTOR = 1.25  # times the chance level: a member that is no better has not learned its classes
 _OTHER_CLASS_FACTOR = 0.25  # times the chance level: a class that is hardly ever recognised is another class
+_SOUND_FACTOR = 2.0  # times the chance level: images that other members recognise so often show their classes
+_LEAST_SOUND_IMAGES, _LEAST_SOUND_MEMBERS = 100, 2  # before a member is contradicted
 
 
 class CrossMemberAgreement:
@@ -29,6 +31,8 @@ class CrossMemberAgreement:
         queried: Images of an output's class that the member was queried with, one count per output, members side by
             side.
         recognised: How many of these it classified as that output.
+        pairs: For every member (row) the number of its images that every other member (column) was queried with.
+        agreed: How many of these the other member classified as their class.
     """
 
     def __init__(self, zoo: Zoo) -> None:
@@ -38,6 +42,9 @@ class CrossMemberAgreement:
         self._columns = torch.split(torch.arange(sum(outputs)), outputs)
         self.queried = torch.zeros(sum(outputs), dtype=torch.int64)
         self.recognised = torch.zeros(sum(outputs), dtype=torch.int64)
+        self.pairs = torch.zeros(len(outputs), len(outputs), dtype=torch.int64)
+        self.agreed = torch.zeros(len(outputs), len(outputs), dtype=torch.int64)
+        self._chance = 1.0 / torch.tensor(outputs, dtype=torch.float64)
 
     def add(
         self,
@@ -67,6 +74,38 @@ class CrossMemberAgreement:
             columns = self._columns[member]
             self.queried[columns] += torch.bincount(output[shared], minlength=len(columns))
             self.recognised[columns] += torch.bincount(output[shared & correct], minlength=len(columns))
+            self.pairs[inverted_from, member] += int(shared.sum())
+            self.agreed[inverted_from, member] += int((shared & correct).sum())
+
+    def contradicted(self) -> dict[int, str]:
+        """Members that are at chance where the other members agree with each other.
+
+        Only images of members whose images the remaining members recognise at least twice as often as by chance count:
+        images that show nothing, or are of a member with wrong labels, contradict nobody. A member is contradicted if
+        it was queried with at least 100 such images of at least two members, and its predictions are right at most 1.25
+        times as often as by chance. So two members that contradict each other are both kept, and so are members that
+        share no class with others, and inaccurate members that are better than chance.
+
+        Returns:
+            Index of the member -> what contradicts it.
+        """
+        found = {}
+        expected = self.pairs * self._chance
+        for member in range(len(self._chance)):
+            others = torch.arange(len(self._chance)) != member
+            by_others, chance = self.agreed[:, others].sum(dim=1), expected[:, others].sum(dim=1)
+            sound = others & (by_others > 0) & (by_others >= _SOUND_FACTOR * chance)
+            queried, correct = int(self.pairs[sound, member].sum()), int(self.agreed[sound, member].sum())
+            members = int((self.pairs[sound, member] > 0).sum())
+            if queried < _LEAST_SOUND_IMAGES or members < _LEAST_SOUND_MEMBERS:
+                continue
+            if correct <= _CHANCE_FACTOR * float(self._chance[member]) * queried:
+                found[member] = (
+                    f"it recognises {correct} of {queried} images of its classes that were recovered from {members} "
+                    "other members and that further members recognise, which is chance level: its labels may be in "
+                    "another order, its normalisation another one, or it is untrained"
+                )
+        return found
 
     def warnings(self) -> list[str]:
         """One line for every member, or class of a member, whose predictions the other members contradict."""
@@ -93,8 +132,14 @@ class CrossMemberAgreement:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The counts, for a checkpoint."""
-        return {"queried": self.queried, "recognised": self.recognised}
+        return {
+            "queried": self.queried,
+            "recognised": self.recognised,
+            "pairs": self.pairs,
+            "agreed": self.agreed,
+        }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.queried, self.recognised = tensors["queried"].cpu(), tensors["recognised"].cpu()
+        self.pairs, self.agreed = tensors["pairs"].cpu(), tensors["agreed"].cpu()

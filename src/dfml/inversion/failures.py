@@ -23,7 +23,7 @@ class FailureTracker:
     A member is excluded at once if its cross-entropy or its images are not finite, its images are constant, or all
     images of a class are the same (standard deviation below 0.001, on average); and after `patience` rounds in a row in
     which the cross-entropy did not fall and ended above that of a uniform prediction, or in which the member recognised
-    fewer than 5% of its images (`count_confirmed`).
+    too few of its images (`count_confirmed`).
 
     Args:
         patience: Number of such rounds in a row.
@@ -70,22 +70,31 @@ class FailureTracker:
             return False
         return True
 
-    def count_confirmed(self, name: str, confirmed: int, images: int) -> None:
+    def count_confirmed(self, name: str, confirmed: int, images: int, classes: int | None = None) -> None:
         """Count how many of a member's images it recognised in a round; exclude it if they are too few too often.
+
+        Too few are fewer than 5%; and no more than one class in `classes`, which a member recognises that predicts the
+        same class for every image, unless as many of the other members recognised no more of theirs so far: then the
+        engine is at fault (a generator in its first rounds, for example).
 
         Args:
             name: Name of the member.
             confirmed: Number of images of the round that the member predicts as their label.
-            images: Number of images of the round.
+            images: Number of images of the round, equally many of every class.
+            classes: Number of classes of these images; None: only the 5% count.
         """
         before = self.confirmed.get(name, (0, 0))
         self.confirmed[name] = (before[0] + confirmed, before[1] + images)
         failed = confirmed < _LEAST_CONFIRMED * images
+        if classes and confirmed * classes <= images:
+            others = [counts for other, counts in self.confirmed.items() if other != name]
+            better = sum(theirs[0] * classes > theirs[1] for theirs in others)
+            failed |= 2 * better > len(others)
         self._unconfirmed[name] = self._unconfirmed.get(name, 0) + 1 if failed else 0
         if self._unconfirmed[name] >= self._patience:
             self.excluded[name] = (
                 f"it recognised only {self.confirmed[name][0]} of {self.confirmed[name][1]} images that were recovered "
-                f"from it, and almost none in the last {self._patience} rounds"
+                f"from it, and none or no more than chance in the last {self._patience} rounds"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from dfml.inversion.shared_images import first_occurrences, shared_image_indices
 from dfml.inversion.terms import BUILT_IN_TERMS
 from dfml.inversion.time_budget import TimeBudget
 from dfml.zoo.pretrained import Preprocessing
+from dfml.zoo.probing import predictions_are_constant
 from dfml.zoo.zoo import Zoo
 
 _REPORTED_LOSS = 0.05  # fraction of a member's images
@@ -230,11 +231,32 @@ class ImageSource:
         if not self._config.confirmed_only:
             return torch.ones_like(recognised)
         name, known = self._zoo.name(member), set(self.failures.excluded)
-        self.failures.count_confirmed(name, int(recognised.sum()), len(labels))
+        self.failures.count_confirmed(name, int(recognised.sum()), len(labels), len(set(labels.tolist())))
+        if predictions_are_constant(scores):
+            reason = f"it predicts the same probabilities for all {len(scores)} images that were recovered from it"
+            self.failures.excluded.setdefault(name, reason)
         if name in self.failures.excluded.keys() - known:
-            self._messages.append(f"{name} is excluded: {self.failures.excluded[name]}")
-            self._require_members()
+            self._announce(name)
         return recognised
+
+    def exclude(self, member: int, reason: str) -> None:
+        """Exclude a member from further rounds, unless it is excluded, and note a message that says why.
+
+        Args:
+            member: Index of the member.
+            reason: What is wrong with it.
+
+        Raises:
+            RunError: If no member is left.
+        """
+        name = self._zoo.name(member)
+        if name not in self.failures.excluded:
+            self.failures.excluded[name] = reason
+            self._announce(name)
+
+    def _announce(self, name: str) -> None:
+        self._messages.append(f"{name} is excluded: {self.failures.excluded[name]}")
+        self._require_members()
 
     def confirmation_metrics(self) -> dict[str, float]:
         """`confirmed`: fraction of all images checked so far that their own member recognised; empty before the first.

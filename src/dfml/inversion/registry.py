@@ -123,7 +123,8 @@ class InversionConfig(FrozenSettings):
     confirmed_only: bool = True
     """Whether a recovered image is labelled only if its own member, queried with the image as it is stored (rounded to
     bytes, at the learner's size), predicts the label. Others are used without a label, where a method can, or not at
-    all. A member that recognises fewer than 5% of its images for `patience` rounds in a row is excluded."""
+    all. A member is excluded if it predicts the same probabilities for all its images, or if for `patience` rounds in a
+    row it recognises fewer than 5% of them, or no more than by chance while most other members recognise more."""
     memory: PositiveFloat = 2.0
     """Memory in GiB that the images of one backward pass through a member may take, in dfml's own engines; the
     activations of a generator or a student are not counted. More images are passed in chunks, which gives the same

@@ -29,26 +29,29 @@ class DistillationBuffer:
         log_probabilities: Log-probabilities of the members' outputs, members side by side; NaN where a member was not
             queried.
         classes: The class of the zoo that each image was recovered for; -1 for mixed images and empty slots.
+        members: Index of the member that each image was recovered from; -1 for mixed images and empty slots.
         written: Number of images that were ever added.
     """
 
-    ROWS: ClassVar[tuple[str, ...]] = ("images", "log_probabilities", "classes")
+    ROWS: ClassVar[tuple[str, ...]] = ("images", "log_probabilities", "classes", "members")
     """Names of the tensors of `state_dict` that have one row per slot."""
 
     images: UInt8[Tensor, "capacity 3 size size"]
     log_probabilities: Float16[Tensor, "capacity outputs"]
     classes: Int64[Tensor, "capacity"]
+    members: Int64[Tensor, "capacity"]
 
     def __init__(self, capacity: int, size: int, outputs: int, device: torch.device) -> None:
         self.images = torch.zeros(capacity, 3, size, size, dtype=torch.uint8, device=device)
         self.log_probabilities = torch.zeros(capacity, outputs, dtype=torch.float16, device=device)
         self.classes = torch.full((capacity,), -1, device=device)
+        self.members = torch.full((capacity,), -1, device=device)
         self.written = 0
 
     @staticmethod
     def bytes_per_image(size: int, outputs: int) -> int:
-        """Memory that one image takes with its predictions and its class, in bytes."""
-        return 3 * size * size + 2 * outputs + 8
+        """Memory that one image takes with its predictions, class and member, in bytes."""
+        return 3 * size * size + 2 * outputs + 16
 
     def __len__(self) -> int:
         """Number of images that can be sampled."""
@@ -60,6 +63,7 @@ class DistillationBuffer:
         images: UInt8[Tensor, "images 3 size size"],
         log_probabilities: Float[Tensor, "images outputs"],
         classes: Int64[Tensor, "images"] | None = None,
+        members: Int64[Tensor, "images"] | None = None,
     ) -> None:
         """Store images with their predictions; they replace the oldest ones.
 
@@ -68,15 +72,23 @@ class DistillationBuffer:
             log_probabilities: Log-probabilities of the outputs of all members, side by side; NaN for members that were
                 not queried.
             classes: Class of the zoo that each image was recovered for, -1 for none; None: -1 for all.
+            members: Index of the member that each image was recovered from, -1 for none; None: -1 for all.
         """
-        classes = torch.full((len(images),), -1) if classes is None else classes
+        none = torch.full((len(images),), -1)
         capacity = len(self.images)
         # No two images of a call may share a slot: which one stays would be undefined.
         slots = (self.written + torch.arange(len(images), device=self.images.device))[-capacity:] % capacity
         self.images[slots] = images[-capacity:]
-        self.log_probabilities[slots] = log_probabilities[-capacity:].half()
-        self.classes[slots] = classes[-capacity:].to(self.classes.device)
+        # The smallest number of 16 bits in place of infinity, of which the divergence would be NaN.
+        lowest = torch.finfo(torch.float16).min
+        self.log_probabilities[slots] = log_probabilities[-capacity:].clamp_min(lowest).half()
+        for rows, values in ((self.classes, classes), (self.members, members)):
+            rows[slots] = (none if values is None else values)[-capacity:].to(rows.device)
         self.written += len(images)
+
+    def forget_classes(self, member: int) -> None:
+        """Take the class from all images that were recovered from a member, because its labels are wrong."""
+        self.classes[self.members == member] = -1
 
     def sample(
         self, count: int, generator: torch.Generator

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dfml.errors import ZooMemberError
-from dfml.seeds import generator
 from dfml.zoo.folder import member_paths
 from dfml.zoo.formats import MemberConfig
 from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
 from dfml.zoo.members import Predicts
 from dfml.zoo.pretrained import PretrainedClassifier
+from dfml.zoo.probing import probe_warnings
 from dfml.zoo.statistics import batch_norm_layers
 from dfml.zoo.vetting import load_member, read_member_config, weight_digest
 from dfml.zoo.zoo import Zoo, common_size
 
-_NOISE_IMAGES = 16
-_MIN_SPREAD = 1e-6  # standard deviation of the logits between images, relative to the largest logit
+_MANY_CLASSES = 10  # times the median number of classes of the zoo's members
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class ZooReport:
 
 
 def inspect_zoo(zoo: str | Path | Zoo, *, class_identity: ClassIdentity = "names") -> ZooReport:
-    """Examine every member of a zoo: read its configuration, load its weights, let it classify noise.
+    """Examine every member of a zoo: read its configuration, load its weights, let it classify synthetic images.
 
     Members that only predict are listed but not queried.
 
@@ -123,7 +124,8 @@ def _inspect_open(zoo: Zoo) -> ZooReport:
 def _report(members: Sequence[MemberReport], space: LabelSpace, names: Sequence[str]) -> ZooReport:
     merges = {label: [names[index] for index in sharing] for label, sharing in space.merges().items()}
     sizes = [member.size for member in members if member.size]
-    return ZooReport(_with_duplicates(members), len(space), merges, common_size(sizes) if sizes else None)
+    members = _with_many_classes(_with_duplicates(members), space, names)
+    return ZooReport(members, len(space), merges, common_size(sizes) if sizes else None)
 
 
 def _examine(config: MemberConfig) -> MemberReport:
@@ -155,7 +157,7 @@ def _with_network(report: MemberReport, classifier: PretrainedClassifier) -> Mem
         report,
         parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
         batch_norms=classifier.num_batch_norms,
-        warnings=(*_statistics_warnings(classifier.network), *_prediction_warnings(classifier)),
+        warnings=(*_statistics_warnings(classifier.network), *probe_warnings(classifier)),
     )
 
 
@@ -179,20 +181,6 @@ def _statistics_warnings(network: nn.Module) -> list[str]:
     return warnings
 
 
-@torch.no_grad()
-def _prediction_warnings(classifier: PretrainedClassifier) -> list[str]:
-    """Defects of the logits for images of uniform noise."""
-    size = classifier.preprocessing.size
-    device = next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
-    noise = torch.rand(_NOISE_IMAGES, 3, size, size, generator=generator(0, "inspection", "noise")).to(device)
-    logits = classifier.logits(noise)
-    if not bool(torch.isfinite(logits).all()):
-        return ["its logits for images of noise are not finite"]
-    if float(logits.std(0).max()) <= _MIN_SPREAD * max(1.0, float(logits.abs().max())):
-        return ["it has the same logits for every image of noise"]
-    return []
-
-
 def _with_duplicates(members: Sequence[MemberReport]) -> tuple[MemberReport, ...]:
     """Add a warning to members whose weight files are identical to an earlier member's."""
     first: dict[str, str] = {}
@@ -204,6 +192,32 @@ def _with_duplicates(members: Sequence[MemberReport]) -> tuple[MemberReport, ...
                 member = replace(member, warnings=(*member.warnings, f"its weights are those of {original}"))
         reports.append(member)
     return tuple(reports)
+
+
+def _with_many_classes(
+    members: tuple[MemberReport, ...], space: LabelSpace, names: Sequence[str]
+) -> tuple[MemberReport, ...]:
+    """Add a warning to a member that has most classes of the zoo, and many times as many as the others."""
+    of_member = {name: set(classes) for name, classes in zip(names, space.of_member, strict=True)}
+    members_with = Counter(chain.from_iterable(of_member.values()))
+    shared = {name: sum(members_with[each] > 1 for each in classes) for name, classes in of_member.items()}
+    usual = median(map(len, of_member.values())) if of_member else 0
+    return tuple(
+        replace(
+            member,
+            warnings=(
+                *member.warnings,
+                f"it has {len(member.labels)} of the zoo's {len(space)} classes, of which other members know "
+                f"{shared[member.name]}: what it says of the others cannot be checked; a round of inversion takes at "
+                "most `inversion.classes_per_round` of them",
+            ),
+        )
+        if member.name in shared
+        and len(member.labels) >= _MANY_CLASSES * usual
+        and 2 * (len(member.labels) - shared[member.name]) > len(space)
+        else member
+        for member in members
+    )
 
 
 def _one_line(error: ZooMemberError) -> str:

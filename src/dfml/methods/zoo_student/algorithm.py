@@ -25,7 +25,6 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from dfml import seeds
 from dfml.images import resize_and_crop, to_bytes, to_float
@@ -142,15 +141,11 @@ class ZooStudentRun(TrainingRun):
         }
 
     def _student_logits(self, images: Tensor, columns: Tensor | None) -> Tensor:
-        """Predict the student's logits for some outputs; gradients reach the images.
+        """Predict the student's logits for images in [0, 1] of any size; gradients reach the images.
 
         Args:
-            images: Floats in [0, 1], `(images, 3, height, width)`; another size than the student's is resized
-                (short side, bilinear) and cropped to the centre.
+            images: Floats, `(images, 3, height, width)`; another size is resized and cropped to the centre.
             columns: Indices among the outputs of all members, such as those of one member; None: all outputs.
-
-        Returns:
-            Logits, `(images, columns)`.
         """
         logits = self.student.logits(resize_and_crop(images, self.student.preprocessing.size))
         return logits if columns is None else logits[:, columns]
@@ -160,11 +155,8 @@ class ZooStudentRun(TrainingRun):
         """Add recovered and mixed images to the buffer, with the members' log-probabilities.
 
         The images are predicted by the members that they were recovered from and by further random members, in all
-        `config.teachers` members (None: all). The log-probabilities of the other members are NaN.
-
-        Args:
-            recovered: Images by the index of the member that they were recovered from.
-            iteration: Number of the meta-iteration.
+        `config.teachers` members (None: all). The log-probabilities of the other members are NaN. `recovered` has the
+        images by the index of the member that they were recovered from.
         """
         if not recovered:
             return
@@ -179,22 +171,28 @@ class ZooStudentRun(TrainingRun):
             with computing_in(self.config.precision, self.device):
                 logits = teacher_logits(member, images)
             predictions[:, self.columns_of_member[index]] = logits.to(predictions.dtype).log_softmax(dim=1)
-        labels = {index: each.labels for index, each in recovered.items()}
-        own = torch.split(predictions[: len(originals)], [len(part) for part in labels.values()])
-        classes = torch.cat(
-            [
-                torch.where(
-                    self.source.confirmed(index, labels[index], part[:, self.columns_of_member[index]]),
-                    self.classes_of_member[index][labels[index]],
-                    -1,
-                )
-                for index, part in zip(recovered, own, strict=True)
-            ]
-        )
-        classes = functional.pad(classes, (0, len(images) - len(classes)), value=-1)  # mixed images have no class
-        self.buffer.add(to_bytes(images), predictions, classes)
-        for index, part in zip(recovered, own, strict=True):
-            self.agreement.add(index, labels[index], {each: part[:, self.columns_of_member[each]] for each in teachers})
+        self._store(recovered, to_bytes(images), predictions, teachers)
+
+    def _store(
+        self, recovered: Mapping[int, RecoveredImages], images: Tensor, predictions: Tensor, teachers: list[int]
+    ) -> None:
+        """Add images and predictions to the buffer; only images that their own member recognises have a class.
+
+        A member that the others contradict is excluded, and the images that were recovered from it lose their class.
+        """
+        start, classes, members = 0, [], []
+        for index, (_, labels) in recovered.items():
+            scores = {each: predictions[start : start + len(labels), self.columns_of_member[each]] for each in teachers}
+            confirmed = self.source.confirmed(index, labels, scores[index])
+            classes.append(torch.where(confirmed, self.classes_of_member[index][labels], -1))
+            members.append(torch.full_like(labels, index))
+            self.agreement.add(index, labels, scores)
+            start += len(labels)
+        mixed = torch.full((len(images) - start,), -1, device=self.device)
+        self.buffer.add(images, predictions, torch.cat([*classes, mixed]), torch.cat([*members, mixed]))
+        for index, reason in self.agreement.contradicted().items():
+            self.source.exclude(index, reason)
+            self.buffer.forget_classes(index)
 
     def _mix(self, images: Tensor, iteration: int) -> list[Tensor]:
         """Mixtures of images with earlier ones, which the buffer holds; none while it is empty."""
