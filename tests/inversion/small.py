@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from dfml.backbones import create_backbone
 from dfml.inversion.cmi import ContrastiveConfig
+from dfml.inversion.consensus import ConsensusConfig
 from dfml.inversion.ei import PixelInversionConfig
 from dfml.inversion.engine import Engine, InversionRun, Target, balanced_labels
 from dfml.inversion.loss import InversionLoss
@@ -31,6 +32,9 @@ def small_config(name: str, **settings: Any) -> InversionConfig:
         "cmi": ContrastiveConfig(**{**SMALL, "steps": 12, **(settings if name == "cmi" else {})}),
         "ei": PixelInversionConfig(
             **{"start": "noise", "steps": 12, "search_steps": 0, **(settings if name == "ei" else {})}
+        ),
+        "consensus": ConsensusConfig(
+            **{"start": "noise", "steps": 12, "search_steps": 0, **(settings if name == "consensus" else {})}
         ),
     }
     return InversionConfig(engine=name, **sections)

@@ -28,7 +28,7 @@ from tests.inversion.small import (
     targets,
 )
 
-GENERATORS = [name for name in engine_names() if name != "ei"]
+GENERATORS = [name for name in engine_names() if name not in ("ei", "consensus")]
 LABELS_ONLY = InversionWeights(batch_norm=0.0, total_variation=0.0, l2=0.0, jitter=0)
 
 every_engine = pytest.mark.parametrize("name", engine_names())
@@ -46,7 +46,7 @@ def two_class_member(size: int) -> PretrainedClassifier:
 
 
 def test_all_engines_have_a_section_of_settings() -> None:
-    assert set(engine_names()) == {"five", "fast_dfkd", "cmi", "ei"}
+    assert set(engine_names()) == {"five", "fast_dfkd", "cmi", "ei", "consensus"}
     assert set(InversionConfig.model_fields) == {
         "engine",
         "budget",
@@ -58,7 +58,7 @@ def test_all_engines_have_a_section_of_settings() -> None:
     for name in engine_names():
         config = InversionConfig(engine=name)
         section = getattr(config, name)
-        expected = section.steps + getattr(section, "search_steps", 0)  # `ei` searches first
+        expected = section.steps + getattr(section, "search_steps", 0)  # `ei` and `consensus` search first
         assert create_engine(config, PREPROCESSING).steps == expected
 
 
@@ -152,7 +152,8 @@ def test_a_broken_member_does_not_change_the_others(name: str, stacked: bool) ->
     engine = small_engine(name, steps=3, stacked=stacked)
     inversion = run_round(engine, chosen)
     images = inversion.images()
-    assert images[1].isnan().any()
+    if name != "consensus":  # other members may share the images, so it leaves out gradients that are not finite
+        assert images[1].isnan().any()
     torch.testing.assert_close(images[0], expected[0])
     torch.testing.assert_close(images[2], expected[2])
     engine.learn(inversion, kept=[0, 2])
@@ -167,7 +168,7 @@ def test_images_are_those_after_the_last_step(name: str) -> None:
     narrow = Preprocessing(16, (0.5, 0.5, 0.5), (0.05, 0.05, 0.05))  # no pixel is clipped
     classifier = conv(0, preprocessing=narrow)
     # Steps of Adam along the signs of the gradient, so short that the loss must fall.
-    rates = {"lr": 1e-4} if name == "ei" else {"lr": 1e-5, "latent_lr": 1e-5}
+    rates = {"lr": 1e-4} if name in ("ei", "consensus") else {"lr": 1e-5, "latent_lr": 1e-5}
     engine = small_engine(name, narrow, weights=LABELS_ONLY, **rates)
     inversion = engine.start([target("member", classifier)])
     reported, recomputed = [], []

@@ -114,10 +114,11 @@ def test_a_training_s_rounds_follow_the_budget() -> None:
         for budget in (0.0, 0.15)
     ]
     whole, limited = (source.recover([0, 1], 2, 1) for source in sources)
-    assert torch.equal(whole[0], limited[0])
-    assert len(whole[1]) == 12
+    assert torch.equal(whole[0].images, limited[0].images)
+    assert len(whole[1].labels) == 12
     labels = sources[1].labels(1, 2, 1)
-    assert len(limited[1]) == len(labels) == 5
+    assert torch.equal(limited[1].labels, labels)
+    assert len(limited[1].images) == len(labels) == 5
     assert len(labels.unique()) == 5
     (message,) = sources[1].pop_messages()
     assert "in at most" in message

@@ -101,13 +101,16 @@ class _ConsensusRun(InversionRun):
         first = torch.full((count,), -1)
         for position, indices in reversed(list(enumerate(self._indices))):
             first[indices.cpu()] = position
-        kinds: dict[InitialPixels, list[int]] = {}
+        kinds: dict[tuple[str, InitialPixels], list[int]] = {}
         for image, position in enumerate(first.tolist()):
-            choices = engine.initialisations(self.targets[position])
-            kinds.setdefault(choices[(image + self._round_index) % len(choices)], []).append(image)
+            target = self.targets[position]
+            choices = engine.initialisations(target)
+            # Images of a class alternate between the kinds, and the next round begins with the other one.
+            kind = choices[(image - int(self._indices[position].min()) + self._round_index) % len(choices)]
+            kinds.setdefault((target.name, kind), []).append(image)
         pixels = torch.empty(count, 3, size, size)
-        for draw, images in kinds.items():
-            generator = seeds.generator(engine.seed, "consensus", draw.__name__, self._round_index)
+        for (name, draw), images in kinds.items():
+            generator = seeds.generator(engine.seed, "consensus", draw.__name__, self._round_index, name)
             pixels[images] = draw(len(images), size, generator)
         return pixels.to(engine.device)
 

@@ -19,6 +19,7 @@ _TILE = 64  # pixels per side: images are enlarged by the whole factor that come
 _GAP, _MARGIN = 3, 20
 _TEXT, _TITLE = 13, 17  # font sizes
 _MAX_LABEL_WIDTH = 160  # pixels
+_ROWS_PER_BLOCK = 8  # classes of one zoo: small blocks fill several columns evenly
 _INK, _FAINT, _PAPER = "#1c1c1c", "#6b6b6b", "#ffffff"
 
 
@@ -101,8 +102,7 @@ def render_shared(inverted: Sequence[InvertedMember]) -> Image.Image:
     rest = f"; shown: {len(images)} of {classes} classes" if classes > len(images) else ""
     note = f"members predict the intended class for {agreement:.0%} of the images of their classes{rest}"
     rows = [Row(name, of_class) for name, of_class in sorted(images.items())]
-    per_block = math.ceil(len(rows) / max(1, round(math.sqrt(len(rows) / 8))))
-    parts = [rows[start : start + per_block] for start in range(0, len(rows), per_block)]
+    parts = [rows[start : start + _ROWS_PER_BLOCK] for start in range(0, len(rows), _ROWS_PER_BLOCK)]
     title = f"{len(inverted)} members" if len(inverted) > 1 else inverted[0].name
     return render_contact_sheet(
         [Block(title if number == 0 else "", part, note if number == 0 else "") for number, part in enumerate(parts)]
