@@ -49,7 +49,7 @@ def _page(evaluations: Sequence[Evaluation], curves: Curves, command: str) -> st
     svg = to_svg(learning_curve(curves), "curves", themed=True) if curves else ""
     return render_page(
         Page(
-            title=f"{first.way}-way {first.shot}-shot on {first.dataset}",
+            title=f"{first.task} on {first.dataset}",
             summary=f"{', '.join(each.name for each in evaluations)}, on the same {len(first.accuracies)} episodes.",
             command=command,
             evaluations=evaluations,

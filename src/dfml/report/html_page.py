@@ -181,7 +181,7 @@ def write_page(page: Page, path: Path) -> None:
 def describe_episodes(evaluation: Evaluation) -> str:
     """Describe dataset, episodes, protocol and seed of an evaluation in one line."""
     return (
-        f"{evaluation.dataset}: {len(evaluation.accuracies)} episodes, {evaluation.way}-way {evaluation.shot}-shot, "
+        f"{evaluation.dataset}: {len(evaluation.accuracies)} episodes, {evaluation.task}, "
         f"{evaluation.query} query images per class, protocol {evaluation.protocol}, seed {evaluation.seed}"
     )
 
