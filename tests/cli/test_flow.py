@@ -176,6 +176,30 @@ def test_an_evaluation_is_written_as_a_report(world: World, tmp_path: Path, name
         assert "6 episodes, 3-way" in text
 
 
+@pytest.mark.parametrize("name", ["page.html", "table.md", "table.csv"])
+def test_several_data_sets_share_one_table_with_their_mean(world: World, tmp_path: Path, name: str) -> None:
+    learners = (world.purer, world.untrained)
+    alone = [results("evaluate", *learners, data, *EPISODES) for data in (world.images, "glyphs")]
+    found = results("evaluate", *learners, world.images, "glyphs", *EPISODES, "--report", tmp_path / name)
+    assert list(found["datasets"]) == ["colours/test", "glyphs/test"]
+    for method, values in found["methods"].items():
+        parts = [each["methods"][method]["accuracy"] for each in alone]
+        assert [each["methods"][method]["accuracy"] for each in found["datasets"].values()] == parts
+        assert values["accuracy"] == pytest.approx(sum(parts) / 2)
+    means = [values["accuracy"] for values in found["methods"].values()]
+    assert found["pairs"][0]["mean"] == pytest.approx(means[0] - means[1])
+    assert found["dataset"] == "mean of colours/test, glyphs/test"
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    assert f"{100 * alone[1]['methods']['purer']['accuracy']:.2f}" in text
+    if name == "table.csv":
+        assert [row["dataset"] for row in csv.DictReader(text.splitlines())] == 2 * ["colours/test"] + 2 * [
+            "glyphs/test"
+        ]
+    shown = dfml("evaluate", *learners, world.images, "glyphs", *EPISODES).stdout
+    assert "colours/test" in shown
+    assert f"{100 * means[0]:.2f} ±" in shown
+
+
 def test_learners_of_one_name_are_shown_with_their_folders(world: World) -> None:
     snapshot = world.purer / "snapshots" / "000004"
     found = results("evaluate", world.purer, snapshot, world.images, *EPISODES)

@@ -34,7 +34,7 @@ SURFACE = {
         *COMMON,
     ],
     "evaluate": [
-        "LEARNER... DATA",
+        "LEARNER... DATA...",
         *(
             "--allow-other-protocol",
             "--calibration",
