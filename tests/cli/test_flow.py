@@ -134,6 +134,20 @@ def test_a_written_config_repeats_the_class_identity(world: World, tmp_path: Pat
     assert yaml.safe_load((again / "config.yaml").read_text())["classes"].startswith("3 ")
 
 
+def test_a_learner_is_trained_on_several_zoos(world: World, tmp_path: Path) -> None:
+    other, run = tmp_path / "other", tmp_path / "run"
+    shutil.copytree(world.zoo / "member-001", other / "strange")
+    found = results("train", world.zoo, other, "--out", run, *SHORT)
+    assert found["members"] == 3
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["zoo"] == [str(world.zoo), str(other)]
+    again = tmp_path / "again"
+    assert dfml("train", "--config", run / "config.yaml", "--out", again).exit_code == 0
+    assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    assert dfml("train", world.zoo, other, "--out", run, *SHORT, "--resume").exit_code == 0
+    assert "zoo" in error(dfml("train", other, world.zoo, "--out", run, *SHORT, "--resume"), 1)
+
+
 def test_a_run_is_not_resumed_on_members_with_other_weights(world: World, tmp_path: Path) -> None:
     zoo, run = tmp_path / "zoo", tmp_path / "run"
     shutil.copytree(world.zoo, zoo)

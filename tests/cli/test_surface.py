@@ -28,7 +28,7 @@ SURFACE = {
     ],
     "zoo inspect": ["ZOO", "--class-identity", "--json"],
     "train": [
-        "ZOO",
+        "ZOO...",
         *("--class-identity", "--config", "--from", "--iterations", "--method", "--out", "--preset", "--protocol"),
         *("--query", "--resume", "--set", "--shot", "--show-config", "--size", "--way"),
         *COMMON,

@@ -98,7 +98,7 @@ def write_training(
         figures=training_figures(method_name, rows, run.describe_metrics()),
         sheets=_sheets(run, method_name, zoo),
         stages=seconds_by_part(rows, seconds),
-        settings={"zoo": str(zoo.path or "memory"), method_name: chosen_settings(config.model_dump(mode="json"))},
+        settings={"zoo": zoo.source, method_name: chosen_settings(config.model_dump(mode="json"))},
         versions=versions(),
     )
     write_page(page, folder.path / PAGE)
