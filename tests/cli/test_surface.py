@@ -48,6 +48,7 @@ SURFACE = {
         *("--splits", "--way"),
         *COMMON,
     ],
+    "benchmark": ["SUITE", "--data", "--device", "--jobs", "--json", "--out", "--resume", "--show", "--zoo"],
     "quickstart": ["--json", "--out", "--seed", "--threads"],
     "adapt": ["LEARNER", "SUPPORT_DIR", "--calibration", "--out", *COMMON],
     "predict": ["CLASSIFIER", "IMAGE...", "--json", "--threads", "--top"],

@@ -129,11 +129,8 @@ def resolve(
         UsageError: If there is no such preset, or an assignment has another form.
         ConfigError: If a setting is unknown or has a wrong value.
     """
-    if preset is not None and preset not in method.presets:
-        known = ", ".join(method.presets) or "none"
-        raise UsageError(f"unknown preset {preset!r} of {method.name}; known are: {known}")
     layers = [
-        method.presets[preset] if preset else {},
+        method.preset_settings(preset),
         file.settings.get(method.name, {}),
         *(read_assignment(assignment, method.name) for assignment in assignments),
         {name: value for name, value in options.items() if value is not None},
