@@ -52,6 +52,7 @@ def test_a_suite_is_measured_and_a_failing_method_gives_exit_code_1(tmp_path: Pa
     assert again["methods"] == values["methods"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_here")
 def test_the_suite_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
