@@ -12,6 +12,7 @@ from dfml.benchmark.data_catalog import locate
 from dfml.benchmark.feasibility import learner_size, obstacle, plan_zoo, stand_in, together
 from dfml.benchmark.suite import DatasetSpec, ZooSpec
 from dfml.errors import UsageError
+from dfml.methods import METHODS
 from dfml.pretraining import STRONG, build_zoo
 from dfml.zoo import Zoo
 from tests.benchmark.small import suite
@@ -49,6 +50,13 @@ def test_averaging_over_two_architectures_is_impossible_and_embedding_is_not() -
     assert reasons["average"] is not None
     assert "member-001 differs in" in reasons["average"]
     assert reasons["zoo_embedding"] is reasons["purer"] is None
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_can_learn_from_members_of_one_architecture(method: str) -> None:
+    zoo = stand_in(plan_zoo(SPEC.model_copy(update={"arch": ("conv4",), "way": (3,)}), GLYPHS))
+    (planned,) = plan_cells(suite(methods={method: {}}, scenarios={"letters": {"methods": method}}), {"letters": "x"})
+    assert obstacle(planned.cell, zoo) is None
 
 
 def test_an_architecture_that_is_unknown_or_too_deep_for_the_size_is_refused() -> None:

@@ -6,6 +6,7 @@ started on it: what a method refuses then, it would refuse after hours.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -53,18 +54,25 @@ def _outline(dataset: LocatedDataset, size: int) -> ImageDataset:
 
 
 def stand_in(plans: Sequence[tuple[MemberPlan, int]]) -> Zoo:
-    """Make a zoo of untrained members as planned; members of one architecture, size and way share their network.
+    """Make a zoo of untrained members as planned.
+
+    To save memory, members of one architecture, size and way have one of two networks in turn: methods that learn from
+    differences refuse members that are all equal.
 
     Raises:
         UsageError: If an architecture is unknown, or does not take images of the size.
     """
     networks = {}
     members = []
+    uses: Counter[tuple[str, int, int]] = Counter()
     for plan, size in plans:
-        kind = (plan.architecture, len(plan.labels), size)
+        kind_of_network = (plan.architecture, len(plan.labels), size)
+        seed = uses[kind_of_network] % 2
+        uses[kind_of_network] += 1
+        kind = (*kind_of_network, seed)
         if kind not in networks:
             arguments = size_arguments(plan.architecture, size)
-            network = create_backbone(plan.architecture, len(plan.labels), seed=0, **arguments).eval()
+            network = create_backbone(plan.architecture, len(plan.labels), seed=seed, **arguments).eval()
             require_whole_patches(network, plan.architecture, size)
             with sized(plan.architecture, size), torch.no_grad():
                 network(torch.zeros(1, 3, size, size))
