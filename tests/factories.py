@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dfml.backbones import create_backbone
 from dfml.data.dataset import ImageDataset
-from dfml.evaluation.protocol import sample_evaluation_episode
+from dfml.evaluation.episodes import sample_evaluation_episode
 from dfml.images import to_float
 from dfml.learners.episode import Episode, episode_labels
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dfml.methods.best_member import BestMember
     from dfml.methods.dro import DRO
     from dfml.methods.free import FREE
+    from dfml.methods.frozen_backbone import FrozenBackbone
     from dfml.methods.open_learner import open_learner
     from dfml.methods.ot_fusion import OTFusion
     from dfml.methods.purer import PURER
@@ -52,6 +53,7 @@ _HOMES = {
     "dfml.methods.best_member": ("BestMember",),
     "dfml.methods.dro": ("DRO",),
     "dfml.methods.free": ("FREE",),
+    "dfml.methods.frozen_backbone": ("FrozenBackbone",),
     "dfml.methods.open_learner": ("open_learner",),
     "dfml.methods.ot_fusion": ("OTFusion",),
     "dfml.methods.purer": ("PURER",),
@@ -77,6 +79,7 @@ __all__ = [
     "Difference",
     "Evaluation",
     "FewShotClassifier",
+    "FrozenBackbone",
     "ImageDataset",
     "LearnerConfig",
     "MetaLearner",

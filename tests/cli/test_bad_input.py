@@ -206,12 +206,17 @@ def test_a_training_needs_a_zoo_and_an_output_folder(world: World) -> None:
 def test_wrong_learners(world: World, tmp_path: Path) -> None:
     images = world.images
     assert "expected a learner's folder" in error(dfml("evaluate", "no-such-learner", images, *FEW), 1)
-    assert "expected a saved learner" in error(dfml("evaluate", world.images, images, *FEW), 1)
+    assert "found a classifier" in error(dfml("evaluate", world.classifier, images, *FEW), 1)
+    assert "at least one learner" in error(dfml("evaluate", world.images, images, *FEW), 2)
     assert "purer has to be trained" in error(dfml("evaluate", f"purer:{world.zoo}", images, *FEW), 2)
     assert "at least one learner" in error(dfml("evaluate", images), 2)
     assert "classifier" in error(dfml("predict", world.purer, "x.png"), 1)
     missing = ("evaluate", f"best_member:{world.zoo}", tmp_path / "missing", *FEW)
     assert "expected an image folder" in error(dfml(*missing), 1)  # without a training before
+
+
+def test_data_sets_of_one_name_are_refused(world: World) -> None:
+    assert "different names" in error(dfml("evaluate", world.untrained, world.images, world.images, *FEW), 2)
 
 
 def test_the_error_of_an_unfinished_run_says_how_to_resume_it(world: World, tmp_path: Path) -> None:

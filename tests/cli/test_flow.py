@@ -134,6 +134,20 @@ def test_a_written_config_repeats_the_class_identity(world: World, tmp_path: Pat
     assert yaml.safe_load((again / "config.yaml").read_text())["classes"].startswith("3 ")
 
 
+def test_a_learner_is_trained_on_several_zoos(world: World, tmp_path: Path) -> None:
+    other, run = tmp_path / "other", tmp_path / "run"
+    shutil.copytree(world.zoo / "member-001", other / "strange")
+    found = results("train", world.zoo, other, "--out", run, *SHORT)
+    assert found["members"] == 3
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["zoo"] == [str(world.zoo), str(other)]
+    again = tmp_path / "again"
+    assert dfml("train", "--config", run / "config.yaml", "--out", again).exit_code == 0
+    assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    assert dfml("train", world.zoo, other, "--out", run, *SHORT, "--resume").exit_code == 0
+    assert "zoo" in error(dfml("train", other, world.zoo, "--out", run, *SHORT, "--resume"), 1)
+
+
 def test_a_run_is_not_resumed_on_members_with_other_weights(world: World, tmp_path: Path) -> None:
     zoo, run = tmp_path / "zoo", tmp_path / "run"
     shutil.copytree(world.zoo, zoo)
@@ -174,6 +188,30 @@ def test_an_evaluation_is_written_as_a_report(world: World, tmp_path: Path, name
     if name == "table.MD":
         assert "| random_init |" in text
         assert "6 episodes, 3-way" in text
+
+
+@pytest.mark.parametrize("name", ["page.html", "table.md", "table.csv"])
+def test_several_data_sets_share_one_table_with_their_mean(world: World, tmp_path: Path, name: str) -> None:
+    learners = (world.purer, world.untrained)
+    alone = [results("evaluate", *learners, data, *EPISODES) for data in (world.images, "glyphs")]
+    found = results("evaluate", *learners, world.images, "glyphs", *EPISODES, "--report", tmp_path / name)
+    assert list(found["datasets"]) == ["colours/test", "glyphs/test"]
+    for method, values in found["methods"].items():
+        parts = [each["methods"][method]["accuracy"] for each in alone]
+        assert [each["methods"][method]["accuracy"] for each in found["datasets"].values()] == parts
+        assert values["accuracy"] == pytest.approx(sum(parts) / 2)
+    means = [values["accuracy"] for values in found["methods"].values()]
+    assert found["pairs"][0]["mean"] == pytest.approx(means[0] - means[1])
+    assert found["dataset"] == "mean of colours/test, glyphs/test"
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    assert f"{100 * alone[1]['methods']['purer']['accuracy']:.2f}" in text
+    if name == "table.csv":
+        assert [row["dataset"] for row in csv.DictReader(text.splitlines())] == 2 * ["colours/test"] + 2 * [
+            "glyphs/test"
+        ]
+    shown = dfml("evaluate", *learners, world.images, "glyphs", *EPISODES).stdout
+    assert "colours/test" in shown
+    assert f"{100 * means[0]:.2f} ±" in shown
 
 
 def test_learners_of_one_name_are_shown_with_their_folders(world: World) -> None:

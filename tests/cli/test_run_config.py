@@ -106,6 +106,7 @@ def test_a_description_is_printed_above_its_setting() -> None:
         ("purer: 3", "expected settings below 'purer'"),
         ("format_version: 0", "expected format version 1, found format version 0"),
         ("method: 3", "expected text for 'method'"),
+        ("zoo: [a, 3]", "a path or a list of paths for 'zoo'"),
         ("class_identity: 3", "must map member names"),
         ("method: [", "cannot be read as YAML"),
         ("zoo_student: {magic: 1}", "'zoo_student.magic': unknown setting"),

@@ -28,13 +28,13 @@ SURFACE = {
     ],
     "zoo inspect": ["ZOO", "--class-identity", "--json"],
     "train": [
-        "ZOO",
+        "ZOO...",
         *("--class-identity", "--config", "--from", "--iterations", "--method", "--out", "--preset", "--protocol"),
         *("--query", "--resume", "--set", "--shot", "--show-config", "--size", "--way"),
         *COMMON,
     ],
     "evaluate": [
-        "LEARNER... DATA",
+        "LEARNER... DATA...",
         *(
             "--allow-other-protocol",
             "--calibration",
@@ -48,6 +48,7 @@ SURFACE = {
         *("--splits", "--way"),
         *COMMON,
     ],
+    "benchmark": ["SUITE", "--data", "--device", "--jobs", "--json", "--out", "--resume", "--show", "--zoo"],
     "quickstart": ["--json", "--out", "--seed", "--threads"],
     "adapt": ["LEARNER", "SUPPORT_DIR", "--calibration", "--out", *COMMON],
     "predict": ["CLASSIFIER", "IMAGE...", "--json", "--threads", "--top"],

@@ -10,7 +10,8 @@ import torch
 
 from dfml.errors import DataError, ProtocolError, UsageError
 from dfml.evaluation import evaluate
-from dfml.evaluation.protocol import compare, sample_evaluation_episode
+from dfml.evaluation.episodes import sample_evaluation_episode
+from dfml.evaluation.protocol import compare
 from dfml.methods import METHODS
 from tests.factories import load_episode, zoo
 

@@ -30,6 +30,33 @@ def test_a_single_member_is_a_zoo(zoo_maker: ZooMaker) -> None:
     assert len(Zoo.open(folder)) == 1
 
 
+def test_several_folders_become_one_zoo(tmp_path: Path) -> None:
+    first, second = ZooMaker(tmp_path / "a"), ZooMaker(tmp_path / "b")
+    first.member("m0", ("ant", "0"))
+    first.member("m1", ("bee", "cat"))
+    second.member("m0", ("ant", "0"), seed=1)
+    zoo = Zoo.open([tmp_path / "b", tmp_path / "a"])
+    assert [zoo.name(index) for index in range(3)] == ["b/m0", "a/m0", "a/m1"]
+    # An equal label is one class; a placeholder is a class of its own, named after its member.
+    assert zoo.classes.names == ("ant", "b/m0/0", "a/m0/0", "bee", "cat")
+    assert zoo.digest() != Zoo.open([tmp_path / "a", tmp_path / "b"]).digest()
+    assert zoo.source == f"{tmp_path / 'b'}, {tmp_path / 'a'}"
+    member = Zoo.open([tmp_path / "a", tmp_path / "b" / "m0"])
+    assert [member.name(index) for index in range(3)] == ["a/m0", "a/m1", "m0"]
+
+
+def test_zoos_of_one_name_are_named_by_their_paths_and_none_is_opened_twice(tmp_path: Path) -> None:
+    for parent in ("x", "y"):
+        (tmp_path / parent).mkdir()
+        ZooMaker(tmp_path / parent / "zoo").member("m")
+    zoo = Zoo.open([tmp_path / "x" / "zoo", tmp_path / "y" / "zoo"])
+    assert zoo.name(1) == f"{tmp_path / 'y' / 'zoo'}/m"
+    with pytest.raises(ZooError, match="found one twice"):
+        Zoo.open([tmp_path / "x" / "zoo", tmp_path / "y" / ".." / "x" / "zoo"])
+    with pytest.raises(ZooError, match="found none"):
+        Zoo.open([])
+
+
 def test_weights_are_read_when_a_member_is_first_used(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member()
     content = (folder / WEIGHTS).read_bytes()

@@ -11,7 +11,10 @@ from dfml.data.glyphs import glyphs
 from dfml.data.image_folder import open_images
 from dfml.data.sources import arrange, open_source
 from dfml.errors import UsageError
+from dfml.learners.saving import CONFIG
 from dfml.training.progress import deferred_progress
+from dfml.training.run_folder import CONFIG as RUN_CONFIG
+from dfml.training.run_folder import SNAPSHOTS
 
 GLYPHS = "glyphs"
 """Name of the embedded letters."""
@@ -25,6 +28,34 @@ def require_data(name: str) -> None:
     """
     if name != GLYPHS:
         open_source(name)
+
+
+def split_sources(sources: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide the arguments of `dfml evaluate` into learners and the data sets behind them.
+
+    The last argument is data, and so are those before it that are `glyphs`, a zip, or a folder that holds neither a
+    learner nor a run.
+
+    Args:
+        sources: LEARNER... DATA...; at least one.
+
+    Returns:
+        The learners, which may be none, and at least one data set.
+    """
+    first = len(sources) - 1
+    while first > 0 and _is_data(sources[first - 1]):
+        first -= 1
+    return list(sources[:first]), list(sources[first:])
+
+
+def _is_data(name: str) -> bool:
+    path = Path(name)
+    learner_files = (CONFIG, RUN_CONFIG, SNAPSHOTS)
+    return (
+        name == GLYPHS
+        or path.is_file()
+        or (path.is_dir() and not any((path / file).exists() for file in learner_files))
+    )
 
 
 def read_sizes(names: Sequence[str], size: int) -> list[tuple[str, int]]:

@@ -59,7 +59,7 @@ def _errors_become_lines(signals: list[signal.Signals]) -> Iterator[None]:
         # Code in C may replace KeyboardInterrupt by an error of its own; a signal that came before explains it.
         if signals or isinstance(error, KeyboardInterrupt):
             number = signals[0] if signals else signal.SIGINT
-            show_error(f"interrupted by {number.name}")
+            show_error(f"interrupted by {number.name}{_how_to_resume()}")
             raise typer.Exit(128 + number) from error
         if isinstance(error, BrokenPipeError):
             raise  # the reader of the output has closed it; typer ends without a message
@@ -91,12 +91,17 @@ def _report_interrupted_run(error: BaseException) -> int | None:
     loop = sys.modules.get("dfml.training.loop")  # not imported here: that takes seconds
     if loop is None or not isinstance(error, loop.Interrupted):
         return None
-    if sys.argv[1:2] != ["train"]:  # a method that `METHOD:ZOO` trains writes no checkpoint
-        show_error(str(error))
-        return int(error.exit_code)
-    command = ["dfml", *sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])]
-    show_error(f"{error}; a checkpoint is written, resume with: {shlex.join(command)}")
+    # A method that `METHOD:ZOO` trains writes no checkpoint.
+    show_error(f"{error}; a checkpoint is written{_how_to_resume()}" if sys.argv[1:2] == ["train"] else str(error))
     return int(error.exit_code)
+
+
+def _how_to_resume() -> str:
+    """The command that resumes the running one, as the end of a message; empty if it cannot be resumed."""
+    if sys.argv[1:2] not in (["train"], ["benchmark"]):
+        return ""
+    command = ["dfml", *sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])]
+    return f", resume with: {shlex.join(command)}"
 
 
 def _is_disk_error(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,15 +22,18 @@ from dfml.cli.options import (
 from dfml.cli.output import Output, require_writable
 from dfml.errors import UsageError
 
+if TYPE_CHECKING:
+    from dfml.evaluation.protocol import Evaluation
+
 
 def evaluate(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="LEARNER... DATA",
-            help="One or more learners, then the data. A learner is a folder from `dfml train`, a snapshot of a run "
-            "(RUN/snapshots/N), or METHOD:ZOO for a method with little or no training (zoo_embedding:ZOO). The data "
-            "is an image folder, a zip of one, or glyphs (rendered letters).",
+            metavar="LEARNER... DATA...",
+            help="One or more learners, then one or more data sets. A learner is a folder from `dfml train`, a "
+            "snapshot of a run (RUN/snapshots/N), or METHOD:ZOO for a method with little or no training "
+            "(zoo_embedding:ZOO). A data set is an image folder, a zip of one, or glyphs (rendered letters).",
         ),
     ],
     split: Annotated[
@@ -71,20 +74,19 @@ def evaluate(
 ) -> None:
     """Measure accuracy on unseen classes, with a 95% confidence interval.
 
-    Several learners are compared in pairs on the same episodes.
+    Several learners are compared in pairs on the same episodes. On several data sets, the table has each of them and
+    their mean.
     """
-    *names, data = sources
-    if not names:
-        raise UsageError("expected at least one learner and then the data: dfml evaluate LEARNER... DATA")
     output = Output(json_file)
     if report:
         require_writable("--report", report)
     prepare_torch(threads)
     from dfml import open_learner
-    from dfml.cli.datasets import open_data, require_data
+    from dfml.cli.datasets import open_data, require_data, split_sources
     from dfml.evaluation.protocol import require_evaluable
     from dfml.evaluation.runner import applicable_calibrations, distinct_names, evaluate_learner
     from dfml.report.comparison import check_ending, write_comparison
+    from dfml.report.domains import domain_means, domains_table
     from dfml.report.html_page import describe_episodes
     from dfml.report.results import evaluated_values
     from dfml.report.table import compare_all, differences_table, results_table, to_rich
@@ -92,20 +94,31 @@ def evaluate(
 
     if report:
         check_ending(report)
-    require_data(data)
+    names, data = split_sources(sources)
+    if not names:
+        raise UsageError("expected at least one learner and then the data: dfml evaluate LEARNER... DATA...")
+    for each in data:
+        require_data(each)
     settings: dict[str, Any] = {"way": way, "shot": shot, "protocol": protocol, "seed": seed}
     learners = [open_learner(name, device, **settings, progress=show_progress) for name in names]
-    sizes = {learner.preprocessing.size for learner in learners}
-    images = {size: open_data(data, split=split, usual="test", official=splits, size=size) for size in sorted(sizes)}
+    sizes = sorted({learner.preprocessing.size for learner in learners})
+    images = {
+        (each, size): open_data(each, split=split, usual="test", official=splits, size=size)
+        for each in data
+        for size in sizes
+    }
+    if len({dataset.name for dataset in images.values()}) < len(data):
+        raise UsageError("expected data sets of different names, which head the columns; rename a folder")
     for learner in learners:
-        dataset = images[learner.preprocessing.size]
-        require_evaluable(learner, dataset, way, shot, query, protocol, allow_other_protocol=allow_other_protocol)
+        for each in data:
+            dataset = images[each, learner.preprocessing.size]
+            require_evaluable(learner, dataset, way, shot, query, protocol, allow_other_protocol=allow_other_protocol)
     evaluated = [
         evaluate_learner(
             learner,
             label,
             Path(name),
-            images[learner.preprocessing.size],
+            images[each, learner.preprocessing.size],
             way=way,
             shot=shot,
             query=query,
@@ -115,18 +128,24 @@ def evaluate(
             allow_other_protocol=allow_other_protocol,
             calibration=chosen,
         )
+        for each in data
         for learner, name, label in zip(learners, names, distinct_names(learners, names), strict=True)
         for chosen in applicable_calibrations(learner, learners, calibration)
     ]
     evaluations = [each.evaluation for each in evaluated]
-    output.say(describe_episodes(evaluations[0]))
-    output.show(to_rich(results_table(evaluations)))
-    if len(evaluations) > 1:
+    means = domain_means(evaluations)
+    output.say(describe_episodes(means[0]))
+    output.show(to_rich(results_table(means) if len(data) == 1 else domains_table(evaluations)))
+    if len(means) > 1:
         output.say("Paired differences on the same episodes:")
-        output.show(to_rich(differences_table(compare_all(evaluations))))
+        output.show(to_rich(differences_table(compare_all(means))))
     output.results(evaluated_values(evaluated))
     if report:
-        curves = {each.evaluation.name: each.curve for each in evaluated if each.curve}
+        curves = {_curve_name(each.evaluation, data): each.curve for each in evaluated if each.curve}
         command = shlex.join(["dfml", *sys.argv[1:]])
         write_comparison(report, evaluations, curves, command)
         output.say(f"report: {report}")
+
+
+def _curve_name(evaluation: Evaluation, data: list[str]) -> str:
+    return evaluation.name if len(data) == 1 else f"{evaluation.name}, {evaluation.dataset}"

@@ -30,14 +30,14 @@ class RunFile:
 
     Attributes:
         method: Method to train: that of `--method`, else that of the file; None if neither names one.
-        zoo: Path of the zoo; None if the file names none.
+        zoo: Paths of the zoos; none if the file names none.
         start_from: Checkpoint of another run that the run starts from; None if the file names none.
         class_identity: Which labels of different members mean the same class.
         settings: Name of a method -> its settings; those of other methods are ignored.
     """
 
     method: type[Method] | None = None
-    zoo: str | None = None
+    zoo: tuple[str, ...] = ()
     start_from: str | None = None
     class_identity: ClassIdentity = "names"
     settings: Mapping[str, Settings] = field(default_factory=dict)
@@ -64,7 +64,11 @@ def read_run_file(path: Path, requested: str | None = None) -> RunFile:
         raise ConfigError(f"--config {path}: expected `method:`, `zoo:` and settings below a method's name")
     if "format_version" in content:  # files that users write need not have it
         check_format_version(content["format_version"], f"--config {path}", ConfigError)
-    for name in ("method", "zoo", "start_from"):
+    zoo = content.get("zoo") or []
+    zoos = zoo if isinstance(zoo, list) else [zoo]
+    if not all(isinstance(each, str) for each in zoos):
+        raise ConfigError(f"--config {path}: expected a path or a list of paths for 'zoo', found {zoo!r}")
+    for name in ("method", "start_from"):
         if not isinstance(content.get(name), str | None):
             raise ConfigError(f"--config {path}: expected text for {name!r}, found {content[name]!r}")
     method = _method_of_file(path, content.get("method"), requested)
@@ -79,7 +83,7 @@ def read_run_file(path: Path, requested: str | None = None) -> RunFile:
             raise ConfigError(f"--config {path}: expected settings below {name!r}, found {section!r}")
     identity = content.get("class_identity", "names")
     where = f"--config {path}"
-    return RunFile(method, content.get("zoo"), content.get("start_from"), check_identity(identity, where), sections)
+    return RunFile(method, tuple(zoos), content.get("start_from"), check_identity(identity, where), sections)
 
 
 def _method_of_file(path: Path, named: str | None, requested: str | None) -> type[Method] | None:
@@ -125,11 +129,8 @@ def resolve(
         UsageError: If there is no such preset, or an assignment has another form.
         ConfigError: If a setting is unknown or has a wrong value.
     """
-    if preset is not None and preset not in method.presets:
-        known = ", ".join(method.presets) or "none"
-        raise UsageError(f"unknown preset {preset!r} of {method.name}; known are: {known}")
     layers = [
-        method.presets[preset] if preset else {},
+        method.preset_settings(preset),
         file.settings.get(method.name, {}),
         *(read_assignment(assignment, method.name) for assignment in assignments),
         {name: value for name, value in options.items() if value is not None},
@@ -137,15 +138,16 @@ def resolve(
     return override(method.config_type(), *layers, section=method.name)
 
 
-def explain(config: TrainingConfig, method: str, zoo: str | None) -> str:
+def explain(config: TrainingConfig, method: str, zoos: Sequence[str]) -> str:
     """Format settings as a YAML file with a comment on each, which `--config` reads.
 
     Args:
         config: The settings.
         method: Name of the method.
-        zoo: Path of the zoo; None leaves it out.
+        zoos: Paths of the zoos; none leaves them out.
     """
-    head = [f"method: {method}", *([f"zoo: {_inline(zoo)}"] if zoo else []), f"{method}:"]
+    zoo = [f"zoo: {_inline(zoos[0] if len(zoos) == 1 else list(zoos))}"] if zoos else []
+    head = [f"method: {method}", *zoo, f"{method}:"]
     return "\n".join([*head, *_explain(config, "  ")]) + "\n"
 
 

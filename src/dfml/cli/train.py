@@ -32,8 +32,11 @@ _SETTINGS = "Settings of the method (override all others)"
 
 def train(
     zoo: Annotated[
-        Path | None,
-        typer.Argument(metavar="ZOO", help="Folder of classifiers. May be omitted if the --config file names it."),
+        list[Path] | None,
+        typer.Argument(
+            metavar="ZOO...",
+            help="Folder of classifiers; several become one zoo. May be omitted if the --config file names it.",
+        ),
     ] = None,
     method: Annotated[
         str | None,
@@ -129,13 +132,13 @@ def train(
         "seed": seed,
     }
     config = run_config.resolve(kind, preset, file, assignments or [], options)
-    zoo = zoo or (Path(file.zoo) if file.zoo else None)
+    zoo = zoo or [Path(path) for path in file.zoo]
     start_from = start_from or (Path(file.start_from) if file.start_from else None)
     if show_config:
-        typer.echo(run_config.explain(config, kind.name, str(zoo) if zoo else None), nl=False)
+        typer.echo(run_config.explain(config, kind.name, [str(path) for path in zoo]), nl=False)
         return
-    if zoo is None:
-        raise UsageError("expected the folder of a zoo: dfml train ZOO --out LEARNER")
+    if not zoo:
+        raise UsageError("expected the folder of a zoo: dfml train ZOO... --out LEARNER")
     if out is None:
         raise UsageError("expected a folder for the learner: --out LEARNER")
 
@@ -148,8 +151,8 @@ def train(
 
     prepare_torch(threads)
     identity = read_identity(class_identity) if class_identity else file.class_identity
-    # An absolute path, so that the run's config.yaml names the same zoo in every working directory.
-    members = Zoo.open(zoo.resolve(), class_identity=identity)
+    # Absolute paths, so that the run's config.yaml names the same zoo in every working directory.
+    members = Zoo.open([path.resolve() for path in zoo], class_identity=identity)
     output.say(f"{kind.name} on {len(members)} classifiers of {len(members.classes)} classes")
     start = time.perf_counter()
     done = _iterations_before(RunFolder(out) if resume else None, start_from)
@@ -164,7 +167,7 @@ def train(
     results = {
         "methods": {kind.name: summary},
         **config.model_dump(include={"way", "shot", "protocol", "seed"}),
-        "zoo": str(members.path),
+        "zoo": members.source,
         "members": len(members),
         "versions": versions(),
     }

@@ -18,7 +18,8 @@ from dfml.data.glyphs import glyphs
 from dfml.demo.quickstart_folder import QuickstartFolder
 from dfml.demo.result import NewTask, QuickstartResult, RecoveredClass, Training
 from dfml.demo.settings import QuickstartSettings
-from dfml.evaluation.protocol import Evaluation, evaluate, sample_evaluation_episode
+from dfml.evaluation.episodes import sample_evaluation_episode
+from dfml.evaluation.protocol import Evaluation, evaluate
 from dfml.evaluation.snapshots import evaluate_snapshots
 from dfml.images import to_float
 from dfml.learners import FewShotClassifier, MetaLearner

@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from dfml import seeds
 from dfml.data.dataset import ImageDataset
-from dfml.errors import DataError, ProtocolError, UsageError
+from dfml.errors import ProtocolError, UsageError
+from dfml.evaluation.episodes import Shot, describe_task, require_room, sample_evaluation_episode
 from dfml.evaluation.scores import adapted_scores, embedded_scores
 from dfml.learners.base import Calibration, MetaLearner, ProtocolName
 from dfml.learners.embedding import EmbeddingLearner
-from dfml.learners.episode import episode_labels, sample_episode_indices
+from dfml.learners.episode import episode_labels
 
 # Quantile of the normal distribution; for 600 episodes that of Student's t distribution is larger by 0.2%.
 _Z = 1.96
@@ -40,7 +39,7 @@ class Evaluation:
         protocol: Batch-norm rule that was asked for, `strict` or `paper`. If a learner of the other rule was allowed,
             this is not the rule by which it was evaluated, which `note` names.
         way: Number of classes per episode.
-        shot: Number of support images per class.
+        shot: Number of support images per class; a pair for uneven support (see `Shot`).
         query: Number of query images per class.
         seed: Seed of the episodes.
         dataset: Name of the data set.
@@ -59,7 +58,7 @@ class Evaluation:
     accuracies: tuple[float, ...]
     protocol: ProtocolName
     way: int
-    shot: int
+    shot: Shot
     query: int
     seed: int
     dataset: str
@@ -73,6 +72,11 @@ class Evaluation:
     def accuracy(self) -> float:
         """Mean accuracy over the episodes, a fraction."""
         return float(np.mean(self.accuracies))
+
+    @property
+    def task(self) -> str:
+        """Number of classes and of support images per class: `5-way 1-shot`, or `5-way 1-to-5-shot`."""
+        return describe_task(self.way, self.shot)
 
     @property
     def ci(self) -> float:
@@ -146,7 +150,7 @@ def evaluate(
     dataset: ImageDataset,
     *,
     way: int = 5,
-    shot: int = 1,
+    shot: Shot = 1,
     query: int = 15,
     episodes: int = 600,
     seed: int = 0,
@@ -166,7 +170,8 @@ def evaluate(
         dataset: Labelled images, from `dfml.open_images` or `dfml.glyphs`. Images of another size than the learner's
             are resized.
         way: Number of classes per episode; default 5.
-        shot: Number of support images per class; default 1.
+        shot: Number of support images per class; default 1. A pair (fewest, most) gives every class of an episode its
+            own number out of this range; classes and query images are those of the episodes with `most` images each.
         query: Number of query images per class; default 15. They are never among the support images.
         episodes: Number of episodes; default 600. Episode i depends on `seed` and i alone, so it is the same for every
             learner and for any number of episodes.
@@ -227,42 +232,11 @@ def evaluate(
     )
 
 
-def sample_evaluation_episode(
-    dataset: ImageDataset, way: int, shot: int, query: int, seed: int, index: int
-) -> tuple[Tensor, Tensor]:
-    """Sample the images of one evaluation episode.
-
-    Args:
-        dataset: Labelled images.
-        way: Number of classes.
-        shot: Number of support images per class.
-        query: Number of query images per class.
-        seed: Seed of the evaluation.
-        index: Number of the episode, from 0.
-
-    Returns:
-        Indices into the data set of the support images and of the query images, both class by class.
-
-    Raises:
-        UsageError: If there are too few classes, or a class has too few images.
-    """
-    images_of_class = [dataset.of_class(label) for label in range(len(dataset.classes))]
-    sizes = torch.tensor([len(images) for images in images_of_class])
-    classes, support, queries = sample_episode_indices(
-        sizes, way, shot, query, seeds.generator(seed, "evaluation", index)
-    )
-    sampled = [images_of_class[label] for label in classes.tolist()]
-    return (
-        torch.cat([images[indices] for images, indices in zip(sampled, support, strict=True)]),
-        torch.cat([images[indices] for images, indices in zip(sampled, queries, strict=True)]),
-    )
-
-
 def require_evaluable(
     learner: MetaLearner,
     dataset: ImageDataset,
     way: int,
-    shot: int,
+    shot: Shot,
     query: int,
     protocol: ProtocolName,
     *,
@@ -278,7 +252,7 @@ def require_evaluable(
         learner: Learner to evaluate.
         dataset: Labelled images.
         way: Number of classes per episode.
-        shot: Number of support images per class.
+        shot: Number of support images per class, or their range; see `Shot`.
         query: Number of query images per class.
         protocol: Batch-norm rule that is asked for; see `evaluate`.
         allow_other_protocol: Accept a learner that was trained for the other rule.
@@ -292,18 +266,8 @@ def require_evaluable(
             f"{learner.name} was trained for the protocol {learner.protocol!r}, not {protocol!r}; evaluate it with "
             f"--protocol {learner.protocol}, or train a learner with --protocol {protocol}"
         )
-    images = shot + query
-    if way > len(dataset.classes):
-        raise DataError(
-            f"{dataset.name} has {len(dataset.classes)} classes, but --way asks for {way}; choose a smaller --way"
-        )
-    for label, name in enumerate(dataset.classes):
-        available = len(dataset.of_class(label))
-        if available < images:
-            raise DataError(
-                f"class {name} of {dataset.name} has {available} images, but shot + query need {images}; "
-                "add images, leave the class out, or choose a smaller --shot or --query"
-            )
+    counts = torch.bincount(dataset.labels).tolist()
+    require_room(dataset.name, dict(zip(dataset.classes, counts, strict=True)), way, shot, query)
 
 
 def _half_width(values: np.ndarray) -> float:

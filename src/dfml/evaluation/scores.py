@@ -12,12 +12,11 @@ from dfml.data.dataset import ImageDataset
 from dfml.images import resize_and_crop, to_float
 from dfml.learners.base import Calibration, MetaLearner
 from dfml.learners.embedding import EmbeddingLearner, embedding_scores, fit_head
-from dfml.learners.episode import episode_labels
 
 Score = Callable[[Sequence[tuple[Tensor, Tensor]], int], Iterator[tuple[Tensor, float, float]]]
 """Function of the episodes and the way.
 
-An episode is a pair of indices into the data set, of its support images (way * shot) and of its query images (way *
+An episode is a pair of indices into the data set, of its support images and of its query images (way *
 query), both class by class: first all images of class 0. For every episode, in order, the function yields
 
 - the scores of the query images, (way * query, way): probabilities or logits; only the largest of each row counts;
@@ -46,7 +45,7 @@ def adapted_scores(learner: MetaLearner, dataset: ImageDataset, calibration: Cal
         size = _CALIBRATION_BATCH if calibration else 1
         for batch in (episodes[start : start + size] for start in range(0, len(episodes), size)):
             started = time.perf_counter()
-            supports = [_support(learner, dataset, support, way) for support, _ in batch]
+            supports = [_support(learner, dataset, support) for support, _ in batch]
             classifiers = [learner.adapt(*support) for support in supports]
             if calibration:
                 classifiers = calibration.calibrate(learner, classifiers, supports)
@@ -61,10 +60,16 @@ def adapted_scores(learner: MetaLearner, dataset: ImageDataset, calibration: Cal
     return score
 
 
-def _support(learner: MetaLearner, dataset: ImageDataset, support: Tensor, way: int) -> tuple[Tensor, Tensor]:
-    """Images and labels of a support set whose indices are class by class, with equally many images per class."""
+def _support(learner: MetaLearner, dataset: ImageDataset, support: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and labels of a support set whose indices are class by class."""
     images = resize_and_crop(to_float(dataset.images[support]), learner.preprocessing.size).to(learner.device)
-    return images, episode_labels(way, len(support) // way, learner.device)
+    return images, _support_labels(dataset, support).to(learner.device)
+
+
+def _support_labels(dataset: ImageDataset, support: Tensor) -> Tensor:
+    """Labels of an episode's support images, which are sorted by class; classes may have different numbers."""
+    _, labels = torch.unique_consecutive(dataset.labels[support], return_inverse=True)
+    return torch.as_tensor(labels)
 
 
 def embedded_scores(learner: EmbeddingLearner, dataset: ImageDataset) -> Score:
@@ -92,7 +97,7 @@ def embedded_scores(learner: EmbeddingLearner, dataset: ImageDataset) -> Score:
 
     def score(episodes: Sequence[tuple[Tensor, Tensor]], way: int) -> Iterator[tuple[Tensor, float, float]]:
         for support, queries in episodes:
-            labels = episode_labels(way, len(support) // way, embeddings.device)
+            labels = _support_labels(dataset, support).to(embeddings.device)
             head = fit_head(embeddings[support], labels, way, learner.fit)
             scores = embedding_scores(embeddings[queries], head)
             yield scores, seconds_per_image * len(support), seconds_per_image * len(queries)

@@ -132,6 +132,10 @@ class MetaLearner(
     def state_dict(self) -> dict[str, Tensor]:
         """Return the tensors that `from_config` needs; empty for a learner without weights of its own."""
 
+    def stored_bytes(self) -> int:
+        """Size in bytes of all tensors that must be kept to use the learner; overridden where some are elsewhere."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
+
     @classmethod
     @abstractmethod
     def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> MetaLearner:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dfml.errors import LearnerError, ZooError, ZooMemberError
@@ -104,6 +104,12 @@ class ZooEmbeddingLearner(EmbeddingLearner):
     def state_dict(self) -> dict[str, Tensor]:
         """See `MetaLearner.state_dict`; empty, because the members' weights stay in their own files."""
         return {}
+
+    def stored_bytes(self) -> int:
+        """Size in bytes of the weights of all members; of a member that is no module, dfml sees none."""
+        modules = (member for member in self.members if isinstance(member, nn.Module))
+        tensors = (tensor for module in modules for tensor in module.state_dict().values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> ZooEmbeddingLearner:

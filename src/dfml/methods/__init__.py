@@ -8,6 +8,7 @@ from dfml.methods.base import Method
 from dfml.methods.best_member import BestMember
 from dfml.methods.dro import DRO
 from dfml.methods.free import FREE
+from dfml.methods.frozen_backbone import FrozenBackbone
 from dfml.methods.ot_fusion import OTFusion
 from dfml.methods.plugins import declared, import_method, is_path, load_declared
 from dfml.methods.purer import PURER
@@ -19,7 +20,7 @@ METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         *(PURER, FREE, ZooStudent),
-        *(RandomInit, RandomEmbedding, Average, OTFusion, DRO, BestMember, ZooEmbedding),
+        *(RandomInit, RandomEmbedding, Average, OTFusion, DRO, BestMember, ZooEmbedding, FrozenBackbone),
     )
 }
 

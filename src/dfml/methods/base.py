@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from dfml.errors import UsageError
 from dfml.learners.base import MetaLearner
 from dfml.settings import build_config, merge
 from dfml.training.device import select_device
@@ -64,6 +65,20 @@ class Method(ABC):
     def __init__(self, config: TrainingConfig | None = None, **settings: Any) -> None:
         base = config if config is not None else self.config_type()
         self.config = build_config(self.config_type, merge(base.model_dump(), settings), section=self.name)
+
+    @classmethod
+    def preset_settings(cls, name: str | None) -> dict[str, Any]:
+        """Settings of a preset; none for the name None.
+
+        Raises:
+            UsageError: If there is no such preset.
+        """
+        if name is None:
+            return {}
+        if name not in cls.presets:
+            known = ", ".join(cls.presets) or "none"
+            raise UsageError(f"unknown preset {name!r} of {cls.name}; known are: {known}")
+        return cls.presets[name]
 
     @abstractmethod
     def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:

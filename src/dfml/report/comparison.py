@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dfml.errors import UsageError
 from dfml.evaluation.protocol import Evaluation
+from dfml.report.domains import domain_means, domains_table
 from dfml.report.figures import to_svg
-from dfml.report.html_page import Page, PageFigure, describe_episodes, render_page
+from dfml.report.html_page import Page, PageFigure, PageTable, describe_episodes, render_page
 from dfml.report.learning_curve import Curve, learning_curve
 from dfml.report.table import Table, compare_all, differences_table, results_table, to_csv, to_markdown
 
@@ -31,7 +32,8 @@ def write_comparison(path: Path, evaluations: Sequence[Evaluation], curves: Curv
 
     Args:
         path: File that ends in `.html`, `.md` or `.csv`.
-        evaluations: At least one evaluation, all on the same episodes.
+        evaluations: At least one evaluation; those of several learners on one data set are on the same episodes. With
+            several data sets, their mean is shown too, except in `.csv`.
         curves: Learning curves, shown on the HTML page only.
         command: Command that repeats the evaluation.
 
@@ -44,35 +46,38 @@ def write_comparison(path: Path, evaluations: Sequence[Evaluation], curves: Curv
 
 
 def _page(evaluations: Sequence[Evaluation], curves: Curves, command: str) -> str:
-    first = evaluations[0]
+    means = domain_means(evaluations)
+    first = means[0]
+    several = len(means) < len(evaluations)
     caption = "All snapshots of each run. The best one is reported, so its interval is not a confidence interval."
     svg = to_svg(learning_curve(curves), "curves", themed=True) if curves else ""
+    domains = PageTable("By data set", "Accuracy in percent with its 95% interval.", domains_table(evaluations))
     return render_page(
         Page(
-            title=f"{first.way}-way {first.shot}-shot on {first.dataset}",
-            summary=f"{', '.join(each.name for each in evaluations)}, on the same {len(first.accuracies)} episodes.",
+            title=f"{first.task} on {first.dataset}",
+            summary=f"{', '.join(each.name for each in means)}, on the same {len(first.accuracies)} episodes.",
             command=command,
-            evaluations=evaluations,
-            differences=compare_all(evaluations),
+            evaluations=means,
+            differences=compare_all(means),
+            tables=[domains] if several else [],
             figures=[PageFigure("Learning curves", caption, svg)] if svg else [],
             versions=first.versions,
-            highlighted=len(evaluations),
+            highlighted=len(means),
         )
     )
 
 
 def _markdown(evaluations: Sequence[Evaluation], curves: Curves, command: str) -> str:
-    parts = [f"{describe_episodes(evaluations[0])}.\n", to_markdown(results_table(evaluations))]
-    if len(evaluations) > 1:
-        parts += [
-            "Differences on the same episodes:\n",
-            to_markdown(differences_table(compare_all(evaluations))),
-        ]
+    means = domain_means(evaluations)
+    table = results_table(means) if len(means) == len(evaluations) else domains_table(evaluations)
+    parts = [f"{describe_episodes(means[0])}.\n", to_markdown(table)]
+    if len(means) > 1:
+        parts += ["Differences on the same episodes:\n", to_markdown(differences_table(compare_all(means)))]
     return "\n".join([*parts, f"```sh\n{command}\n```\n"])
 
 
 def _csv(evaluations: Sequence[Evaluation], curves: Curves, command: str) -> str:
-    """One row per learner, with the conditions in every row, so that rows of several files can be concatenated."""
+    """One row per learner and data set, with the conditions in each, so that several files can be concatenated."""
     table = results_table(evaluations)
     conditions = ("dataset", "protocol", "way", "shot", "query", "seed")
     rows = [

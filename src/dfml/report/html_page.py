@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfml.evaluation.protocol import Difference, Evaluation
 from dfml.files import atomic_write
-from dfml.report.table import differences_table, results_table
+from dfml.report.table import Table, differences_table, results_table
 from dfml.training.run_folder import flatten
 
 if TYPE_CHECKING:
@@ -58,6 +58,21 @@ class PagePicture:
     def uri(self) -> str:
         """The image as a `data:` URI."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table in a section of its own.
+
+    Attributes:
+        title: Heading of the section.
+        caption: Text above the table that says how to read it.
+        table: The table.
+    """
+
+    title: str
+    caption: str
+    table: Table
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,7 @@ class Page:
         evaluations: Evaluations on the same episodes, one row each; empty: no table of results.
         meaning: Paragraphs that explain the table.
         differences: Paired differences to show.
+        tables: Further tables, each in a section of its own.
         training_seconds: Learner's name -> duration of its training; None omits the column.
         figures: Figures, in order.
         sheets: Large pictures, in order.
@@ -135,6 +151,7 @@ class Page:
     evaluations: Sequence[Evaluation] = ()
     meaning: Sequence[str] = ()
     differences: Sequence[Difference] = ()
+    tables: Sequence[PageTable] = ()
     training_seconds: Mapping[str, float] | None = None
     figures: Sequence[PageFigure] = ()
     sheets: Sequence[PageSheet] = ()
@@ -181,7 +198,7 @@ def write_page(page: Page, path: Path) -> None:
 def describe_episodes(evaluation: Evaluation) -> str:
     """Describe dataset, episodes, protocol and seed of an evaluation in one line."""
     return (
-        f"{evaluation.dataset}: {len(evaluation.accuracies)} episodes, {evaluation.way}-way {evaluation.shot}-shot, "
+        f"{evaluation.dataset}: {len(evaluation.accuracies)} episodes, {evaluation.task}, "
         f"{evaluation.query} query images per class, protocol {evaluation.protocol}, seed {evaluation.seed}"
     )
 

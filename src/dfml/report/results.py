@@ -7,6 +7,7 @@ from typing import Any
 
 from dfml.evaluation.protocol import Evaluation
 from dfml.evaluation.runner import LearnerEvaluation
+from dfml.report.domains import domain_means
 from dfml.report.table import compare_all
 
 _COMMON = ("dataset", "protocol", "way", "shot", "query", "episodes", "seed", "versions")
@@ -43,8 +44,20 @@ def curve_values(curve: Mapping[int, Evaluation]) -> dict[str, dict[str, float]]
 
 
 def evaluated_values(evaluated: Sequence[LearnerEvaluation]) -> dict[str, Any]:
-    """Return `results_values` of learners, with the accuracies of a run's snapshots where these were evaluated."""
-    values = results_values([each.evaluation for each in evaluated])
+    """Return `results_values` of learners, with the accuracies of a run's snapshots where these were evaluated.
+
+    With several data sets, these are the values of their mean; `datasets` has those of each.
+
+    Args:
+        evaluated: Results of every learner on every data set, at least one.
+    """
+    evaluations = [each.evaluation for each in evaluated]
+    names = list(dict.fromkeys(each.dataset for each in evaluations))
+    if len(names) > 1:
+        parts = {name: [each for each in evaluated if each.evaluation.dataset == name] for name in names}
+        datasets = {name: evaluated_values(part) for name, part in parts.items()}
+        return {**results_values(domain_means(evaluations)), "datasets": datasets}
+    values = results_values(evaluations)
     for each in evaluated:
         if each.curve:
             values["methods"][each.evaluation.name]["snapshots"] = curve_values(each.curve)

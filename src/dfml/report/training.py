@@ -96,9 +96,9 @@ def write_training(
         command=command,
         notes=_messages(folder, rows),
         figures=training_figures(method_name, rows, run.describe_metrics()),
-        sheets=_sheets(run, method_name, zoo),
+        sheets=recovered_images(run, method_name, zoo),
         stages=seconds_by_part(rows, seconds),
-        settings={"zoo": str(zoo.path or "memory"), method_name: chosen_settings(config.model_dump(mode="json"))},
+        settings={"zoo": zoo.source, method_name: chosen_settings(config.model_dump(mode="json"))},
         versions=versions(),
     )
     write_page(page, folder.path / PAGE)
@@ -140,8 +140,17 @@ def seconds_by_part(rows: Sequence[MetricRow], seconds: float) -> dict[str, floa
     return {**parts, rest: parts.get(rest, 0.0) + max(0.0, seconds - sum(parts.values()))}
 
 
-def _sheets(run: TrainingRun, method_name: str, zoo: Zoo) -> list[PageSheet]:
-    """A contact sheet of the newest images of the first classes that the run keeps images of."""
+def recovered_images(run: TrainingRun, method_name: str, zoo: Zoo) -> list[PageSheet]:
+    """Draw a contact sheet of the newest images of the first classes that a run keeps images of.
+
+    Args:
+        run: The run after training (`Method.run_`).
+        method_name: Name of the method.
+        zoo: The zoo that it was trained on.
+
+    Returns:
+        One sheet, or none if the run keeps no images.
+    """
     images_by_class = ((name, run.images(index, _MAX_IMAGES)) for index, name in enumerate(zoo.classes.names))
     some = itertools.islice(((name, images) for name, images in images_by_class if len(images)), _MAX_CLASSES)
     rows = [Row(name, resize_and_crop(images, min(images.shape[-1], _MAX_SIDE))) for name, images in some]

@@ -138,7 +138,7 @@ def describe(method: str, config: BaseModel, zoo: Zoo, start_from: Path | None =
     """
     return {
         "method": method,
-        "zoo": str(zoo.path) if zoo.path else "memory",
+        "zoo": zoo.source if len(zoo.paths) < 2 else [str(path) for path in zoo.paths],
         "class_identity": _plain(zoo.class_identity),
         "members": f"{len(zoo)} ({zoo.digest()})",
         "classes": f"{len(zoo.classes)} ({zoo.classes.digest()})",

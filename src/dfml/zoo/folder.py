@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dfml.errors import ZooError
@@ -39,3 +40,31 @@ def member_paths(path: Path) -> list[Path]:
             "put classifiers there, or make some with `dfml zoo build`"
         )
     return members
+
+
+def named_members(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name and path of every member of one or several zoos.
+
+    Args:
+        paths: Folders of zoos, or single members; at least one.
+
+    Returns:
+        Name -> path, in the order of the zoos and of their members' names. A member of a single zoo is named like its
+        folder; one of several zoos `FOLDER/MEMBER`, with the whole path of the zoo where two have one name.
+
+    Raises:
+        ZooError: If there is no zoo, one has no member, or a zoo is named twice.
+    """
+    if not paths:
+        raise ZooError("expected the folder of a zoo, found none")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ZooError(f"expected different zoos, found one twice in {', '.join(map(str, paths))}; name it once")
+    if len(paths) == 1:
+        return {member.name: member for member in member_paths(paths[0])}
+    names = [path.resolve().name for path in paths]
+    found = {}
+    for path, name in zip(paths, names, strict=True):
+        zoo = name if names.count(name) == 1 else str(path)
+        for member in member_paths(path):
+            found[zoo if member == path else f"{zoo}/{member.name}"] = member
+    return found

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dfml.errors import ConfigError, ZooError, ZooMemberError
-from dfml.zoo.folder import member_paths
+from dfml.zoo.folder import named_members
 from dfml.zoo.formats import MemberConfig
 from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
 from dfml.zoo.members import Predicts, move_member
@@ -27,7 +27,7 @@ class Zoo:
         classes: The label space across members.
         class_identity: The rule or mapping that `classes` was built with.
         member_configs: The configuration of every member; None for a member in memory.
-        path: The zoo's folder; None for a zoo in memory.
+        paths: The zoo's folders, usually one; none for a zoo in memory.
         device: The device that members are loaded to.
     """
 
@@ -39,15 +39,17 @@ class Zoo:
         in_memory: Mapping[int, Predicts] | None = None,
         class_identity: ClassIdentity = "names",
         max_resident: int = 1024,
-        path: Path | None = None,
+        names: Sequence[str] | None = None,
+        paths: Sequence[Path] = (),
     ) -> None:
         if max_resident < 1:
             raise ConfigError(f"max_resident must be at least 1, but is {max_resident}")
         self.member_configs = tuple(configs)
         self.classes = classes
         self.class_identity = class_identity
-        self.path = path
+        self.paths = tuple(paths)
         self.device = torch.device("cpu")
+        self._names = list(names) if names else [f"member-{index:03d}" for index in range(len(configs))]
         self._in_memory = dict(in_memory or {})
         self._resident: OrderedDict[int, PretrainedClassifier] = OrderedDict()
         self._max_resident = max_resident
@@ -55,7 +57,7 @@ class Zoo:
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path],
         *,
         class_identity: ClassIdentity = "names",
         max_resident: int = 1024,
@@ -63,7 +65,8 @@ class Zoo:
         """Open a folder of members. Configurations are read and checked now, weights when a member is first used.
 
         Args:
-            path: A folder that holds one folder or file per member, or the path of a single member.
+            path: A folder that holds one folder or file per member, or the path of a single member. Several of them
+                become one zoo, in this order; its members are then named `FOLDER/MEMBER`.
             class_identity: See `dfml.zoo.label_space.build_label_space`.
             max_resident: Largest number of members in memory at once; the least recently used one is dropped.
 
@@ -71,10 +74,14 @@ class Zoo:
             ZooError: If there is no member; `ZooMemberError`, a subclass, if a member's configuration is wrong.
             ConfigError: If `class_identity` cannot be used.
         """
-        path = Path(path)
-        configs = [read_member_config(member) for member in member_paths(path)]
-        classes = build_label_space([(config.name, config.labels) for config in configs], class_identity)
-        return cls(configs, classes, class_identity=class_identity, max_resident=max_resident, path=path)
+        paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
+        found = named_members(paths)
+        configs = [read_member_config(member) for member in found.values()]
+        labels = [config.labels for config in configs]
+        classes = build_label_space(list(zip(found, labels, strict=True)), class_identity)
+        return cls(
+            configs, classes, class_identity=class_identity, max_resident=max_resident, names=list(found), paths=paths
+        )
 
     @classmethod
     def of(
@@ -172,8 +179,7 @@ class Zoo:
 
     def name(self, index: int) -> str:
         """A member's short name, for messages and tables."""
-        config = self.member_configs[index]
-        return config.name if config else f"member-{index:03d}"
+        return self._names[index]
 
     def vet(self) -> None:
         """Load every member once, so that a bad one is reported before work starts. Members in memory pass.
@@ -193,6 +199,11 @@ class Zoo:
         except ZooMemberError as error:
             return error
         return None
+
+    @property
+    def source(self) -> str:
+        """The zoo's folders, for messages and reports; `memory` for a zoo in memory."""
+        return ", ".join(map(str, self.paths)) or "memory"
 
     def groups(self) -> dict[tuple[str, int, int], list[int]]:
         """Members that can be evaluated in one batched call: same architecture, number of classes and input size.

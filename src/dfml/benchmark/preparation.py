@@ -1,0 +1,233 @@
+"""Everything that is checked and planned before a benchmark computes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfml.benchmark.cell_process import CellJob, Episodes, ZooJob, measurement_file
+from dfml.benchmark.cells import Cell, Measurement, PlannedCell, digest_of, plan_cells, seeds_of
+from dfml.benchmark.data_catalog import LocatedDataset, locate
+from dfml.benchmark.feasibility import learner_size, obstacle, plan_zoo, stand_in, together
+from dfml.benchmark.suite import DatasetSpec, Suite, ZooSpec
+from dfml.errors import ConfigError, DfmlError, UsageError
+from dfml.evaluation.episodes import require_room
+from dfml.pretraining.recipes import recipe_by_name
+from dfml.pretraining.record import dataset_record
+from dfml.zoo.zoo import Zoo
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for.
+
+    Attributes:
+        name: Name or path of the suite, for messages.
+        suite: The suite.
+        folder: Folder that relative paths in the suite start from.
+        out: Folder of the benchmark.
+        data: Data set -> path, from the command line.
+        zoos: Zoo -> path, from the command line.
+        device: Name of the device.
+        threads: CPU threads of every cell.
+        cores: CPU threads of the building of a zoo.
+    """
+
+    name: str
+    suite: Suite
+    folder: Path
+    out: Path
+    data: Mapping[str, Path]
+    zoos: Mapping[str, Path]
+    device: str = "auto"
+    threads: int = 1
+    cores: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All work of a benchmark.
+
+    Attributes:
+        request: What was asked for.
+        zoo_jobs: Zoos to build, by name, each with its number of members.
+        zoo_paths: Folder of every zoo that there is or will be.
+        zoo_digests: What every zoo depends on.
+        jobs: Cells by key.
+        impossible: Key of a cell -> why its method cannot learn from its zoo.
+        cells: All cells, the impossible ones included.
+    """
+
+    request: Request
+    zoo_jobs: dict[str, tuple[ZooJob, int]]
+    zoo_paths: dict[str, Path]
+    zoo_digests: dict[str, str]
+    jobs: dict[str, CellJob]
+    impossible: dict[str, str]
+    cells: tuple[PlannedCell, ...]
+
+
+def prepare(request: Request) -> Plan:
+    """Check a suite, find its data, and plan its work. Test images are decoded and cached; nothing else is computed.
+
+    Raises:
+        ConfigError: If a cell is impossible (and not marked `optional`), data is missing, has not the split that is
+            asked for, or no room for the episodes; the message is one line.
+    """
+    suite = request.suite
+    with _named(request.name):
+        _check_given("zoo", request.zoos, set(suite.zoos))
+        used = [name for spec in suite.zoos.values() for name, _ in spec.sized_data]
+        tested = [name for scenario in suite.scenarios.values() for name in scenario.tests]
+        names = dict.fromkeys([*used, *tested])
+        _check_given("data set", request.data, {*names})
+        specs = {name: suite.datasets.get(name, DatasetSpec()) for name in names}
+        datasets = {name: locate(name, spec, request.data) for name, spec in specs.items()}
+        _check_room(suite, datasets)
+        zoo_digests = {name: _zoo_digest(request, name, spec) for name, spec in suite.zoos.items()}
+        cells = plan_cells(suite, zoo_digests)
+        zoos, zoo_jobs, zoo_paths = _zoos(request, datasets, zoo_digests)
+        impossible = _obstacles(suite, cells, zoos)
+        possible = [planned for planned in cells if planned.cell.key not in impossible]
+        sizes = {
+            planned.cell.key: learner_size(planned.cell, together([zoos[zoo] for zoo in planned.cell.zoos]))
+            for planned in possible
+        }
+    digests: dict[tuple[str, int], str] = {}
+    for planned in possible:
+        for measurement in planned.measurements:
+            key = measurement.dataset, sizes[planned.cell.key]
+            if key not in digests:
+                opened = datasets[key[0]].open(suite.test_split, key[1])
+                digests[key] = dataset_record(opened)["sha256"]
+    jobs = {
+        planned.cell.key: _cell_job(request, planned, sizes[planned.cell.key], datasets, zoo_paths, digests)
+        for planned in possible
+    }
+    return Plan(request, zoo_jobs, zoo_paths, zoo_digests, jobs, impossible, tuple(cells))
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turn errors into those of wrong usage, with the name of the suite."""
+    try:
+        yield
+    except DfmlError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith("suite ") else f"suite {name}: {text}") from error
+
+
+def _check_given(kind: str, given: Mapping[str, Path], known: set[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise UsageError(f"it has no {kind} {name!r}; its names are {', '.join(sorted(known)) or 'none'}")
+
+
+def _check_room(suite: Suite, datasets: Mapping[str, LocatedDataset]) -> None:
+    for scenario in suite.scenarios.values():
+        for name in scenario.tests:
+            sizes = datasets[name].class_sizes(suite.test_split)
+            for task in suite.tasks:
+                require_room(f"{name}/{suite.test_split}", sizes, task.way, task.shot, suite.query)
+
+
+def _zoo_digest(request: Request, name: str, spec: ZooSpec) -> str:
+    if spec.data:
+        return digest_of(spec.model_dump(mode="json"))
+    return digest_of([str(_existing(request, name, spec))])
+
+
+def _existing(request: Request, name: str, spec: ZooSpec) -> Path | None:
+    """Folder of a zoo that is not built: from the command line, else from the suite."""
+    if name in request.zoos:
+        return request.zoos[name].resolve()
+    return (request.folder / spec.path).resolve() if spec.path else None
+
+
+def _zoos(
+    request: Request, datasets: Mapping[str, LocatedDataset], digests: Mapping[str, str]
+) -> tuple[dict[str, Zoo], dict[str, tuple[ZooJob, int]], dict[str, Path]]:
+    """Zoos, or what stands in for them; the jobs that build them; their folders. Zoos that are not given are absent."""
+    zoos, jobs, paths = dict[str, Zoo](), dict[str, tuple[ZooJob, int]](), dict[str, Path]()
+    for name, spec in request.suite.zoos.items():
+        if spec.data:
+            recipe_by_name(spec.recipe).override(**spec.recipe_settings)
+            plans = plan_zoo(spec, datasets)
+            zoos[name] = stand_in(plans)
+            paths[name] = request.out / "zoos" / f"{name}-{digests[name]}"
+            own = {dataset: datasets[dataset] for dataset, _ in spec.sized_data}
+            job = ZooJob(name, spec, paths[name], own, request.device, request.cores)
+            jobs[name] = job, len(plans)
+        elif (path := _existing(request, name, spec)) is not None:
+            zoos[name] = Zoo.open(path)
+            zoos[name].vet()
+            paths[name] = path
+    return zoos, jobs, paths
+
+
+def _obstacles(suite: Suite, cells: list[PlannedCell], zoos: Mapping[str, Zoo]) -> dict[str, str]:
+    """Key of a cell -> why it is impossible.
+
+    Raises:
+        UsageError: If a method that is not optional cannot learn from a zoo.
+    """
+    reasons: dict[tuple[object, ...], str | None] = {}
+    impossible = {}
+    for cell in (planned.cell for planned in cells):
+        kind = (cell.row, cell.zoos, cell.shot)  # seeds make no difference
+        if kind not in reasons:
+            reasons[kind] = _obstacle(cell, zoos)
+        reason = reasons[kind]
+        if reason is None:
+            continue
+        if not suite.methods[cell.row].optional:
+            raise UsageError(
+                f"{cell.row} cannot learn from the zoo {' + '.join(cell.zoos)}: {reason}; leave it out of the "
+                "scenario, or mark the method `optional: true`"
+            )
+        impossible[cell.key] = reason
+    return impossible
+
+
+def _obstacle(cell: Cell, zoos: Mapping[str, Zoo]) -> str | None:
+    absent = [name for name in cell.zoos if name not in zoos]
+    if absent:
+        return f"not measured: no folder of {absent[0]} was given (--zoo {absent[0]}=PATH)"
+    return obstacle(cell, together([zoos[name] for name in cell.zoos]))
+
+
+def _cell_job(
+    request: Request,
+    planned: PlannedCell,
+    size: int,
+    datasets: Mapping[str, LocatedDataset],
+    zoo_paths: Mapping[str, Path],
+    digests: Mapping[tuple[str, int], str],
+) -> CellJob:
+    suite, cell = request.suite, planned.cell
+    episodes = Episodes(
+        suite.protocol, suite.query, suite.episodes, suite.episode_seed, suite.test_split, suite.curve_episodes
+    )
+    folder = request.out / "cells" / cell.key
+    with_curve = suite.curve_episodes and cell.seed == seeds_of(suite, suite.methods[cell.row])[0]
+    first: list[Measurement] = [planned.measurements[0]] if with_curve else []
+    files = tuple(
+        (
+            each,
+            measurement_file(folder, each, episodes, digests[each.dataset, size], with_curve=each in first),
+        )
+        for each in planned.measurements
+    )
+    return CellJob(
+        cell,
+        folder,
+        tuple(zoo_paths[zoo] for zoo in cell.zoos),
+        files,
+        frozenset(first),
+        {each.dataset: datasets[each.dataset] for each in planned.measurements},
+        episodes,
+        request.device,
+        request.threads,
+    )
