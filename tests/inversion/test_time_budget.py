@@ -97,7 +97,7 @@ def test_members_of_one_kind_are_reported_once_with_what_they_are_limited_to() -
     sizes = [budget.round_size(index, PER_CLASS) for index in (0, 1, 2, 3, 1)]
     first, second = (message for message in budget.pop_messages() if "member-000" not in message)
     assert first.startswith("member-001, and members like it")
-    assert f"{sizes[1].classes} of its 20 classes, {sizes[1].per_class} of {PER_CLASS} each" in first
+    assert f"{sizes[1].classes} of its 20 classes, {sizes[1].per_class} instead of {PER_CLASS} of each" in first
     assert second.startswith("member-003")
     budget.round_size(2, PER_CLASS)
     assert budget.pop_messages() == []

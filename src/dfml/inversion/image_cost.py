@@ -66,7 +66,7 @@ def image_operations(classifier: InvertibleModel) -> int:
     """Cost of one image in a step of an inversion, in multiply-adds: those of a forward pass, and 16 per byte kept.
 
     Depthwise convolutions, normalisation and activations do few multiply-adds, and take the time that it takes to read
-    and write their results. Both terms together are within 30% of a step's relative time on one core of a CPU for 14
+    and write their results. Both terms together are within 40% of a step's relative time on one core of a CPU for 14
     networks from Conv4 to ViT; multiply-adds alone are wrong by a factor of up to 3 (docs/results/cost.md).
     """
     return multiply_adds(classifier) + _OPERATIONS_PER_BYTE * bytes_per_image(classifier, classifier.size)

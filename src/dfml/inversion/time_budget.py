@@ -97,11 +97,14 @@ class TimeBudget:
         return image_operations(PretrainedClassifier(network, labels, Preprocessing(_REFERENCE_SIZE, half, half)))
 
     def _describe(self, member: int, outputs: int, per_class: int, size: RoundSize, ratio: float) -> str:
-        limits = f"images of {size.classes} of its {outputs} classes, {size.per_class} of {per_class} each"
-        steps = f", in at most {size.steps} of {self._steps} steps" if size.steps else ""
+        limits = f"images of {size.classes} of its {outputs} classes"
+        if size.per_class < per_class:
+            limits += f", {size.per_class} instead of {per_class} of each"
+        if size.steps:
+            limits += f", in at most {size.steps} instead of {self._steps} steps"
         return (
             f"{self._zoo.name(member)}, and members like it: a round would cost {ratio:.1f} times the time budget "
-            f"(inversion.budget={self._budget:g}), so it has {limits}{steps}"
+            f"(inversion.budget={self._budget:g}), so it has {limits}"
         )
 
 
