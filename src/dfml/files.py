@@ -14,8 +14,9 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from dfml.errors import DfmlError, LearnerError
 
@@ -106,7 +107,7 @@ def atomic_folder(path: Path, *, replace: bool = False, fsync: bool = False) -> 
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def open_regular_file(path: Path) -> BinaryIO:
+def open_regular_file(path: Path) -> BufferedReader:
     """Open a regular file for reading. Whatever else has the name is refused without waiting for it.
 
     A file of another person may be a FIFO, whose opening waits for a writer, or a device, which has no end.

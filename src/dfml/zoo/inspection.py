@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from dfml.errors import ZooMemberError
 from dfml.zoo.candidates import Candidates, find_candidates
-from dfml.zoo.folder import empty_zoo, member_paths
+from dfml.zoo.folder import RECORD, empty_zoo, member_paths
 from dfml.zoo.formats import MemberConfig
 from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
+from dfml.zoo.manifest import MANIFEST, named_files, read_manifest
 from dfml.zoo.members import Predicts
 from dfml.zoo.pickle_contents import printable
 from dfml.zoo.pretrained import PretrainedClassifier
@@ -133,7 +134,9 @@ def _unused(zoo: Path, members: Sequence[Path]) -> Candidates:
     if zoo in members:
         return Candidates()
     if zoo.is_dir():
-        return find_candidates(zoo, members)
+        manifest = read_manifest(zoo)
+        named = named_files(zoo, manifest.members if manifest else ())
+        return find_candidates(zoo, [*members, *named, zoo / MANIFEST, zoo / RECORD])
     return Candidates([sniff(zoo)])
 
 

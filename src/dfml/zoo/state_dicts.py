@@ -105,3 +105,26 @@ def shared_prefix(names: Iterable[str]) -> str:
     # A single layer keeps its own name: `fc.weight` and `fc.bias` are not `weight` and `bias`.
     length = min(length, max(0, max(len(each) for each in parts) - 2)) if length == shortest - 1 else length
     return "".join(f"{part}." for part in parts[0][:length])
+
+
+def align(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, by_order: bool = False) -> dict[str, Tensor]:
+    """Give a file's tensors the names that a network has for them.
+
+    Args:
+        found: The file's tensors, without prefixes that all of their names share.
+        expected: The network's state dict; its tensors may be on the meta device.
+        by_order: Whether the names of both differ, and the file's n-th tensor is the network's n-th.
+
+    Returns:
+        The file's tensors, under the network's names where they correspond. Nothing is left out, so that a strict load
+        still finds every difference.
+    """
+    if by_order:
+        ordered = [name for name in found if not name.endswith(_TRACKED)]
+        wanted = [name for name in expected if not name.endswith(_TRACKED)]
+        if len(ordered) != len(wanted):
+            return dict(found)
+        renamed = {new: found[old] for old, new in zip(ordered, wanted, strict=True)}
+        return renamed | {name: torch.tensor(0) for name in expected if name.endswith(_TRACKED)}
+    prefix = shared_prefix(expected)
+    return {f"{prefix}{name}": tensor for name, tensor in found.items()}

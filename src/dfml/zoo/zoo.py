@@ -17,7 +17,7 @@ from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
 from dfml.zoo.members import Predicts, move_member
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.stack import stack_key
-from dfml.zoo.vetting import load_member, read_member_config
+from dfml.zoo.vetting import load_member, read_configs
 
 
 class Zoo:
@@ -59,11 +59,15 @@ class Zoo:
         *,
         class_identity: ClassIdentity = "names",
         max_resident: int = 1024,
+        networks: Mapping[str, str] | None = None,
     ) -> Zoo:
         """Open a folder of members. Configurations are read and checked now, weights when a member is first used.
 
         Args:
-            path: A folder that holds one folder or file per member, or the path of a single member.
+            path: A folder that holds one folder or file per member or a manifest (`zoo.yaml`), or the path of a single
+                member.
+            networks: Name of a member -> `FILE.py:CLASS`, the Python file of a network that only its owner describes.
+                The file is run. A member whose entry in the manifest names such a file is refused without it.
             class_identity: See `dfml.zoo.label_space.build_label_space`.
             max_resident: Largest number of members in memory at once; the least recently used one is dropped.
 
@@ -72,7 +76,7 @@ class Zoo:
             ConfigError: If `class_identity` cannot be used.
         """
         path = Path(path)
-        configs = [read_member_config(member) for member in member_paths(path)]
+        configs = read_configs(member_paths(path), networks)
         classes = build_label_space([(config.name, config.labels) for config in configs], class_identity)
         return cls(configs, classes, class_identity=class_identity, max_resident=max_resident, path=path)
 
@@ -202,7 +206,7 @@ class Zoo:
         groups: dict[tuple[str, int, int], list[int]] = {}
         for index, config in enumerate(self.member_configs):
             if config:
-                architecture = f"{config.format} {config.architecture} {sorted(config.arguments.items())}"
+                architecture = config.network_key
             else:
                 member = self[index]
                 architecture = stack_key(member) if isinstance(member, PretrainedClassifier) else f"member {index}"
