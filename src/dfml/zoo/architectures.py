@@ -84,7 +84,12 @@ def _torchvision(name: str, outputs: int, arguments: dict[str, Any]) -> nn.Modul
         raise ConfigError(f"torchvision has no classifier {name!r}")
     if name in ("inception_v3", "googlenet"):  # their own initialisation takes a minute
         arguments = {"init_weights": False, **arguments}
-    network: nn.Module = models.get_model(name, weights=None, num_classes=outputs, **arguments)
+    network: nn.Module
+    try:
+        network = models.get_model(name, weights=None, num_classes=outputs, **arguments)
+    except NotImplementedError:  # it computes with its first weights, which the meta device has none of
+        with torch.device("cpu"):
+            network = models.get_model(name, weights=None, num_classes=outputs, **arguments)
     return network
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dfml.errors import UsageError, ZooError, ZooMemberError
 from dfml.files import open_regular_file
 from dfml.zoo.formats import WEIGHTS, MemberConfig, format_named, format_of
-from dfml.zoo.manifest import find_entry
+from dfml.zoo.manifest import ManifestMember, entry_path, find_entry
 from dfml.zoo.manifest_members import read_entry
 from dfml.zoo.pretrained import PretrainedClassifier
 
@@ -48,8 +48,14 @@ def read_member_config(path: Path, network: str | None = None) -> MemberConfig:
         config = read_entry(path, entry, member_format, network)
     else:
         config = _call(member_format.name, member_format.read_config, path, path)
-    if config.format != member_format.name:
-        reason = f"the format {member_format.name!r} returns a configuration of the format {config.format!r}"
+    return _checked(config, member_format.name)
+
+
+def _checked(config: MemberConfig, name: str) -> MemberConfig:
+    """The configuration that the format `name` returned, if it is within bounds."""
+    path = config.path
+    if config.format != name:
+        reason = f"the format {name!r} returns a configuration of the format {config.format!r}"
         raise ZooMemberError(path, reason, "correct the format's read_config")
     labels, preprocessing = config.labels, config.preprocessing
     if not 1 <= len(labels) <= MAX_CLASSES or len(set(labels)) != len(labels):
@@ -93,7 +99,7 @@ def load_member(config: MemberConfig) -> PretrainedClassifier:
             classify an image of the stated size.
     """
     member_format = format_named(config.format)
-    if config.entry and config.entry.sha256 and weight_digest(config.path) != config.entry.sha256:
+    if config.entry and config.entry.sha256 and sha256(config.weight_file) != config.entry.sha256:
         reason = f"{config.weight_file.name} has another SHA-256 than the entry in zoo.yaml"
         raise ZooMemberError(config.path, reason, "restore the file, or add it again with `dfml zoo add`")
     network = _call(member_format.name, member_format.load, config, config.path)
@@ -105,6 +111,22 @@ def load_member(config: MemberConfig) -> PretrainedClassifier:
     classifier = PretrainedClassifier(network, config.labels, config.preprocessing, source=str(config.path))
     _classify_one(config, classifier)
     return classifier
+
+
+def load_entry(entry: ManifestMember, folder: Path, network: str | None = None) -> PretrainedClassifier:
+    """Load what an entry of a manifest describes, before the entry is written: to compare proposals, for example.
+
+    Args:
+        entry: The entry.
+        folder: Folder that relative paths in it start from.
+        network: See `read_member_config`.
+
+    Raises:
+        ZooMemberError: See `read_member_config` and `load_member`.
+        ZooError: If there is no format of the entry's name.
+    """
+    config = read_entry(entry_path(folder, entry), entry, format_named(entry.format), network)
+    return load_member(_checked(config, entry.format))
 
 
 def _call(name: str, function: Callable[[Argument], Result], argument: Argument, path: Path) -> Result:
