@@ -7,11 +7,14 @@ what is left.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,6 +105,24 @@ def atomic_folder(path: Path, *, replace: bool = False, fsync: bool = False) -> 
             _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def open_regular_file(path: Path) -> BufferedReader:
+    """Open a regular file for reading. Whatever else has the name is refused without waiting for it.
+
+    A file of another person may be a FIFO, whose opening waits for a writer, or a device, which has no end.
+
+    Raises:
+        OSError: If it cannot be opened, or is no regular file; links are followed.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def remove_unfinished(folder: Path) -> None:

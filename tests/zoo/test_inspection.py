@@ -169,3 +169,25 @@ def test_a_member_of_more_classes_than_the_others_is_not_named_if_they_are_known
     zoo_maker.member("medium", labels[:29], seed=4)  # nine times as many
     zoo_maker.member("disjoint", ("ant", "bee", "cat"), seed=5)
     assert all(row.warnings == () for row in inspect_zoo(zoo_maker.path).members)
+
+
+def test_model_files_that_are_no_members_are_rows_that_say_what_to_do(zoo_maker: ZooMaker) -> None:
+    zoo_maker.member("lab")
+    (zoo_maker.path / "theirs").mkdir()
+    torch.save({"w": torch.ones(2)}, zoo_maker.path / "theirs" / "weights.ckpt")
+    torch.save(torch.nn.Linear(2, 2), zoo_maker.path / "whole.pth")
+    (zoo_maker.path / "README.md").write_text("about")
+    report = inspect_zoo(zoo_maker.path)
+    assert [row.name for row in report.members] == ["lab", "theirs/weights.ckpt", "whole.pth"]
+    assert [row.is_member for row in report.members] == [True, False, False]
+    assert [row.problem is None for row in report.members] == [True, False, False]
+    assert "dfml zoo add" in str(report.members[1].problem)
+    assert "torch.nn.modules.linear.Linear" in str(report.members[2].problem)
+    assert report.others == 1
+    assert not report.usable
+
+
+def test_a_single_file_is_a_row(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(2)}, tmp_path / "weights.pth")
+    (row,) = inspect_zoo(tmp_path / "weights.pth").members
+    assert (row.name, row.format, row.is_member) == ("weights.pth", "pickled tensors", False)

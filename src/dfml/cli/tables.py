@@ -25,7 +25,7 @@ def built_table(members: Sequence[BuiltMember]) -> Table:
 
 
 def inspection_table(report: ZooReport) -> Table:
-    """One row per member. Unusable members are marked BAD, those with warnings by an exclamation mark."""
+    """One row per member or model file. Unusable ones are marked BAD, those with warnings by an exclamation mark."""
     table = _table(
         "", "member", "format", "architecture", "parameters", "input", "batch norms", "held-out %", "sha256", "classes"
     )

@@ -147,13 +147,13 @@ def _read_ways(text: str) -> list[int]:
 
 @app.command()
 def inspect(
-    zoo: Annotated[Path, typer.Argument(metavar="ZOO", help="Folder of classifiers.")],
+    zoo: Annotated[Path, typer.Argument(metavar="ZOO", help="Folder of classifiers, or one model file.")],
     class_identity: IdentityOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """List all members of a zoo, with what is wrong with them.
+    """List all members of a zoo and all model files below it, with what is wrong with them.
 
-    The exit code is 1 if any member cannot be used.
+    Files are recognised by their content. The exit code is 1 if any of them cannot be used.
     """
     output = Output(json_file)
     from dfml.cli.tables import inspection_table, shorten
@@ -168,16 +168,19 @@ def inspect(
             output.say(f"{member.name}: {message}")
     for label, members in report.merges.items():
         output.say(f"merged class {label}: {shorten(members)}")
-    bad = sum(member.problem is not None for member in report.members)
+    rows = [member for member in report.members if member.is_member]
+    bad = sum(member.problem is not None for member in rows)
     if len(set(sizes := [member.size for member in report.members if member.size])) > 1:
         counts = ", ".join(f"{size} ({sizes.count(size)} of {len(sizes)} members)" for size in sorted(set(sizes)))
         output.say(
             f"input sizes in pixels: {counts}; a learner works at {report.learner_size} x {report.learner_size}, the "
             "most common size, the larger one on a tie; dfml train --size N chooses another"
         )
-    output.say(
-        f"{len(report.members)} members, {bad} bad, {report.classes} classes, {len(report.merges)} of them merged"
-    )
+    output.say(f"{len(rows)} members, {bad} bad, {report.classes} classes, {len(report.merges)} of them merged")
+    if len(rows) < len(report.members):
+        output.say(f"{len(report.members) - len(rows)} other model files are no members: see above what each needs")
+    if report.others:
+        output.say(f"{report.others} other files are texts or images and hold no classifier")
     output.results(report.as_dict())
     if not report.usable:
         raise typer.Exit(1)

@@ -149,7 +149,7 @@ def matched_initialisations(classifier: PretrainedClassifier, seed: int = 0) -> 
         images = preprocessing.denormalise(pixels.to(device)).clamp(0.0, 1.0)
         return batch_norm_distance(classifier.logits_and_statistics(images)[1]).item()
 
-    leaves, strokes = _compared_images(preprocessing.size, seed)
+    leaves, strokes = compared_images(preprocessing.size, seed)
     light, dark = distance(strokes), distance(-strokes)
     if min(light, dark) < distance(leaves):
         return dead_leaves, pen_strokes if light <= dark else dark_strokes
@@ -157,7 +157,7 @@ def matched_initialisations(classifier: PretrainedClassifier, seed: int = 0) -> 
 
 
 @lru_cache(maxsize=1)
-def _compared_images(size: int, seed: int) -> tuple[Tensor, Tensor]:
+def compared_images(size: int, seed: int) -> tuple[Tensor, Tensor]:
     """Dead leaves and light strokes, kept for all members of one size: drawing large ones takes seconds."""
     leaves, strokes = (draw(_COMPARED, size, seeds.generator(seed, "familiar")) for draw in (dead_leaves, pen_strokes))
     return leaves, strokes

@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dfml.errors import ZooError
 from dfml.zoo.formats import CONFIG, WEIGHTS, find_format, has_member_files
+from dfml.zoo.manifest import MANIFEST, Manifest, entry_path, find_entry, named_files, read_manifest
 
 RECORD = "zoo.json"
 """Settings that `dfml.pretraining` built the zoo with; no member."""
 
 
-def member_paths(path: Path) -> list[Path]:
+def member_paths(path: Path, *, allow_none: bool = False) -> list[Path]:
     """Paths of a zoo's members, sorted by name.
 
     A member is a file or folder that a format recognises, or a folder that holds `config.json` or `model.safetensors`
-    (a damaged member, reported when it is read). Names that start with a dot are left out.
+    (a damaged member, reported when it is read). Names that start with a dot are left out. The entries of a manifest
+    (`zoo.yaml`) are members too, as `ZOO/zoo.yaml#NAME`; what they name is not a member of its own.
 
     Args:
         path: The zoo's folder; or a single member, which is a zoo of one.
+        allow_none: Return an empty list where the path exists and there is no member.
 
     Raises:
-        ZooError: If there is no member.
+        ZooError: If there is no member, nothing at the path, or the manifest cannot be read.
     """
+    if find_entry(path):
+        return [path]
     if path.is_dir() and ((path / CONFIG).is_file() or find_format(path, declared=False)):
         return [path]
     if not path.is_dir():
         if path.is_file() and find_format(path):
             return [path]
+        if path.exists() and allow_none:
+            return []
         raise ZooError(f"expected a zoo (a folder of classifiers) at {path}, found no folder; check the path")
-    entries = sorted(entry for entry in path.iterdir() if entry.name != RECORD and not entry.name.startswith("."))
+    manifest = read_manifest(path) or Manifest()
+    named = {os.path.abspath(file) for file in named_files(path, manifest.members)}
+    entries = [
+        entry
+        for entry in path.iterdir()
+        if entry.name not in (RECORD, MANIFEST) and not entry.name.startswith(".") and not _is_named(entry, named)
+    ]
     members = [entry for entry in entries if has_member_files(entry) or find_format(entry)]
+    members = sorted([*members, *(entry_path(path, member) for member in manifest.members)], key=_shown_name)
     if not members and find_format(path):
         return [path]
-    if not members:
-        raise ZooError(
-            f"the zoo {path} is empty: expected folders with {CONFIG} and {WEIGHTS}; "
-            "put classifiers there, or make some with `dfml zoo build`"
-        )
+    if not members and not allow_none:
+        raise empty_zoo(path)
     return members
 
 
@@ -60,11 +72,29 @@ def named_members(paths: Sequence[Path]) -> dict[str, Path]:
     if len({path.resolve() for path in paths}) < len(paths):
         raise ZooError(f"expected different zoos, found one twice in {', '.join(map(str, paths))}; name it once")
     if len(paths) == 1:
-        return {member.name: member for member in member_paths(paths[0])}
+        return {_shown_name(member): member for member in member_paths(paths[0])}
     names = [path.resolve().name for path in paths]
     found = {}
     for path, name in zip(paths, names, strict=True):
         zoo = name if names.count(name) == 1 else str(path)
         for member in member_paths(path):
-            found[zoo if member == path else f"{zoo}/{member.name}"] = member
+            found[zoo if member == path else f"{zoo}/{_shown_name(member)}"] = member
     return found
+
+
+def _is_named(entry: Path, named: Collection[str]) -> bool:
+    """Whether a manifest names a file or folder, or the weights in a folder that does not describe itself."""
+    path = os.path.abspath(entry)
+    return path in named or (os.path.join(path, WEIGHTS) in named and not (entry / CONFIG).exists())
+
+
+def _shown_name(path: Path) -> str:
+    return path.name.removeprefix(f"{MANIFEST}#")
+
+
+def empty_zoo(path: Path) -> ZooError:
+    """The error for a zoo without members."""
+    return ZooError(
+        f"the zoo {path} is empty: expected folders with {CONFIG} and {WEIGHTS}; put classifiers there, add other "
+        "people's files with `dfml zoo add`, or make some with `dfml zoo build`"
+    )

@@ -13,12 +13,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from dfml.errors import ZooMemberError
-from dfml.zoo.folder import member_paths
+from dfml.zoo.candidates import Candidates, find_candidates
+from dfml.zoo.folder import RECORD, empty_zoo, member_paths
 from dfml.zoo.formats import MemberConfig
 from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
+from dfml.zoo.manifest import MANIFEST, named_files, read_manifest
 from dfml.zoo.members import Predicts
+from dfml.zoo.pickle_contents import printable
 from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.probing import probe_warnings
+from dfml.zoo.sniffing import Found, sniff
 from dfml.zoo.statistics import batch_norm_layers
 from dfml.zoo.vetting import load_member, read_member_config, weight_digest
 from dfml.zoo.zoo import Zoo, common_size
@@ -28,12 +32,13 @@ _MANY_CLASSES = 10  # times the median number of classes of the zoo's members
 
 @dataclass(frozen=True)
 class MemberReport:
-    """One member. What cannot be read from a damaged member, or is not known of one in memory, is None or empty.
+    """One member, or a model file that is none. What cannot be read, or is not known, is None or empty.
 
     Attributes:
-        name: Name of its folder or file.
+        name: Name of its folder or file; for a file that is no member, its path below the zoo's folder.
         problem: Why it cannot be used, and what to do; None for a usable member.
-        format: Name of the format that it is stored in; None for a member in memory.
+        format: Name of the format that it is stored in, or the kind of a file that is no member; None for a member in
+            memory.
         architecture: Name of its architecture; for the format `timm`, a name in timm's registry.
         labels: One name per output.
         size: Height and width of its input, in pixels.
@@ -42,6 +47,7 @@ class MemberReport:
         sha256: SHA-256 of its weight file, as hex digits.
         held_out_accuracy: Accuracy on held-out images, a fraction, if noted in its configuration.
         warnings: Properties that a user should know before relying on it.
+        is_member: Whether the zoo has it as a member; False for another model file below its folder.
     """
 
     name: str
@@ -55,6 +61,7 @@ class MemberReport:
     sha256: str | None = None
     held_out_accuracy: float | None = None
     warnings: tuple[str, ...] = ()
+    is_member: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,21 +69,24 @@ class ZooReport:
     """A zoo.
 
     Attributes:
-        members: The members in the order of their names.
+        members: The members in the order of their names; after them the model files below the zoo's folder that are no
+            members, each with a problem.
         classes: Number of classes of the zoo, over the members whose configuration can be read.
         merges: Classes that several members share -> those members' names.
         learner_size: Height and width in pixels at which a learner works (see `Zoo.preprocessing`), over the members
             whose configuration can be read; None if there are none.
+        others: Number of other files below the zoo's folder, outside of the members: texts and images.
     """
 
     members: tuple[MemberReport, ...]
     classes: int
     merges: dict[str, list[str]] = field(default_factory=dict)
     learner_size: int | None = None
+    others: int = 0
 
     @property
     def usable(self) -> bool:
-        """Whether no member has a problem (warnings do not count)."""
+        """Whether every model file is a member without a problem (warnings do not count)."""
         return all(member.problem is None for member in self.members)
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,17 +109,45 @@ def inspect_zoo(zoo: str | Path | Zoo, *, class_identity: ClassIdentity = "names
     """
     if isinstance(zoo, Zoo):
         return _inspect_open(zoo)
+    path = Path(zoo)
+    paths = member_paths(path, allow_none=True)
+    found = _unused(path, paths)
+    if not paths and not found.models:
+        raise empty_zoo(path)
     configs: list[MemberConfig] = []
     members = []
-    for path in member_paths(Path(zoo)):
+    for member in paths:
         try:
-            configs.append(read_member_config(path))
+            configs.append(read_member_config(member))
         except ZooMemberError as error:
-            members.append(MemberReport(path.name, _one_line(error), sha256=weight_digest(path)))
+            members.append(MemberReport(member.name, _one_line(error), sha256=weight_digest(member)))
         else:
             members.append(_examine(configs[-1]))
+    members += [_no_member(each, path) for each in found.models]
     space = build_label_space([(config.name, config.labels) for config in configs], class_identity)
-    return _report(members, space, [config.name for config in configs])
+    report = _report(members, space, [config.name for config in configs])
+    return replace(report, others=len(found.others))
+
+
+def _unused(zoo: Path, members: Sequence[Path]) -> Candidates:
+    """Files below a zoo's folder that are no part of a member."""
+    if zoo in members:
+        return Candidates()
+    if zoo.is_dir():
+        manifest = read_manifest(zoo)
+        named = named_files(zoo, manifest.members if manifest else ())
+        return find_candidates(zoo, [*members, *named, zoo / MANIFEST, zoo / RECORD])
+    return Candidates([sniff(zoo)])
+
+
+def _no_member(found: Found, zoo: Path) -> MemberReport:
+    """The row of a file that is not, or cannot be, a member of the zoo that it lies in."""
+    inside = found.path.is_relative_to(zoo) and found.path != zoo
+    name = printable(str(found.path.relative_to(zoo) if inside else found.path.name), limit=200)
+    problem = f"{found.reason}; {found.fix}"
+    if found.reason is None:
+        problem = f"it is no member of the zoo; `dfml zoo add {printable(str(found.path), limit=500)}` makes it one"
+    return MemberReport(name, problem, format=found.kind.value, architecture=found.detail or None, is_member=False)
 
 
 def _inspect_open(zoo: Zoo) -> ZooReport:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dfml.errors import ZooMemberError
+from dfml.errors import UsageError, ZooError, ZooMemberError
+from dfml.files import open_regular_file
 from dfml.zoo.formats import WEIGHTS, MemberConfig, format_named, format_of
+from dfml.zoo.manifest import ManifestMember, entry_path, find_entry
+from dfml.zoo.manifest_members import read_entry
 from dfml.zoo.pretrained import PretrainedClassifier
 
 # Larger than any classifier needs: a damaged or hostile configuration must not exhaust the memory.
@@ -29,19 +32,30 @@ Result = TypeVar("Result")
 Argument = TypeVar("Argument")
 
 
-def read_member_config(path: Path) -> MemberConfig:
-    """Read and check the configuration of a member, by the format that recognises it.
+def read_member_config(path: Path, network: str | None = None) -> MemberConfig:
+    """Read and check the configuration of a member, by the format that recognises it or its entry in `zoo.yaml`.
 
     Args:
-        path: The member's folder or file.
+        path: The member's folder or file, or `ZOO/zoo.yaml#NAME`.
+        network: `FILE.py:CLASS` that the user named for this member; needed where its entry in `zoo.yaml` names one.
 
     Raises:
         ZooMemberError: If the configuration is missing or damaged, or lacks or contradicts what a classifier needs.
     """
-    member_format = format_of(path)
-    config = _call(member_format.name, member_format.read_config, path, path)
-    if config.format != member_format.name:
-        reason = f"the format {member_format.name!r} returns a configuration of the format {config.format!r}"
+    entry = find_entry(path)
+    member_format = format_named(entry.format) if entry else format_of(path)
+    if entry:
+        config = read_entry(path, entry, member_format, network)
+    else:
+        config = _call(member_format.name, member_format.read_config, path, path)
+    return _checked(config, member_format.name)
+
+
+def _checked(config: MemberConfig, name: str) -> MemberConfig:
+    """The configuration that the format `name` returned, if it is within bounds."""
+    path = config.path
+    if config.format != name:
+        reason = f"the format {name!r} returns a configuration of the format {config.format!r}"
         raise ZooMemberError(path, reason, "correct the format's read_config")
     labels, preprocessing = config.labels, config.preprocessing
     if not 1 <= len(labels) <= MAX_CLASSES or len(set(labels)) != len(labels):
@@ -56,6 +70,27 @@ def read_member_config(path: Path) -> MemberConfig:
     return config
 
 
+def read_configs(paths: Sequence[Path], networks: Mapping[str, str] | None = None) -> list[MemberConfig]:
+    """Read and check the configurations of all members of a zoo.
+
+    Args:
+        paths: See `dfml.zoo.folder.member_paths`.
+        networks: Name of a member -> `FILE.py:CLASS`; see `Zoo.open`.
+
+    Raises:
+        ZooMemberError: See `read_member_config`.
+        UsageError: If `networks` has the name of no member.
+    """
+    named = dict(networks or {})
+    configs = []
+    for path in paths:
+        entry = find_entry(path)
+        configs.append(read_member_config(path, named.pop(entry.member_name, None) if entry else None))
+    if named:
+        raise UsageError(f"networks: the manifest has no member {', '.join(map(repr, named))}; check the names")
+    return configs
+
+
 def load_member(config: MemberConfig) -> PretrainedClassifier:
     """Load a member's network by its format, check its weights, and classify one image with it.
 
@@ -64,6 +99,9 @@ def load_member(config: MemberConfig) -> PretrainedClassifier:
             classify an image of the stated size.
     """
     member_format = format_named(config.format)
+    if config.entry and config.entry.sha256 and sha256(config.weight_file) != config.entry.sha256:
+        reason = f"{config.weight_file.name} has another SHA-256 than the entry in zoo.yaml"
+        raise ZooMemberError(config.path, reason, "restore the file, or add it again with `dfml zoo add`")
     network = _call(member_format.name, member_format.load, config, config.path)
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -73,6 +111,22 @@ def load_member(config: MemberConfig) -> PretrainedClassifier:
     classifier = PretrainedClassifier(network, config.labels, config.preprocessing, source=str(config.path))
     _classify_one(config, classifier)
     return classifier
+
+
+def load_entry(entry: ManifestMember, folder: Path, network: str | None = None) -> PretrainedClassifier:
+    """Load what an entry of a manifest describes, before the entry is written: to compare proposals, for example.
+
+    Args:
+        entry: The entry.
+        folder: Folder that relative paths in it start from.
+        network: See `read_member_config`.
+
+    Raises:
+        ZooMemberError: See `read_member_config` and `load_member`.
+        ZooError: If there is no format of the entry's name.
+    """
+    config = read_entry(entry_path(folder, entry), entry, format_named(entry.format), network)
+    return load_member(_checked(config, entry.format))
 
 
 def _call(name: str, function: Callable[[Argument], Result], argument: Argument, path: Path) -> Result:
@@ -174,7 +228,7 @@ def _compare(config: MemberConfig, expected: dict[str, Tensor], found: dict[str,
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -184,8 +238,9 @@ def weight_digest(path: Path) -> str | None:
     Where the configuration cannot be read, the weight file is `model.safetensors`, as in timm's format.
     """
     try:
-        weights = read_member_config(path).weight_file
-    except ZooMemberError:
+        entry = find_entry(path)
+        weights = path.parent / entry.path if entry else read_member_config(path).weight_file
+    except ZooError:
         weights = path / WEIGHTS
     try:
         return sha256(weights)

@@ -17,7 +17,7 @@ from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
 from dfml.zoo.members import Predicts, move_member
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.stack import stack_key
-from dfml.zoo.vetting import load_member, read_member_config
+from dfml.zoo.vetting import load_member, read_configs
 
 
 class Zoo:
@@ -61,12 +61,15 @@ class Zoo:
         *,
         class_identity: ClassIdentity = "names",
         max_resident: int = 1024,
+        networks: Mapping[str, str] | None = None,
     ) -> Zoo:
         """Open a folder of members. Configurations are read and checked now, weights when a member is first used.
 
         Args:
-            path: A folder that holds one folder or file per member, or the path of a single member. Several of them
-                become one zoo, in this order; its members are then named `FOLDER/MEMBER`.
+            path: A folder that holds one folder or file per member or a manifest (`zoo.yaml`), or the path of a single
+                member. Several of them become one zoo, in this order; its members are then named `FOLDER/MEMBER`.
+            networks: Name of a member -> `FILE.py:CLASS`, the Python file of a network that only its owner describes.
+                The file is run. A member whose entry in the manifest names such a file is refused without it.
             class_identity: See `dfml.zoo.label_space.build_label_space`.
             max_resident: Largest number of members in memory at once; the least recently used one is dropped.
 
@@ -76,7 +79,7 @@ class Zoo:
         """
         paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
         found = named_members(paths)
-        configs = [read_member_config(member) for member in found.values()]
+        configs = read_configs(list(found.values()), networks)
         labels = [config.labels for config in configs]
         classes = build_label_space(list(zip(found, labels, strict=True)), class_identity)
         return cls(
@@ -213,7 +216,7 @@ class Zoo:
         groups: dict[tuple[str, int, int], list[int]] = {}
         for index, config in enumerate(self.member_configs):
             if config:
-                architecture = f"{config.format} {config.architecture} {sorted(config.arguments.items())}"
+                architecture = config.network_key
             else:
                 member = self[index]
                 architecture = stack_key(member) if isinstance(member, PretrainedClassifier) else f"member {index}"

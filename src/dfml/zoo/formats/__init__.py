@@ -20,6 +20,7 @@ from torch import nn
 
 from dfml.errors import DfmlError, UsageError, ZooError, ZooMemberError
 from dfml.registries import describe_entry_point, load_entry_point
+from dfml.zoo.manifest import ManifestMember
 from dfml.zoo.pretrained import Preprocessing
 
 GROUP = "dfml.formats"
@@ -46,6 +47,8 @@ class MemberConfig:
         arguments: Arguments of the architecture, such as `img_size`.
         details: Further notes on the member, such as `held_out_accuracy`, a fraction.
         weights: The file that holds the weights; None if that is `path` itself.
+        entry: The member's entry in `zoo.yaml`; None for a member that describes itself.
+        network: `FILE.py:CLASS` of the owner's network, where the user named it when the zoo was opened.
     """
 
     path: Path
@@ -56,11 +59,22 @@ class MemberConfig:
     arguments: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
+    entry: ManifestMember | None = None
+    network: str | None = None
 
     @property
     def name(self) -> str:
-        """Name of the member's folder or file."""
-        return self.path.name
+        """Name of the member's folder or file, or its name in `zoo.yaml`."""
+        return self.entry.member_name if self.entry else self.path.name
+
+    @property
+    def network_key(self) -> str:
+        """Text that is the same for members that have the same network up to its weights."""
+        key = f"{self.format} {self.architecture} {sorted(self.arguments.items())}"
+        if self.entry:
+            adapted = (self.entry.output, self.entry.input_size, self.entry.channels, self.entry.layout, self.network)
+            key += f" {adapted}"
+        return key
 
     @property
     def weight_file(self) -> Path:

@@ -16,10 +16,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dfml.errors import DfmlError, ZooMemberError
+from dfml.files import open_regular_file
 from dfml.zoo.formats import CONFIG, WEIGHTS, MemberConfig
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.vetting import MAX_CLASSES, RESTORE, input_is_usable, load_strictly
 
+_MAX_CONFIG = 64 * 2**20  # bytes; a million labels fit
 _LFS_MARK = b"version https://git-lfs"
 # Arguments of `create_backbone` that do not come from `model_args`.
 _RESERVED = frozenset({"architecture", "num_classes", "seed"})
@@ -33,7 +35,7 @@ class TimmFormat:
     def recognises(self, path: Path) -> bool:
         """Whether a folder's `config.json` names an `architecture`."""
         try:
-            config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+            config = _parse(path / CONFIG)
         except (OSError, ValueError, RecursionError):
             return False
         return isinstance(config, dict) and isinstance(config.get("architecture"), str)
@@ -89,9 +91,14 @@ class TimmFormat:
 FORMAT = TimmFormat()
 
 
+def _parse(path: Path) -> Any:
+    with open_regular_file(path) as file:
+        return json.loads(file.read(_MAX_CONFIG).decode("utf-8"))
+
+
 def _read_json(folder: Path) -> Any:
     try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return _parse(folder / CONFIG)
     except OSError as error:
         raise ZooMemberError(folder, f"{CONFIG} cannot be read ({error.strerror})", RESTORE) from error
     except (ValueError, RecursionError) as error:
@@ -149,7 +156,7 @@ def _build(config: MemberConfig, device: str) -> nn.Module:
 def _read_weights(config: MemberConfig) -> dict[str, Tensor]:
     path = config.weight_file
     try:
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             if file.read(len(_LFS_MARK)) == _LFS_MARK:
                 raise ZooMemberError(
                     config.path, f"{path.name} is a git-lfs pointer, not the weights", "run `git lfs pull`"

@@ -1,0 +1,293 @@
+"""`zoo.yaml`: the members of a zoo whose files do not say how they are read.
+
+Weight files of other people rarely state their architecture, classes or preprocessing. The manifest has an entry for
+each such member beside the zoo's self-describing folders. It is plain data: nothing that it names runs, unless the user
+names the same Python file again when the zoo is opened (`networks`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from dfml.errors import ConfigError, DfmlError, ZooError
+from dfml.files import atomic_write, open_regular_file
+from dfml.settings import FrozenSettings, build_config
+from dfml.zoo.label_files import read_labels
+from dfml.zoo.pretrained import Preprocessing
+
+MANIFEST = "zoo.yaml"
+"""Name of the manifest in a zoo's folder."""
+
+_SEPARATOR = "#"  # between the manifest and a member's name in the path of a member
+_MAX_BYTES = 64 * 2**20
+_SCALE = {"0..1": 1.0, "0..255": 255.0}
+_NAME = re.compile(r"[^\w.+=-]+")
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Values = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
+
+
+class ManifestMember(FrozenSettings):
+    """One entry of the manifest: a file, and all that is needed to use it as a classifier."""
+
+    path: Annotated[str, StringConstraints(min_length=1)]
+    """The member's file or folder: absolute, or relative to the zoo's folder."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[\w+=-][\w.+=-]{0,99}$")] | None = None
+    """Name of the member, distinct within the zoo; None for the file's name without its ending."""
+
+    format: str = "state_dict"
+    """Name of the format (`dfml.zoo.formats`) that reads the file."""
+
+    architecture: str | list[Any] = ""
+    """Architecture: `torchvision:NAME`, `timm:NAME`, `cifar_resnet:DEPTH`, or a list of layers
+    (`dfml.zoo.layer_lists`). Empty for formats that hold it themselves, and where `network` is given."""
+
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the architecture. `replace` maps names of modules to the layers that stand in their place."""
+
+    match: Literal["names", "order"] = "names"
+    """How the file's tensors are assigned to the network's: by their names, or, where the same network was written with
+    other names, by their order and shapes."""
+
+    network: str | None = None
+    """`FILE.py:CLASS`, the owner's description of the network. It counts only if the user repeats it when the zoo is
+    opened."""
+
+    network_sha256: Digest | None = None
+    """SHA-256 of that Python file; another content is refused."""
+
+    labels: int | str | tuple[str, ...] | None = None
+    """Class names in the order of the outputs; or a file that holds them, relative to the zoo's folder
+    (`dfml.zoo.label_files`); or, where nobody knows the names, the number of classes."""
+
+    size: Side | tuple[Side, Side] = 224
+    """Side length of the network's square input in pixels, or its height and width."""
+
+    channels: Literal[1, 3] = 3
+    """Channels of the network's input: 3 (red, green, blue), or 1 (grey)."""
+
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    """Order of the input's axes: channels before or after height and width."""
+
+    range: Literal["0..1", "0..255"] = "0..1"
+    """Range of the pixels from which `mean` is subtracted."""
+
+    mean: Values = (0.0,)
+    """Mean of the pixels, in the unit of `range`: one value, or one per channel."""
+
+    std: Values = (1.0,)
+    """Standard deviation of the pixels, in the unit of `range`: one value, or one per channel; positive."""
+
+    output: Literal["logits", "logit", "softmax", "log_softmax", "sigmoid"] = "logits"
+    """What the network returns: logits, probabilities (`softmax`) or their logarithms; for two classes also one number,
+    the logit (`logit`) or the probability (`sigmoid`) of the second class."""
+
+    sha256: Digest | None = None
+    """SHA-256 of the file; another content is refused. None: not checked."""
+
+    held_out_accuracy: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """Accuracy on held-out images, a fraction, if the file or its owner states one."""
+
+    evidence: dict[str, str] = Field(default_factory=dict)
+    """How an entry became known, by its name: for example `preprocessing: confirmed by the user`."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _names_are_texts(cls, value: Any) -> Any:
+        """Accept numbers as names: YAML reads an unquoted `7` as one."""
+        if isinstance(value, list | tuple):
+            return tuple(
+                str(name) if isinstance(name, int | float) and not isinstance(name, bool) else name for name in value
+            )
+        return value
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _one_value_is_enough(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
+
+    @model_validator(mode="after")
+    def _values_fit_together(self) -> ManifestMember:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise ValueError(f"{name} needs one value, or one per channel ({self.channels}), but has {len(values)}")
+        if min(self.std) <= 0.0:
+            raise ValueError(f"std must be positive, but is {self.std}")
+        return self
+
+    @property
+    def member_name(self) -> str:
+        """The name, or the file's name without its ending, with a `_` for characters that a name may not have."""
+        return self.name or _NAME.sub("_", Path(self.path).stem).strip("._")[:100] or "member"
+
+    @property
+    def single_output(self) -> bool:
+        """Whether the network has one output for two classes."""
+        return self.output in ("logit", "sigmoid")
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width of an input that is not square; None for a square one."""
+        return self.size if isinstance(self.size, tuple) and self.size[0] != self.size[1] else None
+
+    def preprocessing(self) -> Preprocessing:
+        """Preprocessing of square images in [0, 1] with three channels, as large as the larger side of the input."""
+        size = self.size if isinstance(self.size, int) else max(self.size)
+        mean, std = (
+            tuple(value / _SCALE[self.range] for value in (values * 3 if len(values) == 1 else values))
+            for values in (self.mean, self.std)
+        )
+        return Preprocessing(size, mean, std)  # type: ignore[arg-type]
+
+    def label_names(self, folder: Path) -> tuple[str, ...]:
+        """Class names; the numbers of the outputs where none are known.
+
+        Args:
+            folder: The zoo's folder.
+
+        Raises:
+            ConfigError: If the file of names cannot be read, or there are no labels at all.
+        """
+        if isinstance(self.labels, str):
+            return read_labels(folder / self.labels)
+        if self.labels is None:
+            raise ConfigError("labels: expected a list of class names, a file of them, or their number, found none")
+        if isinstance(self.labels, int):
+            if not 1 <= self.labels <= 1_000_000:
+                raise ConfigError(f"labels: expected 1 to 1000000 classes, found {self.labels}")
+            return tuple(map(str, range(self.labels)))
+        return self.labels
+
+
+class Manifest(FrozenSettings):
+    """The content of `zoo.yaml`."""
+
+    format_version: Literal[1] = 1
+    """Version of this form."""
+
+    members: tuple[ManifestMember, ...] = ()
+    """The members, in any order; their names are distinct."""
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Manifest:
+        names = [member.member_name for member in self.members]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"several members have the same name ({', '.join(twice)}): give them a `name` each")
+        return self
+
+    def find(self, name: str) -> ManifestMember | None:
+        """The member of a name; None if there is none."""
+        return next((member for member in self.members if member.member_name == name), None)
+
+    def with_member(self, member: ManifestMember) -> Manifest:
+        """A copy with a further member, or with a new entry for the one of the same name.
+
+        Raises:
+            ConfigError: See `read_manifest`.
+        """
+        others = [each for each in self.members if each.member_name != member.member_name]
+        return build_config(Manifest, {"members": [*others, member]})
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Read a zoo's manifest.
+
+    Args:
+        folder: The zoo's folder.
+
+    Returns:
+        The manifest; None if the folder has none.
+
+    Raises:
+        ZooError: If it cannot be read, is larger than 64 MiB, is not YAML, uses aliases, or has an unknown or wrong
+            entry.
+    """
+    path = folder / MANIFEST
+    try:
+        information = path.stat()
+    except OSError:
+        return None
+    return _read(path, information.st_mtime_ns, information.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, modified: int, size: int) -> Manifest:
+    """The manifest, kept while the file stays the same: every member of a zoo of 1,000 asks for it."""
+    try:
+        if size > _MAX_BYTES:
+            raise ValueError(f"at most {_MAX_BYTES} bytes are read, it has {size}")
+        with open_regular_file(path) as file:
+            text = file.read(_MAX_BYTES).decode("utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
+            raise ValueError("it uses aliases (*name), which can stand for any amount of data; write the values out")
+        content = yaml.load(text, Loader=_Loader) or {}
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not a mapping with `members`")
+        return build_config(Manifest, content)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, DfmlError) as error:
+        reason = " ".join(str(error).split())
+        raise ZooError(f"{path}: expected the manifest of a zoo, but {reason}; correct it") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Write a zoo's manifest at once; entries that have their default are left out.
+
+    Args:
+        folder: The zoo's folder; it is made if it is missing.
+        manifest: The members.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    members = [member.model_dump(mode="json", exclude_defaults=True) for member in manifest.members]
+    text = yaml.dump(
+        {"format_version": manifest.format_version, "members": members},
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=120,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / MANIFEST, text)
+    return folder / MANIFEST
+
+
+def entry_path(folder: Path, member: ManifestMember) -> Path:
+    """Path by which a member of a manifest is known: `ZOO/zoo.yaml#NAME`; there is no file of that name."""
+    return folder / f"{MANIFEST}{_SEPARATOR}{member.member_name}"
+
+
+def find_entry(path: Path) -> ManifestMember | None:
+    """The entry that a path of the form `ZOO/zoo.yaml#NAME` stands for; None for any other path.
+
+    Raises:
+        ZooError: If the manifest cannot be read, or has no such member.
+    """
+    file, separator, name = path.name.partition(_SEPARATOR)
+    if file != MANIFEST or not separator:
+        return None
+    manifest = read_manifest(path.parent)
+    found = manifest.find(name) if manifest else None
+    if found is None:
+        raise ZooError(f"{path.parent / MANIFEST} has no member {name!r}; check the name")
+    return found
+
+
+def named_files(folder: Path, members: Sequence[ManifestMember]) -> list[Path]:
+    """Files and folders that entries name, those of labels and networks left out."""
+    return [folder / member.path for member in members]
