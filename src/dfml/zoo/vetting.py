@@ -17,16 +17,15 @@ from torch import Tensor, nn
 
 from dfml.errors import UsageError, ZooError, ZooMemberError
 from dfml.files import open_regular_file
+from dfml.zoo.bounds import TooManyModulesError, bounded_modules
 from dfml.zoo.formats import WEIGHTS, MemberConfig, format_named, format_of
 from dfml.zoo.manifest import ManifestMember, entry_path, find_entry
 from dfml.zoo.manifest_members import read_entry
+from dfml.zoo.member_files import RESTORE
 from dfml.zoo.pretrained import PretrainedClassifier
 
 # Larger than any classifier needs: a damaged or hostile configuration must not exhaust the memory.
 MAX_CLASSES, MAX_SIZE = 1_000_000, 4096
-
-RESTORE = "restore the file from where the member came from, or remove the member"
-"""What a user can do about a damaged file."""
 
 Result = TypeVar("Result")
 Argument = TypeVar("Argument")
@@ -192,7 +191,12 @@ def load_strictly(
     Raises:
         ZooMemberError: If the weights do not fit the network.
     """
-    network, weights = build("meta"), read()
+    try:
+        with bounded_modules():
+            network = build("meta")
+    except TooManyModulesError as error:
+        raise ZooMemberError(config.path, f"{config.architecture} cannot be built: {error}", fix) from error
+    weights = read()
     _compare(config, network.state_dict(), weights, fix)
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     network.load_state_dict(weights, strict=True, assign=True)

@@ -7,22 +7,19 @@ of another size and keeps a random one.)
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from dfml.errors import DfmlError, ZooMemberError
-from dfml.files import open_regular_file
+from dfml.zoo.bounds import check_arguments
 from dfml.zoo.formats import CONFIG, WEIGHTS, MemberConfig
+from dfml.zoo.member_files import RESTORE, parse_json, read_json, read_safetensors
 from dfml.zoo.pretrained import Preprocessing
-from dfml.zoo.vetting import MAX_CLASSES, RESTORE, input_is_usable, load_strictly
+from dfml.zoo.vetting import MAX_CLASSES, input_is_usable, load_strictly
 
-_MAX_CONFIG = 64 * 2**20  # bytes; a million labels fit
-_LFS_MARK = b"version https://git-lfs"
 # Arguments of `create_backbone` that do not come from `model_args`.
 _RESERVED = frozenset({"architecture", "num_classes", "seed"})
 
@@ -35,7 +32,7 @@ class TimmFormat:
     def recognises(self, path: Path) -> bool:
         """Whether a folder's `config.json` names an `architecture`."""
         try:
-            config = _parse(path / CONFIG)
+            config = parse_json(path / CONFIG)
         except (OSError, ValueError, RecursionError):
             return False
         return isinstance(config, dict) and isinstance(config.get("architecture"), str)
@@ -46,7 +43,7 @@ class TimmFormat:
         Raises:
             ZooMemberError: If the file is missing, is not JSON, or lacks or contradicts what a classifier needs.
         """
-        config = _read_json(path)
+        config = read_json(path, CONFIG)
         if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
             raise ZooMemberError(
                 path,
@@ -59,6 +56,7 @@ class TimmFormat:
             raise ZooMemberError(
                 path, f"`pretrained_cfg`, `model_args` and `dfml` in {CONFIG} must be objects", RESTORE
             )
+        check_arguments(path, arguments, f"`model_args` in {CONFIG}")
         return MemberConfig(
             path=path,
             format=self.name,
@@ -85,24 +83,15 @@ class TimmFormat:
                 f"`model_args` in {CONFIG} may not hold {', '.join(reserved)}",
                 "remove them from `model_args`",
             )
-        return load_strictly(config, lambda device: _build(config, device), lambda: _read_weights(config), fix)
+        return load_strictly(
+            config,
+            lambda device: _build(config, device),
+            lambda: read_safetensors(config.path, config.weight_file),
+            fix,
+        )
 
 
 FORMAT = TimmFormat()
-
-
-def _parse(path: Path) -> Any:
-    with open_regular_file(path) as file:
-        return json.loads(file.read(_MAX_CONFIG).decode("utf-8"))
-
-
-def _read_json(folder: Path) -> Any:
-    try:
-        return _parse(folder / CONFIG)
-    except OSError as error:
-        raise ZooMemberError(folder, f"{CONFIG} cannot be read ({error.strerror})", RESTORE) from error
-    except (ValueError, RecursionError) as error:
-        raise ZooMemberError(folder, f"{CONFIG} is not valid JSON ({error})", RESTORE) from error
 
 
 def _labels(folder: Path, config: dict[str, Any], pretrained: dict[str, Any]) -> tuple[str, ...]:
@@ -151,20 +140,3 @@ def _build(config: MemberConfig, device: str) -> nn.Module:
             return create_backbone(config.architecture, len(config.labels), **config.arguments)
     except DfmlError as error:
         raise ZooMemberError(config.path, str(error), f"correct `architecture` or `model_args` in {CONFIG}") from error
-
-
-def _read_weights(config: MemberConfig) -> dict[str, Tensor]:
-    path = config.weight_file
-    try:
-        with open_regular_file(path) as file:
-            if file.read(len(_LFS_MARK)) == _LFS_MARK:
-                raise ZooMemberError(
-                    config.path, f"{path.name} is a git-lfs pointer, not the weights", "run `git lfs pull`"
-                )
-        with safe_open(path, framework="pt") as weights:
-            return {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ZooMemberError(config.path, f"{path.name} cannot be read ({reason})", RESTORE) from error
-    except SafetensorError as error:
-        raise ZooMemberError(config.path, f"{path.name} is damaged or cut short ({error})", RESTORE) from error
