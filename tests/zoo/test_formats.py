@@ -205,7 +205,7 @@ def test_a_format_is_registered_once_and_is_an_instance(npz: NpzFormat) -> None:
 
 def test_a_folder_of_no_known_format_keeps_the_error_of_timms(tmp_path: Path) -> None:
     (tmp_path / "member").mkdir()
-    (tmp_path / "member" / CONFIG).write_text('{"architectures": ["ResNetForImageClassification"]}')
+    (tmp_path / "member" / CONFIG).write_text('{"num_classes": 3}')
     with pytest.raises(ZooMemberError, match="expected `architecture`"):
         dfml.Zoo.open(tmp_path)
 

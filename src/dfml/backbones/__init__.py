@@ -94,6 +94,23 @@ def sized(architecture: str, size: int) -> Iterator[None]:
 
 
 def head_inputs(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Inputs of the classification head of a network with timm's `forward_features` and `forward_head`."""
-    features: Tensor = network.forward_head(network.forward_features(inputs), pre_logits=True)  # type: ignore[operator]
-    return features
+    """Inputs of the classification head, one row per image.
+
+    A network without timm's `forward_features` and `forward_head` has its last linear layer as its head.
+
+    Raises:
+        UsageError: If it has neither.
+    """
+    if hasattr(network, "forward_head"):
+        features: Tensor = network.forward_head(network.forward_features(inputs), pre_logits=True)  # type: ignore[operator]
+        return features
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise UsageError(f"{type(network).__name__} has no linear layer, whose inputs would be its features")
+    seen: list[Tensor] = []
+    hook = linear[-1].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        network(inputs)
+    finally:
+        hook.remove()
+    return seen[-1].flatten(1)

@@ -97,7 +97,7 @@ class PretrainedClassifier(nn.Module):
         return self.predict_logits(images).softmax(dim=1)
 
     def features(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images features"]:
-        """Inputs of the classification head, for networks with timm's `forward_features` and `forward_head`."""
+        """Inputs of the classification head; see `dfml.backbones.head_inputs`."""
         return head_inputs(self.network, self._input(images))
 
     def logits_and_statistics(

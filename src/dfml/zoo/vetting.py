@@ -239,14 +239,21 @@ def sha256(path: Path) -> str:
 def weight_digest(path: Path) -> str | None:
     """SHA-256 of a member's weight file, as hex digits; None if there is no such file.
 
-    Where the configuration cannot be read, the weight file is `model.safetensors`, as in timm's format.
+    Of several files it is the SHA-256 of their digests. Where the configuration cannot be read, the weight file is
+    `model.safetensors`, as in timm's format.
     """
     try:
         entry = find_entry(path)
-        weights = path.parent / entry.path if entry else read_member_config(path).weight_file
+        file = path.parent / entry.path if entry else path
+        if entry and file.is_file():
+            files: tuple[Path, ...] = (file,)
+        else:
+            config = read_member_config(file)
+            files = config.shards or (config.weight_file,)
     except ZooError:
-        weights = path / WEIGHTS
+        files = (path / WEIGHTS,)
     try:
-        return sha256(weights)
+        digests = [sha256(file) for file in files]
     except OSError:
         return None
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

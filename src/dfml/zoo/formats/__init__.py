@@ -46,7 +46,8 @@ class MemberConfig:
         preprocessing: Size, mean and standard deviation of the network's input.
         arguments: Arguments of the architecture, such as `img_size`.
         details: Further notes on the member, such as `held_out_accuracy`, a fraction.
-        weights: The file that holds the weights; None if that is `path` itself.
+        weights: The file that holds the weights, or the index of several; None if that is `path` itself.
+        shards: The files that hold the weights, where there are several; else empty.
         entry: The member's entry in `zoo.yaml`; None for a member that describes itself.
         network: `FILE.py:CLASS` of the owner's network, where the user named it when the zoo was opened.
     """
@@ -59,6 +60,7 @@ class MemberConfig:
     arguments: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
+    shards: tuple[Path, ...] = ()
     entry: ManifestMember | None = None
     network: str | None = None
 
