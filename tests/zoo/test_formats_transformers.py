@@ -30,8 +30,12 @@ SIZE = 32
 LABELS = {0: "ant", 1: "bee", 2: "cat"}
 COMMON: dict[str, Any] = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
 VIT = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
-    "image_size": SIZE, "patch_size": 8,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "image_size": SIZE,
+    "patch_size": 8,
 }
 KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vit": ("ViT", VIT, {"size": {"height": SIZE, "width": SIZE}, "image_mean": [0.5] * 3, "image_std": [0.4] * 3}),
@@ -48,8 +52,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "mobilevit, which takes blue first": (
         "MobileViT",
         {
-            "hidden_sizes": [8, 8, 8], "neck_hidden_sizes": [8, 8, 8, 8, 8, 8, 8], "num_attention_heads": 2,
-            "image_size": SIZE, "patch_size": 2,
+            "hidden_sizes": [8, 8, 8],
+            "neck_hidden_sizes": [8, 8, 8, 8, 8, 8, 8],
+            "num_attention_heads": 2,
+            "image_size": SIZE,
+            "patch_size": 2,
         },
         {"size": {"shortest_edge": 36}, "crop_size": {"height": SIZE, "width": SIZE}, "do_flip_channel_order": True},
     ),

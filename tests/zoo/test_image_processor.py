@@ -48,8 +48,11 @@ def test_the_size_is_that_of_the_result(tmp_path: Path, values: dict[str, Any], 
         ({"image_processor_type": "CLIPImageProcessor"}, *CLIP),
         (
             {
-                "image_processor_type": "EfficientNetImageProcessor", "do_normalize": False,
-                "rescale_factor": 1 / 127.5, "rescale_offset": True, "include_top": False,
+                "image_processor_type": "EfficientNetImageProcessor",
+                "do_normalize": False,
+                "rescale_factor": 1 / 127.5,
+                "rescale_offset": True,
+                "include_top": False,
             },
             HALF,
             HALF,
