@@ -102,7 +102,7 @@ def invert(
     inverted = invert_zoo(opened, members=[], learned=learned, config=config)
     # The inversion of a member also writes its images; members that cannot be read raise errors of their own.
     with report_write_errors(out):
-        _write_config(out, zoo, seed, config, learned)
+        _write_config(out, opened.paths[0], seed, config, learned)
         together = shares_pixels(config.engine)
         for title, chosen in [("all members", names)] if together else [(name, [name]) for name in names]:
             with deferred_progress(title) as progress:
@@ -150,11 +150,16 @@ def _names(zoo: Any, names: list[str], first: int | None) -> list[str]:
     return [zoo.name(index) for index in member_indices(zoo, names or list(range(first or len(zoo))))]
 
 
-def _write_config(out: Path, zoo: Path, seed: int, config: InversionConfig, learned: LearnedEngine | None) -> None:
+def _write_config(
+    out: Path, zoo: Path | None, seed: int, config: InversionConfig, learned: LearnedEngine | None
+) -> None:
     """Create the folder and record in it how the images were made."""
     import yaml
 
-    about: dict[str, Any] = {"zoo": str(zoo.resolve()), "seed": seed}
+    from dfml.zoo.hub import absolute_path
+
+    assert zoo is not None  # it was opened from a path
+    about: dict[str, Any] = {"zoo": str(absolute_path(zoo)), "seed": seed}
     if learned:
         about["from"] = learned.source
     about[config.engine] = config.section().model_dump(mode="json")

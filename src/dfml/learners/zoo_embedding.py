@@ -15,6 +15,7 @@ from dfml.errors import LearnerError, ZooError, ZooMemberError
 from dfml.images import resize_and_crop
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
+from dfml.zoo.hub import absolute_path
 from dfml.zoo.members import Differentiable, Predicts, move_member, teacher_logits
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.vetting import load_member, read_member_config, weight_digest
@@ -152,7 +153,7 @@ def member_references(members: Sequence[Predicts]) -> list[dict[str, str]]:
                 f"expected zoo members that were loaded from files, found {member.source}, which a saved zoo embedding "
                 "cannot refer to; save it first, and load it from there"
             )
-        references.append({"path": str(path.resolve()), "sha256": digest})
+        references.append({"path": str(absolute_path(path)), "sha256": digest})
     return references
 
 

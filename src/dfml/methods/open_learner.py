@@ -15,6 +15,7 @@ from dfml.methods.plugins import is_path
 from dfml.training.device import select_device
 from dfml.training.progress import Progress
 from dfml.training.run_folder import list_snapshots
+from dfml.zoo.hub import is_hub_id
 from dfml.zoo.zoo import Zoo
 
 
@@ -88,4 +89,4 @@ def _split(name: str) -> tuple[str, str]:
         return method, zoo
     class_name, _, zoo = zoo.partition(":")
     path = f"{method}:{class_name}"
-    return (path, zoo) if is_path(path) and zoo and Path(zoo).is_dir() else ("", "")
+    return (path, zoo) if is_path(path) and zoo and (is_hub_id(zoo) or Path(zoo).is_dir()) else ("", "")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dfml.errors import ZooError
 from dfml.zoo.formats import CONFIG, WEIGHTS, find_format, has_member_files
+from dfml.zoo.hub import absolute_path, is_hub_id, member_name
 from dfml.zoo.manifest import MANIFEST, Manifest, entry_path, find_entry, named_files, read_manifest
 
 RECORD = "zoo.json"
@@ -22,12 +23,14 @@ def member_paths(path: Path, *, allow_none: bool = False) -> list[Path]:
     (`zoo.yaml`) are members too, as `ZOO/zoo.yaml#NAME`; what they name is not a member of its own.
 
     Args:
-        path: The zoo's folder; or a single member, which is a zoo of one.
+        path: The zoo's folder; or a single member, which is a zoo of one, also one on the Hub (`hf:OWNER/NAME`).
         allow_none: Return an empty list where the path exists and there is no member.
 
     Raises:
         ZooError: If there is no member, nothing at the path, or the manifest cannot be read.
     """
+    if is_hub_id(path):
+        return [absolute_path(path)]
     if find_entry(path):
         return [path]
     if path.is_dir() and ((path / CONFIG).is_file() or find_format(path, declared=False)):
@@ -73,7 +76,7 @@ def named_members(paths: Sequence[Path]) -> dict[str, Path]:
         raise ZooError(f"expected different zoos, found one twice in {', '.join(map(str, paths))}; name it once")
     if len(paths) == 1:
         return {_shown_name(member): member for member in member_paths(paths[0])}
-    names = [path.resolve().name for path in paths]
+    names = [member_name(path) if is_hub_id(path) else path.resolve().name for path in paths]
     found = {}
     for path, name in zip(paths, names, strict=True):
         zoo = name if names.count(name) == 1 else str(path)
@@ -89,7 +92,7 @@ def _is_named(entry: Path, named: Collection[str]) -> bool:
 
 
 def _shown_name(path: Path) -> str:
-    return path.name.removeprefix(f"{MANIFEST}#")
+    return member_name(path) if is_hub_id(path) else path.name.removeprefix(f"{MANIFEST}#")
 
 
 def empty_zoo(path: Path) -> ZooError:

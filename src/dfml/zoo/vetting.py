@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from dfml.errors import UsageError, ZooError, ZooMemberError
 from dfml.files import open_regular_file
 from dfml.zoo.bounds import TooManyModulesError, bounded_modules
 from dfml.zoo.formats import WEIGHTS, MemberConfig, format_named, format_of
+from dfml.zoo.hub import absolute_path, is_hub_id, local_folder
 from dfml.zoo.manifest import ManifestMember, entry_path, find_entry
 from dfml.zoo.manifest_members import read_entry
 from dfml.zoo.member_files import RESTORE
@@ -35,12 +37,15 @@ def read_member_config(path: Path, network: str | None = None) -> MemberConfig:
     """Read and check the configuration of a member, by the format that recognises it or its entry in `zoo.yaml`.
 
     Args:
-        path: The member's folder or file, or `ZOO/zoo.yaml#NAME`.
+        path: The member's folder or file, `ZOO/zoo.yaml#NAME`, or `hf:OWNER/NAME[@REVISION]` (`dfml.zoo.hub`).
         network: `FILE.py:CLASS` that the user named for this member; needed where its entry in `zoo.yaml` names one.
 
     Raises:
         ZooMemberError: If the configuration is missing or damaged, or lacks or contradicts what a classifier needs.
     """
+    if is_hub_id(path):
+        config = read_member_config(local_folder(path))
+        return replace(config, path=absolute_path(path), weights=config.weight_file)
     entry = find_entry(path)
     member_format = format_named(entry.format) if entry else format_of(path)
     if entry:

@@ -13,6 +13,7 @@ from torch import nn
 from dfml.errors import ConfigError, ZooError, ZooMemberError
 from dfml.zoo.folder import named_members
 from dfml.zoo.formats import MemberConfig
+from dfml.zoo.hub import absolute_path, is_hub_id
 from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
 from dfml.zoo.members import Predicts, move_member
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
@@ -67,7 +68,8 @@ class Zoo:
 
         Args:
             path: A folder that holds one folder or file per member or a manifest (`zoo.yaml`), or the path of a single
-                member. Several of them become one zoo, in this order; its members are then named `FOLDER/MEMBER`.
+                member, or `hf:OWNER/NAME[@REVISION]`, a member on the Hugging Face Hub. Several of them become one zoo, in
+                this order; its members are then named `FOLDER/MEMBER`.
             networks: Name of a member -> `FILE.py:CLASS`, the Python file of a network that only its owner describes.
                 The file is run. A member whose entry in the manifest names such a file is refused without it.
             class_identity: See `dfml.zoo.label_space.build_label_space`.
@@ -77,7 +79,8 @@ class Zoo:
             ZooError: If there is no member; `ZooMemberError`, a subclass, if a member's configuration is wrong.
             ConfigError: If `class_identity` cannot be used.
         """
-        paths = [Path(path)] if isinstance(path, str | Path) else [Path(each) for each in path]
+        given = [path] if isinstance(path, str | Path) else path
+        paths = [absolute_path(each) if is_hub_id(each) else Path(each) for each in given]
         found = named_members(paths)
         configs = read_configs(list(found.values()), networks)
         labels = [config.labels for config in configs]

@@ -20,6 +20,7 @@ from torch import nn
 
 from dfml.errors import DfmlError, UsageError, ZooError, ZooMemberError
 from dfml.registries import describe_entry_point, load_entry_point
+from dfml.zoo.hub import is_hub_id, member_name
 from dfml.zoo.manifest import ManifestMember
 from dfml.zoo.pretrained import Preprocessing
 
@@ -39,7 +40,7 @@ class MemberConfig:
     Two members whose `format`, `architecture` and `arguments` are equal have the same network up to its weights.
 
     Attributes:
-        path: The member's folder or file.
+        path: The member's folder or file; or `hf:OWNER/NAME@COMMIT`, of a member on the Hugging Face Hub.
         format: Name of the format that read it.
         architecture: Name of the architecture; for timm's format a name in its registry.
         labels: One name per output, distinct.
@@ -66,8 +67,10 @@ class MemberConfig:
 
     @property
     def name(self) -> str:
-        """Name of the member's folder or file, or its name in `zoo.yaml`."""
-        return self.entry.member_name if self.entry else self.path.name
+        """Name of the member's folder or file, its name in `zoo.yaml`, or `OWNER--NAME` of a member on the Hub."""
+        if self.entry:
+            return self.entry.member_name
+        return member_name(self.path) if is_hub_id(self.path) else self.path.name
 
     @property
     def network_key(self) -> str:
