@@ -16,6 +16,7 @@ from dfml.errors import ZooMemberError
 from dfml.zoo.candidates import Candidates, find_candidates
 from dfml.zoo.folder import RECORD, empty_zoo, member_paths
 from dfml.zoo.formats import MemberConfig
+from dfml.zoo.hub import absolute_path, is_hub_id
 from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
 from dfml.zoo.manifest import MANIFEST, named_files, read_manifest
 from dfml.zoo.members import Predicts
@@ -100,7 +101,7 @@ def inspect_zoo(zoo: str | Path | Zoo, *, class_identity: ClassIdentity = "names
     Members that only predict are listed but not queried.
 
     Args:
-        zoo: A zoo's folder, or an open zoo.
+        zoo: A zoo's folder, one member on the Hub (`hf:OWNER/NAME`), or an open zoo.
         class_identity: See `dfml.zoo.label_space.build_label_space`; an open zoo keeps its own.
 
     Raises:
@@ -109,7 +110,7 @@ def inspect_zoo(zoo: str | Path | Zoo, *, class_identity: ClassIdentity = "names
     """
     if isinstance(zoo, Zoo):
         return _inspect_open(zoo)
-    path = Path(zoo)
+    path = absolute_path(zoo) if is_hub_id(zoo) else Path(zoo)
     paths = member_paths(path, allow_none=True)
     found = _unused(path, paths)
     if not paths and not found.models:
