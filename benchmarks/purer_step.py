@@ -28,6 +28,7 @@ from dfml.inversion.pixel_gradient import InversionGradient
 from dfml.inversion.views import AnyView, sample_view
 from dfml.methods.purer import PURER, PurerRun
 from dfml.training.device import keep_freed_memory, select_device
+from dfml.zoo import PretrainedClassifier
 from dfml.zoo.folder import member_paths
 from dfml.zoo.vetting import load_member, read_member_config
 from dfml.zoo.zoo import Zoo
@@ -95,6 +96,7 @@ def naive_gradient(run: PurerRun, path: Path, device: torch.device) -> Tensor:
     total = torch.zeros((), device=device)
     for folder, classes in zip(member_paths(path), run.classes_of_member, strict=True):
         member = load_member(read_member_config(folder))
+        assert isinstance(member, PretrainedClassifier)
         network = copy.deepcopy(member.network).to(device).to(memory_format=torch.contiguous_format)
         layer_inputs: list[tuple[nn.BatchNorm2d, Tensor]] = []
         for layer in network.modules():

@@ -94,8 +94,8 @@ class ImageSource:
     def _exclude_unsuited(self) -> None:
         """Exclude members that the engine cannot invert."""
         for index in range(len(self._zoo)):
-            if self._zoo.member_configs[index] is not None:
-                continue  # read from files, and so a `PretrainedClassifier`; it need not be loaded for this
+            if self._zoo.has_network(index):
+                continue  # a `PretrainedClassifier`; it need not be loaded for this
             reason = missing_requirement(self._config.engine, self._zoo[index])
             if reason:
                 name = self._zoo.name(index)

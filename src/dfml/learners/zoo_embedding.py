@@ -157,13 +157,13 @@ def member_references(members: Sequence[Predicts]) -> list[dict[str, str]]:
     return references
 
 
-def load_references(references: list[dict[str, str]]) -> list[PretrainedClassifier]:
+def load_references(references: list[dict[str, str]]) -> list[Predicts]:
     """Load members by their paths and digests.
 
     Raises:
         LearnerError: If a member's file has moved or changed, or cannot be loaded.
     """
-    members = []
+    members: list[Predicts] = []
     for reference in references:
         path = Path(reference["path"])
         if weight_digest(path) != reference["sha256"]:

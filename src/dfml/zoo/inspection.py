@@ -179,7 +179,11 @@ def _examine(config: MemberConfig) -> MemberReport:
         held_out_accuracy=float(accuracy) if isinstance(accuracy, int | float) else None,
     )
     try:
-        return _with_network(report, load_member(config))
+        member = load_member(config)
+        if isinstance(member, PretrainedClassifier):
+            return _with_network(report, member)
+        reason = getattr(member, "reason", "") or "it only predicts"
+        return replace(report, warnings=(f"{reason}; it is not inverted",))
     except ZooMemberError as error:
         return replace(report, problem=_one_line(error))
 

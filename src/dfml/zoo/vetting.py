@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from dfml.errors import UsageError, ZooError, ZooMemberError
 from dfml.files import open_regular_file
+from dfml.zoo.black_box import BlackBoxClassifier
 from dfml.zoo.bounds import TooManyModulesError, bounded_modules
 from dfml.zoo.formats import WEIGHTS, MemberConfig, format_named, format_of
 from dfml.zoo.hub import absolute_path, is_hub_id, local_folder
 from dfml.zoo.manifest import ManifestMember, entry_path, find_entry
 from dfml.zoo.manifest_members import read_entry
 from dfml.zoo.member_files import RESTORE
+from dfml.zoo.members import Predicts, teacher_logits
 from dfml.zoo.pretrained import PretrainedClassifier
 
 # Larger than any classifier needs: a damaged or hostile configuration must not exhaust the memory.
@@ -95,8 +97,11 @@ def read_configs(paths: Sequence[Path], networks: Mapping[str, str] | None = Non
     return configs
 
 
-def load_member(config: MemberConfig) -> PretrainedClassifier:
+def load_member(config: MemberConfig) -> Predicts:
     """Load a member's network by its format, check its weights, and classify one image with it.
+
+    Returns:
+        A `PretrainedClassifier`; or, of a format whose member gives no gradients, a member that only predicts.
 
     Raises:
         ZooMemberError: If the weights are missing, damaged, of another network or not finite, or the network cannot
@@ -107,6 +112,10 @@ def load_member(config: MemberConfig) -> PretrainedClassifier:
         reason = f"{config.weight_file.name} has another SHA-256 than the entry in zoo.yaml"
         raise ZooMemberError(config.path, reason, "restore the file, or add it again with `dfml zoo add`")
     network = _call(member_format.name, member_format.load, config, config.path)
+    if not isinstance(network, nn.Module):
+        if isinstance(network, BlackBoxClassifier):
+            _query_once(config, network)
+        return network
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ZooMemberError(
@@ -166,6 +175,22 @@ def _classify_one(config: MemberConfig, classifier: PretrainedClassifier) -> Non
         raise ZooMemberError(
             config.path, f"expected finite logits of shape {expected} for one image, found {found}", RESTORE
         )
+
+
+def _query_once(config: MemberConfig, member: Predicts) -> None:
+    """Query a member that runs on this machine with one grey image; a service would have to be paid for."""
+    size = config.preprocessing.size
+    try:
+        probabilities = teacher_logits(member, torch.full((1, 3, size, size), 0.5)).softmax(dim=1)
+    except ZooMemberError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ZooMemberError(
+            config.path, f"it cannot classify an image of {size} x {size} pixels ({reason})", RESTORE
+        ) from error
+    if not bool(probabilities.isfinite().all()):
+        raise ZooMemberError(config.path, "its probabilities for one image are not finite", RESTORE)
 
 
 def input_is_usable(size: object, mean: Sequence[float], std: Sequence[float]) -> bool:

@@ -12,13 +12,13 @@ from torch import nn
 
 from dfml.errors import ConfigError, ZooError, ZooMemberError
 from dfml.zoo.folder import named_members
-from dfml.zoo.formats import MemberConfig
+from dfml.zoo.formats import MemberConfig, format_named
 from dfml.zoo.hub import absolute_path, is_hub_id
 from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
 from dfml.zoo.members import Predicts, move_member
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.stack import stack_key
-from dfml.zoo.vetting import load_member, read_configs
+from dfml.zoo.vetting import load_member, read_configs, weight_digest
 
 
 class Zoo:
@@ -52,7 +52,7 @@ class Zoo:
         self.device = torch.device("cpu")
         self._names = list(names) if names else [f"member-{index:03d}" for index in range(len(configs))]
         self._in_memory = dict(in_memory or {})
-        self._resident: OrderedDict[int, PretrainedClassifier] = OrderedDict()
+        self._resident: OrderedDict[int, Predicts] = OrderedDict()
         self._max_resident = max_resident
 
     @classmethod
@@ -122,7 +122,7 @@ class Zoo:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Predicts:
-        """A member, on the zoo's device; a `PretrainedClassifier` unless it was given in memory as something else.
+        """A member, on the zoo's device; a `PretrainedClassifier` unless it only predicts.
 
         Raises:
             ZooMemberError: If its weights cannot be used.
@@ -136,7 +136,8 @@ class Zoo:
             assert config is not None
             while len(self._resident) >= self._max_resident:
                 self._resident.popitem(last=False)
-            self._resident[index] = load_member(config).to(self.device)
+            self._resident[index] = load_member(config)
+            move_member(self._resident[index], self.device)
         self._resident.move_to_end(index)
         return self._resident[index]
 
@@ -155,6 +156,17 @@ class Zoo:
             )
         return member
 
+    def has_network(self, index: int) -> bool:
+        """Whether a member is known, without loading it, to be a `PretrainedClassifier`.
+
+        Raises:
+            ZooError: If the format of a member is not known any more.
+        """
+        config = self.member_configs[index]
+        if config is None:
+            return isinstance(self[index], PretrainedClassifier)
+        return not getattr(format_named(config.format), "may_only_predict", False)
+
     def classifiers(self) -> Iterator[PretrainedClassifier]:
         """All members, each by `classifier`."""
         return (self.classifier(index) for index in range(len(self)))
@@ -168,7 +180,9 @@ class Zoo:
             ZooMemberError: If a member's weights cannot be used.
         """
         checksum = 0
-        for member in self:
+        for config, member in zip(self.member_configs, self, strict=True):
+            if config and not isinstance(member, nn.Module) and (weights := weight_digest(config.path)):
+                checksum = zlib.crc32(weights.encode(), checksum)
             identity = member.preprocessing if isinstance(member, PretrainedClassifier) else _description(member)
             checksum = zlib.crc32(repr(identity).encode(), checksum)
             module = member.network if isinstance(member, PretrainedClassifier) else member
@@ -214,11 +228,14 @@ class Zoo:
     def groups(self) -> dict[tuple[str, int, int], list[int]]:
         """Members that can be evaluated in one batched call: same architecture, number of classes and input size.
 
-        A member that is no `PretrainedClassifier` has a group of its own.
+        A member that is no `PretrainedClassifier`, or of a format of which some members are none, has a group of its
+        own.
         """
         groups: dict[tuple[str, int, int], list[int]] = {}
         for index, config in enumerate(self.member_configs):
-            if config:
+            if config and not self.has_network(index):
+                architecture = f"member {index}"
+            elif config:
                 architecture = config.network_key
             else:
                 member = self[index]

@@ -239,7 +239,7 @@ class PurerRun(TrainingRun):
 
 
 def _unmet_need(zoo: Zoo, index: int) -> str | None:
-    """See `unmet_need`; members that are read from files are differentiable, and need not be loaded for this."""
-    if zoo.member_configs[index] is not None:
+    """See `unmet_need`; members of formats that always give gradients need not be loaded for this."""
+    if zoo.has_network(index):
         return None
     return unmet_need(zoo[index], PretrainedClassifier, PURER.name)

@@ -22,6 +22,7 @@ from dfml.errors import DfmlError, UsageError, ZooError, ZooMemberError
 from dfml.registries import describe_entry_point, load_entry_point
 from dfml.zoo.hub import is_hub_id, member_name
 from dfml.zoo.manifest import ManifestMember
+from dfml.zoo.members import Predicts
 from dfml.zoo.pretrained import Preprocessing
 
 GROUP = "dfml.formats"
@@ -92,6 +93,7 @@ class MemberFormat(Protocol):
     """A way in which classifiers are stored. `dfml.zoo.vetting` calls a format and checks what it returns.
 
     Nothing that a member's files contain may be executed: no pickles but by `torch.load(..., weights_only=True)`.
+    A format whose `load` may return a member that only predicts has an attribute `may_only_predict`, which is true.
     """
 
     name: str
@@ -109,8 +111,10 @@ class MemberFormat(Protocol):
         """
         ...
 
-    def load(self, config: MemberConfig) -> nn.Module:
+    def load(self, config: MemberConfig) -> nn.Module | Predicts:
         """Return the member's network on the CPU, with all of its weights: normalised images to logits.
+
+        What gives no gradients, such as a service, is returned as a member itself: a `dfml.zoo.Predicts`.
 
         Raises:
             ZooMemberError: If the weights are missing, damaged, or not exactly those of the architecture.
