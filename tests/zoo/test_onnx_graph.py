@@ -81,7 +81,7 @@ def in_a_branch(node: Any) -> Any:
 @pytest.mark.parametrize("wrap", [lambda node: node, in_a_branch], ids=["in the graph", "in a branch"])
 def test_operators_of_a_library_are_refused(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
     node = helper.make_node("Evil", ["images"], ["out"], domain="evil.org")
-    with pytest.raises(ZooMemberError, match="its operator evil.org:Evil needs a library of code"):
+    with pytest.raises(ZooMemberError, match=r"its operator evil.org:Evil needs a library of code"):
         read_onnx_graph(save(tmp_path / "a.onnx", extra=[wrap(node)]))
 
 
@@ -112,7 +112,7 @@ def test_a_weight_that_claims_another_shape_is_refused(tmp_path: Path) -> None:
     kernel = next(tensor for tensor in model.graph.initializer if tensor.name == "kernel")
     kernel.dims[0] = CHANNELS * 10**6
     (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ZooMemberError, match="not valid ONNX|values in a tensor"):
+    with pytest.raises(ZooMemberError, match=r"not valid ONNX|values in a tensor"):
         read_onnx_graph(tmp_path / "a.onnx")
 
 
