@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from dfml.errors import ZooError, ZooMemberError
@@ -198,3 +199,27 @@ def test_a_zoo_with_a_member_that_only_predicts_trains(tmp_path: Path) -> None:
     digest = zoo.digest()
     save(write_zoo / "box.onnx", dtype=TensorProto.UINT8, metadata=BYTES, batch=1)
     assert Zoo.open(write_zoo).digest() != digest
+
+
+def test_an_entry_of_the_manifest_says_what_the_file_does_not(tmp_path: Path) -> None:
+    path = save(tmp_path / "zoo" / "net.onnx", metadata={}, ending="Softmax")
+    (tmp_path / "zoo" / "names.txt").write_text("ant\nbee\ncat\n")
+    entry = {"path": "net.onnx", "format": "onnx", "labels": "names.txt", "size": SIZE, "mean": MEAN.tolist()}
+
+    def write_entry(**changes: Any) -> None:
+        content = {"members": [{**entry, "std": STD.tolist(), **changes}]}
+        (tmp_path / "zoo" / "zoo.yaml").write_text(yaml.safe_dump(content))
+
+    write_entry()
+    zoo = Zoo.open(tmp_path / "zoo")
+    assert (zoo.name(0), zoo[0].labels) == ("net", LABELS)
+    expected = runtime(path, normalised(noise()))
+    torch.testing.assert_close(zoo[0].predict_proba(noise()), expected, rtol=1e-4, atol=1e-5)
+    for changes, reason in (
+        ({"size": 32}, "takes images of 16 x 16 pixels, not 32"),
+        ({"labels": 2}, "3 outputs, expected 2 for 2 labels"),
+        ({"sha256": "0" * 64}, "another SHA-256"),
+    ):
+        write_entry(**changes)
+        with pytest.raises(ZooMemberError, match=reason):
+            Zoo.open(tmp_path / "zoo")[0]

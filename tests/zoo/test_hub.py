@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+import yaml
 
 import dfml
 from dfml.errors import ZooMemberError
@@ -127,3 +128,26 @@ def test_a_repository_that_does_not_exist_is_one_line(hub: FakeHub) -> None:
 def test_paths_stay_paths(tmp_path: Path) -> None:
     assert not is_hub_id("zoo/hf:a")
     assert absolute_path(tmp_path / "a" / ".." / "b") == (tmp_path / "b").resolve()
+
+
+def test_a_manifest_names_members_on_the_hub(hub: FakeHub, tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    write(zoo / "own", member(1))
+    content = {"members": [{"path": "hf:someone/birds@v2", "name": "birds"}]}
+    (zoo / "zoo.yaml").write_text(yaml.safe_dump(content))
+    opened = Zoo.open(zoo)
+    assert [opened.name(index) for index in range(2)] == ["birds", "own"]
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.allclose(opened[0].predict_proba(images), member().predict_proba(images), atol=1e-6)
+    config = opened.member_configs[0]
+    assert config is not None
+    assert config.details["hub"] == f"hf:someone/birds@{OTHER}"
+    report = inspect_zoo(zoo)
+    assert [(row.name, row.problem, bool(row.sha256)) for row in report.members] == [
+        ("birds", None, True),
+        ("own", None, True),
+    ]
+    content["members"][0]["sha256"] = "0" * 64
+    (zoo / "zoo.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ZooMemberError, match="another SHA-256"):
+        Zoo.open(zoo)[0]

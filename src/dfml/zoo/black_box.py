@@ -13,7 +13,7 @@ from dfml.zoo.pretrained import Preprocessing
 
 
 class BlackBoxClassifier:
-    """A classifier without gradients: a `Predicts` that resizes and normalises images and queries a function in batches.
+    """A classifier without gradients: it resizes and normalises images and queries a function.
 
     Args:
         function: Normalised images (floats, images x 3 x size x size, on the CPU) -> logits (images x labels). Their

@@ -19,6 +19,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from dfml.errors import ConfigError, DfmlError, ZooError
 from dfml.files import atomic_write, open_regular_file
 from dfml.settings import FrozenSettings, build_config
+from dfml.zoo.hub import is_hub_id
 from dfml.zoo.label_files import read_labels
 from dfml.zoo.pretrained import Preprocessing
 
@@ -41,7 +42,8 @@ class ManifestMember(FrozenSettings):
     """One entry of the manifest: a file, and all that is needed to use it as a classifier."""
 
     path: Annotated[str, StringConstraints(min_length=1)]
-    """The member's file or folder: absolute, or relative to the zoo's folder."""
+    """The member's file or folder: absolute, or relative to the zoo's folder. Or `hf:OWNER/NAME[@REVISION]`, a member
+    on the Hugging Face Hub; or the address of a service, with the format `http`."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[\w+=-][\w.+=-]{0,99}$")] | None = None
     """Name of the member, distinct within the zoo; None for the file's name without its ending."""
@@ -96,6 +98,10 @@ class ManifestMember(FrozenSettings):
     sha256: Digest | None = None
     """SHA-256 of the file; another content is refused. None: not checked."""
 
+    allow_code: bool = False
+    """Whether a file that runs code of its author when it is opened (TorchScript, `.pt2`) may be opened; `sha256` must
+    be given too."""
+
     held_out_accuracy: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """Accuracy on held-out images, a fraction, if the file or its owner states one."""
 
@@ -130,6 +136,15 @@ class ManifestMember(FrozenSettings):
     def member_name(self) -> str:
         """The name, or the file's name without its ending, with a `_` for characters that a name may not have."""
         return self.name or _NAME.sub("_", Path(self.path).stem).strip("._")[:100] or "member"
+
+    def location(self, folder: Path) -> Path:
+        """Path of the file or folder, or `hf:OWNER/NAME[@REVISION]`; `folder` is the zoo's."""
+        return Path(self.path) if is_hub_id(self.path) else folder / self.path
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is no file or folder of this machine."""
+        return is_hub_id(self.path) or self.path.startswith(("http://", "https://"))
 
     @property
     def single_output(self) -> bool:
@@ -290,4 +305,4 @@ def find_entry(path: Path) -> ManifestMember | None:
 
 def named_files(folder: Path, members: Sequence[ManifestMember]) -> list[Path]:
     """Files and folders that entries name, those of labels and networks left out."""
-    return [folder / member.path for member in members]
+    return [member.location(folder) for member in members if not member.is_remote]

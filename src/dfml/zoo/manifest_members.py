@@ -27,10 +27,10 @@ def read_entry(path: Path, entry: ManifestMember, member_format: MemberFormat, n
         ZooMemberError: If the file is missing, or the entry lacks something or names a Python file that the user did
             not name.
     """
-    file = path.parent / entry.path
-    if not file.exists():
+    file = entry.location(path.parent)
+    if not entry.is_remote and not file.exists():
         raise ZooMemberError(path, f"expected {file}, found no such file", f"correct `path` in {MANIFEST}")
-    if member_format.recognises(file):
+    if not entry.is_remote and member_format.recognises(file):
         described = member_format.read_config(file)
         return replace(described, path=path, entry=entry, weights=described.weight_file)
     if entry.network is not None and not _same_network(path.parent, entry.network, network):

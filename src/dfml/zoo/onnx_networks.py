@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dfml.seeds import generator
+from dfml.zoo.foreign_networks import OneByOne, require_gradient
 from dfml.zoo.onnx_graph import OnnxGraph
 
 CONVERTED_OPSET = 16
@@ -57,22 +58,6 @@ class RuntimeNetwork(nn.Module):
             for start in range(0, len(arrays), step)
         ]
         return torch.cat([torch.from_numpy(part).float().reshape(step, -1) for part in parts])
-
-
-class OneByOne(nn.Module):
-    """A network that takes exactly one image, applied to each image of a batch.
-
-    Args:
-        network: The network.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Outputs of all images."""
-        return torch.cat([self.network(inputs[index : index + 1]) for index in range(len(inputs))])
 
 
 def logits_graph(graph: OnnxGraph) -> tuple[OnnxGraph, str]:
@@ -152,19 +137,12 @@ def _compare(network: nn.Module, images: Tensor, expected: Tensor) -> None:
     """Check outputs and gradients.
 
     Raises:
-        ConversionError: If the outputs differ, or no gradient reaches the images.
+        ConversionError: If the outputs differ.
+        ForeignNetworkError: If no gradient reaches the images.
     """
-    images = images.clone().requires_grad_(True)
-    found = network(images)
-    found = found.reshape(len(found), -1) if isinstance(found, Tensor) else torch.zeros(0)
+    found = require_gradient(network, images)
     if found.shape != expected.shape:
         raise ConversionError(f"its output has shape {tuple(found.shape)}, expected {tuple(expected.shape)}")
-    difference = float((found - expected).detach().abs().max())
+    difference = float((found - expected).abs().max())
     if not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
         raise ConversionError(f"its outputs differ by {difference:.2g} from those of ONNX Runtime")
-    if not found.requires_grad:
-        raise ConversionError("no gradient reaches the images")
-    weights = torch.linspace(1.0, 2.0, found.numel()).reshape(found.shape)
-    (gradient,) = torch.autograd.grad((found * weights).sum(), images, allow_unused=True)
-    if gradient is None or not bool(gradient.isfinite().all()) or not bool(gradient.any()):
-        raise ConversionError("no usable gradient reaches the images")

@@ -47,9 +47,13 @@ def read_member_config(path: Path, network: str | None = None) -> MemberConfig:
     """
     if is_hub_id(path):
         config = read_member_config(local_folder(path))
-        return replace(config, path=absolute_path(path), weights=config.weight_file)
+        source = absolute_path(path)
+        details = {**config.details, "hub": str(source)}
+        return replace(config, path=source, weights=config.weight_file, details=details)
     entry = find_entry(path)
     member_format = format_named(entry.format) if entry else format_of(path)
+    if entry and is_hub_id(entry.path):
+        return replace(read_member_config(Path(entry.path)), path=path, entry=entry)
     if entry:
         config = read_entry(path, entry, member_format, network)
     else:
@@ -274,7 +278,7 @@ def weight_digest(path: Path) -> str | None:
     """
     try:
         entry = find_entry(path)
-        file = path.parent / entry.path if entry else path
+        file = entry.location(path.parent) if entry else path
         if entry and file.is_file():
             files: tuple[Path, ...] = (file,)
         else:
