@@ -104,6 +104,17 @@ def test_without_gradients_it_only_predicts(tmp_path: Path) -> None:
     torch.testing.assert_close(member.predict_proba(batch), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_probabilities_are_not_taken_for_logits(tmp_path: Path) -> None:
+    file = save(tmp_path / "zoo" / "model.pt", "torchscript", nn.Sequential(network(), nn.Softmax(dim=1)).eval())
+    path = write_entry(file, format="torchscript", **pin(file))
+    with pytest.raises(ZooMemberError, match=r"outputs are probabilities.*state `output: softmax`"):
+        load_member(read_member_config(path))
+    member = load_member(read_member_config(write_entry(file, format="torchscript", output="softmax", **pin(file))))
+    batch = images(3, size=SIZE)
+    expected = network()(PREPARATION.normalise(batch)).softmax(dim=1)
+    torch.testing.assert_close(member.predict_proba(batch), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dfml.errors import ZooMemberError
 from dfml.files import open_regular_file
@@ -94,6 +94,13 @@ def _read(config: MemberConfig) -> tuple[bytes, str]:
     return content, hashlib.sha256(content).hexdigest()
 
 
+def _are_probabilities(outputs: Tensor) -> bool:
+    sums = outputs.sum(dim=1)
+    return (
+        outputs.shape[1] > 1 and bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+    )
+
+
 def _as_member(network: nn.Module, config: MemberConfig, entry: ManifestMember) -> nn.Module | Predicts:
     """The adapted network; a member that only predicts where gradients do not reach the images."""
     reason, size = "", config.preprocessing.size
@@ -115,6 +122,9 @@ def _as_member(network: nn.Module, config: MemberConfig, entry: ManifestMember) 
         if found.shape[1] != len(config.labels):
             reason = f"it has {found.shape[1]} outputs for {len(config.labels)} labels"
             continue
+        if entry.output == "logits" and _are_probabilities(found):
+            reason = "its outputs are probabilities (from 0 to 1, with sum 1), its entry says logits"
+            raise ZooMemberError(config.path, reason, "state `output: softmax` in its entry in zoo.yaml")
         try:
             require_gradient(adapted, images)
         except (ForeignNetworkError, RuntimeError) as error:
