@@ -130,7 +130,7 @@ def load_member(config: MemberConfig) -> Predicts:
     return classifier
 
 
-def load_entry(entry: ManifestMember, folder: Path, network: str | None = None) -> PretrainedClassifier:
+def load_entry(entry: ManifestMember, folder: Path, network: str | None = None) -> Predicts:
     """Load what an entry of a manifest describes, before the entry is written: to compare proposals, for example.
 
     Args:

@@ -68,8 +68,8 @@ class Zoo:
 
         Args:
             path: A folder that holds one folder or file per member or a manifest (`zoo.yaml`), or the path of a single
-                member, or `hf:OWNER/NAME[@REVISION]`, a member on the Hugging Face Hub. Several of them become one zoo, in
-                this order; its members are then named `FOLDER/MEMBER`.
+                member, or `hf:OWNER/NAME[@REVISION]`, a member on the Hugging Face Hub. Several of them become one zoo,
+                in this order; its members are then named `FOLDER/MEMBER`.
             networks: Name of a member -> `FILE.py:CLASS`, the Python file of a network that only its owner describes.
                 The file is run. A member whose entry in the manifest names such a file is refused without it.
             class_identity: See `dfml.zoo.label_space.build_label_space`.
