@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dfml import seeds
 from dfml.backbones import create_backbone
+from dfml.drawn_images import coloured_noise, dark_strokes, dead_leaves, pen_strokes
 from dfml.inversion.ei import (
     InitialPixels,
     PixelInversion,
@@ -17,7 +18,6 @@ from dfml.inversion.ei import (
 )
 from dfml.inversion.engine import Target, recover
 from dfml.inversion.fidelity import FidelityMeter, measure
-from dfml.inversion.initialisation import coloured_noise, dark_strokes, dead_leaves, pen_strokes
 from dfml.inversion.loss import InversionWeights
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from tests.factories import PREPROCESSING, images, member

@@ -15,6 +15,7 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from dfml import seeds
+from dfml.drawn_images import dead_leaves
 from dfml.inversion.chunked_gradient import images_per_pass, inversion_gradient
 from dfml.inversion.engine import (
     EmaStatistics,
@@ -25,7 +26,7 @@ from dfml.inversion.engine import (
     Target,
     recover,
 )
-from dfml.inversion.initialisation import InitialPixels, dead_leaves, matched_initialisations
+from dfml.inversion.initialisation import InitialPixels, matched_initialisations
 from dfml.inversion.loss import InversionLoss, InversionWeights
 from dfml.inversion.views import sample_view
 from dfml.schedules import half_cosine

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml import seeds
+from dfml.drawn_images import dead_leaves
 from dfml.errors import LearnerError
-from dfml.inversion.initialisation import dead_leaves
 from dfml.inversion.loss import InversionWeights, inversion_loss
 from dfml.inversion.views import AnyView, sample_view
 from dfml.learners.base import Calibration, MetaLearner

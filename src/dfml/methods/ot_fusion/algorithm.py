@@ -16,8 +16,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from dfml import seeds
+from dfml.drawn_images import dead_leaves
 from dfml.errors import ZooError
-from dfml.inversion.initialisation import dead_leaves
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.average import average_members, member_backbones
 from dfml.methods.base import Method

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dfml import seeds
-from dfml.inversion.initialisation import coloured_noise, dead_leaves, pen_strokes
+from dfml.drawn_images import coloured_noise, dead_leaves, pen_strokes
 
 Maker = Callable[[int, int, torch.Generator], Tensor]
 
