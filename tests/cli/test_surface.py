@@ -26,7 +26,7 @@ SURFACE = {
         *("--way", "--workers"),
         *COMMON,
     ],
-    "zoo inspect": ["ZOO", "--class-identity", "--json"],
+    "zoo inspect": ["ZOO", "--class-identity", "--json", "--write-identity"],
     "train": [
         "ZOO...",
         *("--class-identity", "--config", "--from", "--iterations", "--method", "--out", "--preset", "--protocol"),

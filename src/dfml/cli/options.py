@@ -67,8 +67,9 @@ IdentityOption = Annotated[
     typer.Option(
         "--class-identity",
         metavar="RULE",
-        help="Which labels of different members mean the same class. names (default): equal labels; distinct: none; "
-        "or a YAML file: member -> label -> class.",
+        help="Which outputs of different members are the same class. names (default): those with equal labels; "
+        "distinct: none; behaviour: those whose images members recognise in each other, which recovers images from all "
+        "members and takes minutes; or a YAML file: member -> label -> class.",
     ),
 ]
 CalibrationOption = Annotated[

@@ -142,16 +142,16 @@ def train(
     if out is None:
         raise UsageError("expected a folder for the learner: --out LEARNER")
 
+    from dfml.cli.class_identity import resolve_identity
     from dfml.evaluation.protocol import versions
     from dfml.report.training import PAGE, write_training
     from dfml.training.progress import show_progress
     from dfml.training.run_folder import RunFolder
     from dfml.zoo.hub import absolute_path
-    from dfml.zoo.label_space import read_identity
     from dfml.zoo.zoo import Zoo
 
     prepare_torch(threads)
-    identity = read_identity(class_identity) if class_identity else file.class_identity
+    identity = resolve_identity(class_identity, zoo, output) if class_identity else file.class_identity
     # Absolute paths, so that the run's config.yaml names the same zoo in every working directory.
     members = Zoo.open([absolute_path(path) for path in zoo], class_identity=identity)
     output.say(f"{kind.name} on {len(members)} classifiers of {len(members.classes)} classes")

@@ -17,7 +17,7 @@ from dfml.cli.options import (
     ThreadsOption,
     prepare_torch,
 )
-from dfml.cli.output import Output
+from dfml.cli.output import Output, require_writable
 from dfml.errors import UsageError
 
 app = typer.Typer(help="Build a zoo of classifiers, or check one.", no_args_is_help=True)
@@ -149,6 +149,14 @@ def _read_ways(text: str) -> list[int]:
 def inspect(
     zoo: Annotated[Path, typer.Argument(metavar="ZOO", help="Folder of classifiers, or one model file.")],
     class_identity: IdentityOption = None,
+    identity_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-identity",
+            metavar="FILE",
+            help="Write the class of every output to a YAML file that --class-identity reads; you may edit it.",
+        ),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """List all members of a zoo and all model files below it, with what is wrong with them.
@@ -156,11 +164,16 @@ def inspect(
     Files are recognised by their content. The exit code is 1 if any of them cannot be used.
     """
     output = Output(json_file)
+    if identity_file:
+        require_writable("--write-identity", identity_file)
+    from dfml.cli.class_identity import resolve_identity, write_identity
     from dfml.cli.tables import inspection_table, shorten
     from dfml.zoo.inspection import inspect_zoo
-    from dfml.zoo.label_space import read_identity
 
-    report = inspect_zoo(zoo, class_identity=read_identity(class_identity or "names"))
+    identity = resolve_identity(class_identity, zoo, output)
+    if identity_file:
+        write_identity(identity, identity_file)
+    report = inspect_zoo(zoo, class_identity=identity)
     output.show(inspection_table(report))
     for member in report.members:
         problems = [f"BAD: {member.problem}"] if member.problem else []

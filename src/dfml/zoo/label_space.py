@@ -77,7 +77,12 @@ def build_label_space(members: Sequence[tuple[str, tuple[str, ...]]], identity: 
 
 
 def _class_name(member: str, label: str, *, distinct: bool) -> str:
-    return f"{member}/{label}" if distinct or _PLACEHOLDER.fullmatch(label.strip()) else label
+    return f"{member}/{label}" if distinct or is_placeholder(label) else label
+
+
+def is_placeholder(label: str) -> bool:
+    """Whether a label only numbers an output (`0`, `class_3`, `LABEL_0`), so that it identifies no class."""
+    return _PLACEHOLDER.fullmatch(label.strip()) is not None
 
 
 def read_identity(argument: str) -> str | dict[str, dict[str, str]]:
