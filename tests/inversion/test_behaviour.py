@@ -11,7 +11,7 @@ from dfml.inversion.invert import inversion_settings
 from dfml.zoo import CountedMember, PretrainedClassifier, Zoo
 from tests.factories import PREPROCESSING, member
 
-SHORT = inversion_settings("ei", None, {"steps": 25, "search_steps": 0})
+SHORT = inversion_settings("ei", None, {"steps": 60, "search_steps": 0})
 ORDER = [2, 0, 1]
 
 

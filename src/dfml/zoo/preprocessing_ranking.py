@@ -74,7 +74,7 @@ CANDIDATES = (
 )
 """Preprocessings in common use, in the order in which equal ones are listed."""
 
-CLEAR_MARGIN = 2.0
+CLEAR_MARGIN = 3.0
 """How many times larger the misfit of the best candidate of another range must be; see docs/adding-members.md."""
 
 CLEAR_ODDS = 0.01
