@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dfml import seeds
 from dfml.drawn_images import dead_leaves, pen_strokes
+from dfml.zoo import Preprocessing, PretrainedClassifier
 from dfml.zoo.preprocessing_ranking import (
     CANDIDATES,
     Candidate,
@@ -101,10 +102,14 @@ class ByBrightness(nn.Module):
         return torch.stack([-images.mean(dim=(1, 2, 3)), images.mean(dim=(1, 2, 3))], dim=1)
 
 
+def by_brightness(preprocessing: Preprocessing) -> PretrainedClassifier:
+    return PretrainedClassifier(ByBrightness(), ("dark", "light"), preprocessing)
+
+
 def test_labelled_images_rank_by_accuracy() -> None:
     images = torch.linspace(0.0, 1.0, 200)[:, None, None, None].expand(200, 3, SIZE, SIZE)
     targets = (images[:, 0, 0, 0] > 0.5).long()
-    ranking = rank_by_accuracy(ByBrightness(), images, targets, candidates_for())
+    ranking = rank_by_accuracy(by_brightness, images, targets, candidates_for())
     assert ranking.best is not None
     assert ranking.best.candidate.name == "-1 to 1"
     assert ranking.best.accuracy == 1.0
@@ -113,13 +118,13 @@ def test_labelled_images_rank_by_accuracy() -> None:
     raw = next(each for each in ranking.ranked if each.candidate.name == "0 to 1")
     assert raw.accuracy == pytest.approx(0.5, abs=0.01)
     half, zero = ranking.best.candidate, raw.candidate
-    assert rank_by_accuracy(ByBrightness(), images, targets, (zero, half)).clear
+    assert rank_by_accuracy(by_brightness, images, targets, (zero, half)).clear
 
 
 def test_images_that_no_candidate_recognises_make_nothing_clear() -> None:
     images = torch.rand(64, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     targets = torch.randint(2, (64,), generator=torch.Generator().manual_seed(1))
-    assert not rank_by_accuracy(ByBrightness(), images, targets, candidates_for()).clear
+    assert not rank_by_accuracy(by_brightness, images, targets, candidates_for()).clear
 
 
 def test_class_folders_are_matched_by_name_or_by_a_given_index() -> None:

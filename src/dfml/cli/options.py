@@ -72,6 +72,15 @@ IdentityOption = Annotated[
         "members and takes minutes; or a YAML file: member -> label -> class.",
     ),
 ]
+OnBadMember = Literal["fail", "skip"]
+OnBadMemberOption = Annotated[
+    OnBadMember,
+    typer.Option(
+        "--on-bad-member",
+        help="What to do about members that cannot be used. fail: end, with all of them listed; skip: leave them out, "
+        "and list them.",
+    ),
+]
 CalibrationOption = Annotated[
     CalibrationName | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""`dfml zoo build` and `dfml zoo inspect`: make a zoo of classifiers, or check one."""
+"""`dfml zoo build` and `dfml zoo inspect`: make a zoo of classifiers, or check one; `zoo_add.py` has `dfml zoo add`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from dfml.cli.options import (
     prepare_torch,
 )
 from dfml.cli.output import Output, require_writable
+from dfml.cli.zoo_add import add
 from dfml.errors import UsageError
 
-app = typer.Typer(help="Build a zoo of classifiers, or check one.", no_args_is_help=True)
+app = typer.Typer(
+    help="Build a zoo of classifiers, add other people's files to one, or check one.", no_args_is_help=True
+)
+app.command()(add)
 
 
 @app.command()

@@ -10,7 +10,7 @@ images, candidates are ranked by accuracy instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +22,8 @@ from torch.utils.hooks import RemovableHandle
 
 from dfml import seeds
 from dfml.drawn_images import dark_strokes, dead_leaves, pen_strokes
-from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
+from dfml.zoo.members import Predicts
+from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics, batch_norm_layers, record_statistics
 
 Triple = tuple[float, float, float]
@@ -192,33 +193,31 @@ def rank_by_statistics(
 
 @torch.no_grad()
 def rank_by_accuracy(
-    network: nn.Module,
+    member_with: Callable[[Preprocessing], Predicts],
     images: Float[Tensor, "images 3 size size"],
     targets: Int64[Tensor, " images"],
     candidates: Sequence[Candidate],
 ) -> PreprocessingRanking:
-    """Rank candidates by the network's accuracy on labelled images.
+    """Rank candidates by the accuracy on labelled images.
 
     The ranking is clear if a sign test on the images that only one of the two has right tells the best candidate from
     the best one of another range, and the best one is better than chance.
 
     Args:
-        network: Normalised images -> logits, on the CPU.
-        images: Images in [0, 1] at the network's input size; at least one.
+        member_with: Returns the member with another preprocessing.
+        images: Images in [0, 1] at the member's input size; at least one.
         targets: Index of the output that each image belongs to.
         candidates: Preprocessings to rank; at least two that are not alike.
     """
-    size = images.shape[-1]
     right: dict[Candidate, Tensor] = {}
-    outputs = 1
     for candidate in candidates:
-        logits = PretrainedClassifier(network, (), candidate.at(size)).predict_logits(images)
-        right[candidate], outputs = logits.argmax(dim=1) == targets, logits.shape[1]
+        member = member_with(candidate.at(images.shape[-1]))
+        right[candidate] = member.predict_proba(images).argmax(dim=1) == targets
     accuracies = {candidate: float(hits.float().mean()) for candidate, hits in right.items()}
     order = sorted(candidates, key=lambda candidate: -accuracies[candidate])
     rival = next(each for each in order if not alike(each, order[0]))
     won, lost = (int((right[a] & ~right[b]).sum()) for a, b in ((order[0], rival), (rival, order[0])))
-    above_chance = _tail(len(images), int(right[order[0]].sum()), 1.0 / outputs)
+    above_chance = _tail(len(images), int(right[order[0]].sum()), 1.0 / len(member.labels))
     clear = _tail(won + lost, won, 0.5) <= CLEAR_ODDS and above_chance <= CLEAR_ODDS
     ranked = tuple(Ranked(candidate, accuracy=accuracies[candidate]) for candidate in order)
     return PreprocessingRanking(ranked, accuracies[order[0]] - accuracies[rival], clear)

@@ -35,12 +35,13 @@ Result = TypeVar("Result")
 Argument = TypeVar("Argument")
 
 
-def read_member_config(path: Path, network: str | None = None) -> MemberConfig:
+def read_member_config(path: Path, network: str | None = None, entry: ManifestMember | None = None) -> MemberConfig:
     """Read and check the configuration of a member, by the format that recognises it or its entry in `zoo.yaml`.
 
     Args:
         path: The member's folder or file, `ZOO/zoo.yaml#NAME`, or `hf:OWNER/NAME[@REVISION]` (`dfml.zoo.hub`).
         network: `FILE.py:CLASS` that the user named for this member; needed where its entry in `zoo.yaml` names one.
+        entry: An entry that is not in the manifest yet, for a path of the form `ZOO/zoo.yaml#NAME`.
 
     Raises:
         ZooMemberError: If the configuration is missing or damaged, or lacks or contradicts what a classifier needs.
@@ -50,7 +51,7 @@ def read_member_config(path: Path, network: str | None = None) -> MemberConfig:
         source = absolute_path(path)
         details = {**config.details, "hub": str(source)}
         return replace(config, path=source, weights=config.weight_file, details=details)
-    entry = find_entry(path)
+    entry = entry or find_entry(path)
     member_format = format_named(entry.format) if entry else format_of(path)
     if entry and is_hub_id(entry.path):
         return replace(read_member_config(Path(entry.path)), path=path, entry=entry)
