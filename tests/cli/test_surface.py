@@ -26,6 +26,12 @@ SURFACE = {
         *("--way", "--workers"),
         *COMMON,
     ],
+    "zoo add": [
+        "PATH...",
+        *("--accept-preprocessing", "--arch", "--channels", "--check-with", "--class-index", "--copy", "--json"),
+        *("--labels", "--layers", "--mean", "--name", "--network", "--on-bad-member", "--output", "--range", "--size"),
+        *("--std", "--yes", "--zoo"),
+    ],
     "zoo inspect": ["ZOO", "--class-identity", "--json", "--write-identity"],
     "train": [
         "ZOO...",

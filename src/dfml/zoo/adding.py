@@ -142,6 +142,11 @@ def _entries(
         if fields.get("output") in (None, "logits") and outputs == 1:
             fields["output"] = "logit"
         labels = find_labels(path, checkpoint.labels, max(2, outputs))
+        if isinstance(fields.get("architecture"), str):
+            same = [each for each in propose(checkpoint) if each.architecture == fields["architecture"]]
+            if same:  # with the arguments that the shapes of the weights show
+                entry = same[0].entry(**{**common, "labels": labels, **fields})
+                return [entry], _missing_size(fields, same[0].size), notes
         return [ManifestMember(**{"labels": labels, **common, **fields})], _missing_size(fields, None), notes
     proposals = propose(checkpoint)
     if not proposals:

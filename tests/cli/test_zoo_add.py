@@ -1,0 +1,81 @@
+"""`dfml zoo add`: what is added, and what is said where something is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from dfml.zoo import PretrainedClassifier, Zoo
+from dfml.zoo.layer_lists import build_layers
+from tests.cli.conftest import dfml, results
+from tests.factories import PREPROCESSING, SIZE
+
+LAYERS = ["Conv2d(3, 4, 3, padding=1)", "ReLU", "AdaptiveAvgPool2d(1)", "Flatten", "Linear(4, 3)"]
+STATED = ("--layers", "layers.yaml", "--labels", "ant,bee,cat", "--size", str(SIZE))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build_layers(LAYERS).eval()
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state dict without batch-norm layers, and its layers in a file of the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("layers.yaml").write_text(yaml.safe_dump(LAYERS))
+    path = tmp_path / "files" / "colours.pth"
+    path.parent.mkdir()
+    torch.save({"state_dict": network().state_dict()}, path)
+    return path
+
+
+def test_a_stated_file_becomes_a_member_with_its_digest(weights: Path, tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    found = results("zoo", "add", weights, "--zoo", zoo, *STATED, "--mean", "0.4,0.5,0.6", "--std", "0.2,0.25,0.3")
+    assert found["files"][0]["added"] == "colours"
+    (entry,) = yaml.safe_load((zoo / "zoo.yaml").read_text())["members"]
+    assert len(entry["sha256"]) == 64
+    assert entry["evidence"]["preprocessing"] == "stated by the user"
+    opened = Zoo.open(zoo)
+    assert opened[0].labels == ("ant", "bee", "cat")
+    images = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    own = PretrainedClassifier(network(), ("ant", "bee", "cat"), PREPROCESSING)
+    assert torch.allclose(opened[0].predict_proba(images), own.predict_proba(images), atol=1e-5)
+
+
+def test_preprocessing_is_never_taken_silently(weights: Path, tmp_path: Path) -> None:
+    shown = dfml("zoo", "add", weights, "--zoo", tmp_path / "zoo", *STATED, "--yes")
+    assert shown.exit_code == 1
+    (line,) = [line for line in shown.stderr.splitlines() if line.startswith("error: ")]
+    assert "preprocessing" in line
+    assert "--mean and --std" in line
+    assert not (tmp_path / "zoo" / "zoo.yaml").exists()
+
+
+def test_the_good_files_are_added_and_the_bad_ones_listed(weights: Path, tmp_path: Path) -> None:
+    (weights.parent / "pointer.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    arguments = ("zoo", "add", weights.parent, "--zoo", tmp_path / "zoo", *STATED, "--mean", "0.5", "--std", "0.25")
+    shown = dfml(*arguments)
+    assert shown.exit_code == 1
+    assert "pointer.pth: it is a git-lfs pointer" in shown.stderr
+    assert len(Zoo.open(tmp_path / "zoo")) == 1
+    assert dfml(*arguments, "--on-bad-member", "skip").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--mean", "0.5"), ("--size", "big"), ("--channels", "2"), ("--layers", "none.yaml"), ("--labels", "a")]
+)
+def test_wrong_usage_ends_with_2(weights: Path, tmp_path: Path, wrong: tuple[str, str]) -> None:
+    assert dfml("zoo", "add", weights, "--zoo", tmp_path / "zoo", *wrong).exit_code == 2
+
+
+def test_a_copied_file_belongs_to_the_zoo(weights: Path, tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    results("zoo", "add", weights, "--zoo", zoo, *STATED, "--range", "0..1", "--copy")
+    weights.unlink()
+    assert Zoo.open(zoo)[0].labels == ("ant", "bee", "cat")
