@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_the_good_files_are_added_and_the_bad_ones_listed(weights: Path, tmp_pat
     assert "pointer.pth: it is a git-lfs pointer" in shown.stderr
     assert len(Zoo.open(tmp_path / "zoo")) == 1
     assert dfml(*arguments, "--on-bad-member", "skip").exit_code == 0
+
+
+def test_the_commands_of_the_page_run(weights: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "adding-members.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    weights.rename("colours.pth")
+    commands = block.splitlines()
+    assert len(commands) >= 2
+    for command in commands:
+        shown = dfml(*command.split()[1:])
+        assert shown.exit_code == 0, shown.stderr
 
 
 @pytest.mark.parametrize(
