@@ -86,6 +86,12 @@ def test_wrong_usage_ends_with_2(weights: Path, tmp_path: Path, wrong: tuple[str
     assert dfml("zoo", "add", weights, "--zoo", tmp_path / "zoo", *wrong).exit_code == 2
 
 
+def test_many_names_are_no_path(weights: Path, tmp_path: Path) -> None:
+    names = ",".join(f"{name}{'x' * 300}" for name in "abc")
+    stated = ("--layers", "layers.yaml", "--labels", names, "--size", str(SIZE), "--range", "0..1")
+    assert results("zoo", "add", weights, "--zoo", tmp_path / "zoo", *stated)["files"][0]["added"] == "colours"
+
+
 def test_a_copied_file_belongs_to_the_zoo(weights: Path, tmp_path: Path) -> None:
     zoo = tmp_path / "zoo"
     results("zoo", "add", weights, "--zoo", zoo, *STATED, "--range", "0..1", "--copy")

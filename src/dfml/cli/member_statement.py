@@ -118,7 +118,7 @@ def _network(text: str) -> dict[str, str]:
 def _read_labels(text: str) -> tuple[str, ...]:
     from dfml.zoo.label_files import read_labels
 
-    if Path(text).is_file():
+    if os.path.isfile(text):  # False for names too long for a path, where `Path.is_file` raises
         return read_labels(Path(text))
     names = tuple(part.strip() for part in text.split(","))
     if len(names) < 2 or not all(names):
