@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dfml.backbones.cifar_resnet import SHORTCUTS, CifarResNet
-from dfml.inversion.initialisation import dead_leaves
+from dfml.drawn_images import dead_leaves
 from dfml.inversion.proposal_scores import rank_networks, statistics_distance
 from dfml.zoo import Preprocessing, PretrainedClassifier
 from tests.factories import images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,12 @@ BEHAVIOUR = "behaviour"
 _LISTED = 200  # matches that are printed; `--json` and `--write-identity` have all
 
 
-def resolve_identity(argument: str | None, zoo: Path, output: Output) -> ClassIdentity:
+def resolve_identity(argument: str | None, zoo: Path | Sequence[Path], output: Output) -> ClassIdentity:
     """Read a class identity, or find it by behaviour, which takes minutes, and list what was matched.
 
     Args:
         argument: Value of the option; None: `names`.
-        zoo: The zoo's folder.
+        zoo: The folder of a zoo, or of several.
         output: Output of the subcommand.
 
     Raises:

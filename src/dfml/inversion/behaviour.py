@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dfml.errors import ZooError
-from dfml.inversion.invert import InvertedMember, inversion_settings, invert
+from dfml.inversion.invert import inversion_settings, invert
+from dfml.inversion.inverted import InvertedMember
 from dfml.inversion.registry import InversionConfig, missing_requirement
 from dfml.zoo.members import teacher_logits
 from dfml.zoo.output_matching import (

@@ -15,10 +15,11 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from dfml import seeds
+from dfml.drawn_images import dead_leaves
 from dfml.inversion.chunked_gradient import images_per_pass, inversion_gradient
 from dfml.inversion.ei import PixelInversionConfig, SearchSchedule
 from dfml.inversion.engine import Engine, InversionRun, StudentRowLogits, Target
-from dfml.inversion.initialisation import InitialPixels, dead_leaves, matched_initialisations
+from dfml.inversion.initialisation import InitialPixels, matched_initialisations
 from dfml.inversion.loss import InversionLoss
 from dfml.inversion.views import sample_view
 from dfml.zoo.pretrained import Preprocessing
