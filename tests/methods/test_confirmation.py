@@ -163,6 +163,16 @@ def test_images_of_a_contradicted_member_lose_their_class_and_it_is_not_inverted
     assert f"{inverted} is excluded: the others contradict it" in run.pop_messages()
 
 
+def test_free_takes_no_more_images_of_a_member_that_the_others_contradict() -> None:
+    run = free()
+    before = run.memory.written.clone()
+    run.agreement.contradicted = lambda: {0: "the others contradict it"}  # type: ignore[method-assign]
+    with pytest.raises(RunError, match="no member is left"):  # it is the only one
+        run.step(3)
+    assert torch.equal(run.memory.written, before)
+    assert run.source.failures.excluded == {"member-000": "the others contradict it"}
+
+
 def test_a_run_whose_only_member_recognises_nothing_ends_with_one_line() -> None:
     run = students(confirmed_only=True)
     labels = torch.zeros(10, dtype=torch.int64)

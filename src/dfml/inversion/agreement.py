@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 
 import torch
 from jaxtyping import Float, Int64
@@ -76,6 +77,19 @@ class CrossMemberAgreement:
             self.recognised[columns] += torch.bincount(output[shared & correct], minlength=len(columns))
             self.pairs[inverted_from, member] += int(shared.sum())
             self.agreed[inverted_from, member] += int((shared & correct).sum())
+
+    def judges(self, inverted_from: int, count: int, generator: torch.Generator) -> list[int]:
+        """Draw up to `count` other members at random that have a class in common with a member.
+
+        Args:
+            inverted_from: Index of the member.
+            count: Largest number of members.
+            generator: Random generator on the CPU.
+        """
+        own = set(self._classes[inverted_from].tolist())
+        order = torch.randperm(len(self._classes), generator=generator).tolist()
+        sharing = (index for index in order if index != inverted_from and own & set(self._classes[index].tolist()))
+        return list(islice(sharing, count))
 
     def contradicted(self) -> dict[int, str]:
         """Members that are at chance where the other members agree with each other.

@@ -28,6 +28,7 @@ from torch import Tensor
 from dfml import seeds
 from dfml.errors import UsageError
 from dfml.images import to_bytes, to_float
+from dfml.inversion.agreement import CrossMemberAgreement
 from dfml.inversion.image_source import ImageSource, RecoveredImages
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import LearnedEngine
@@ -53,6 +54,9 @@ from dfml.zoo.zoo import Zoo
 
 VIEW = InversionWeights(jitter=4, wrap=False, flip=True)
 """Random shift and mirroring of the images for the distillation."""
+
+JUDGES = 3
+"""Number of other members with the same classes that are asked about the images of a member."""
 
 
 class FREE(Method):
@@ -128,6 +132,7 @@ class FreeRun(TrainingRun):
         ).to(device)
         self.outer = OuterLoop(blank, lr=config.outer_lr, statistics_momentum=config.statistics_momentum)
         self.memory = TaskMemory(len(zoo.classes), config.memory, self.preprocessing.size, device)
+        self.agreement = CrossMemberAgreement(zoo)
         self.classes = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
         self.distillation = Distillation(
             blank,
@@ -155,13 +160,13 @@ class FreeRun(TrainingRun):
         metrics["recovery_seconds"] = time.perf_counter() - start
         if iteration <= self.config.warm_up:
             return metrics
-        self._store(recovered)
+        self._store(recovered, iteration)
         metrics |= self.source.confirmation_metrics()
         if recovered and self.config.alignment != "none":
             metrics |= self._bell_distillation(recovered, iteration)
         metrics["alignment_seconds"] = time.perf_counter() - start - metrics["recovery_seconds"]
         if iteration == self.iterations:
-            self._messages = self.source.describe_losses()
+            self._messages = [*self.source.describe_losses(), *self.agreement.warnings()]
         if self.config.replay != "none":
             replay_start = time.perf_counter()
             metrics |= self._bell_replay(iteration)
@@ -186,12 +191,23 @@ class FreeRun(TrainingRun):
         return recovered, dict(self.source.last)
 
     @torch.no_grad()
-    def _store(self, recovered: Mapping[int, RecoveredImages]) -> None:
-        """Add the images of all members that the members recognise to the task memory."""
+    def _store(self, recovered: Mapping[int, RecoveredImages], iteration: int) -> None:
+        """Add the images of all members that the members recognise to the task memory.
+
+        Members with the same classes are asked about them too; a member that these contradict is excluded.
+        """
         for member, (images, labels) in recovered.items():
             if self.config.inversion.confirmed_only:
                 stored = to_float(to_bytes(images))
-                confirmed = self.source.confirmed(member, labels, teacher_logits(self.zoo[member], stored))
+                generator = seeds.generator(self.config.seed, "judges", iteration, member)
+                asked = [member, *self.agreement.judges(member, JUDGES, generator)]
+                scores = {index: teacher_logits(self.zoo[index], stored) for index in asked}
+                self.agreement.add(member, labels, scores)
+                confirmed = self.source.confirmed(member, labels, scores[member])
+                for index, reason in self.agreement.contradicted().items():
+                    self.source.exclude(index, reason)
+                if self.zoo.name(member) in self.source.failures.excluded:
+                    continue
                 images, labels = images[confirmed], labels[confirmed]
             self.memory.add(images, self.classes[member][labels])
 
@@ -285,6 +301,7 @@ class FreeRun(TrainingRun):
         tensors |= {f"memory.{name}": value for name, value in self.memory.state_dict().items()}
         engine, values = self.source.state_dict()
         tensors |= {f"engine.{name}": value for name, value in engine.items()}
+        tensors |= {f"agreement.{name}": value for name, value in self.agreement.state_dict().items()}
         tensors |= {f"distillation.{name}": value for name, value in self.distillation.head.items()}
         tensors |= optimiser_state_dict("distillation_optimiser", self.distillation_optimiser)
         return State(tensors, values)
@@ -294,6 +311,7 @@ class FreeRun(TrainingRun):
         self.source.load_state_dict(select_prefix(state.tensors, "engine."), state.values)
         self.outer.load_state_dict(select_prefix(state.tensors, "outer."))
         self.memory.load_state_dict(select_prefix(state.tensors, "memory."))
+        self.agreement.load_state_dict(select_prefix(state.tensors, "agreement."))
         with torch.no_grad():
             for name, value in self.distillation.head.items():
                 value.copy_(state.tensors[f"distillation.{name}"])
