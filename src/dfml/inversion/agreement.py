@@ -122,9 +122,14 @@ class CrossMemberAgreement:
         return found
 
     def warnings(self) -> list[str]:
-        """One line for every member, or class of a member, whose predictions the other members contradict."""
-        lines = []
+        """One line for every member, or class of a member, whose predictions the other members contradict.
+
+        Members in `contradicted` are left out: whoever excludes them says why.
+        """
+        lines, excluded = [], self.contradicted()
         for member, columns in enumerate(self._columns):
+            if member in excluded:
+                continue
             name, labels = self._zoo.name(member), self._zoo[member].labels
             queried, recognised = self.queried[columns], self.recognised[columns]
             total, correct = int(queried.sum()), int(recognised.sum())
