@@ -138,15 +138,29 @@ def test_a_member_with_constant_predictions_is_excluded_in_its_first_round_and_t
     assert metrics["distillation_loss"] >= 0.0
 
 
-def test_a_member_with_running_variances_of_zero_leaves_the_loss_finite() -> None:
+def test_a_member_with_a_layer_of_running_variances_of_zero_is_neither_inverted_nor_asked() -> None:
     broken = member(1, LABELS)
     for layer in broken.network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.running_var.zero_()  # type: ignore[operator]
     run = zoo_run([member(0, LABELS), broken, member(2, LABELS)])
+    (line,) = run.pop_messages()
+    assert line.startswith("member-001 is not inverted: all running variances of blocks.0.norm, blocks.1.norm")
     losses = [run.step(iteration).get("distillation_loss", 0.0) for iteration in range(1, 5)]
     assert all(torch.isfinite(torch.tensor(losses)))
-    assert all(bool(value.isfinite().all()) for value in run.learner().state_dict().values())
+    predictions = run.buffer.log_probabilities[: len(run.buffer)]
+    assert bool(predictions[:, run.columns_of_member[1]].isnan().all())  # it was never asked
+    assert not bool(predictions[:, run.columns_of_member[0]].isnan().any())
+
+
+def test_a_member_with_some_dead_channels_is_used_like_any_other() -> None:
+    pruned = member(1, LABELS)
+    layer = next(each for each in pruned.network.modules() if isinstance(each, torch.nn.BatchNorm2d))
+    assert isinstance(layer.running_var, torch.Tensor)
+    layer.running_var[1:] = 0.0
+    run = zoo_run([member(0, LABELS), pruned])
+    assert run.source.broken == set()
+    assert run.pop_messages() == []
 
 
 def test_images_of_a_contradicted_member_lose_their_class_and_it_is_not_inverted_again() -> None:

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dfml.zoo import Preprocessing, PretrainedClassifier
-from dfml.zoo.statistics import batch_norm_layers, channel_moments, record_means, record_statistics
+from dfml.zoo.statistics import (
+    batch_norm_layers,
+    channel_moments,
+    layers_without_variance,
+    record_means,
+    record_statistics,
+)
 from tests.factories import PREPROCESSING, SIZE, member
 
 
@@ -151,3 +157,12 @@ def test_single_precision_keeps_a_small_variance_far_from_zero() -> None:
     _, variance = channel_moments(x)
     expected = x.double().var((0, 2, 3), correction=0)
     torch.testing.assert_close(variance.double(), expected, rtol=1e-3, atol=0)
+
+
+def test_layers_without_variance_are_those_whose_running_variances_are_all_zero() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2), nn.BatchNorm2d(2))
+    for layer, zeros in zip(network, (0, 1, 2), strict=True):
+        assert isinstance(layer, nn.BatchNorm2d)
+        assert isinstance(layer.running_var, torch.Tensor)
+        layer.running_var[:zeros] = 0.0
+    assert layers_without_variance(network) == ["2"]

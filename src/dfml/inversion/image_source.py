@@ -26,8 +26,9 @@ from dfml.inversion.registry import (
 from dfml.inversion.shared_images import first_occurrences, shared_image_indices
 from dfml.inversion.terms import BUILT_IN_TERMS
 from dfml.inversion.time_budget import TimeBudget
-from dfml.zoo.pretrained import Preprocessing
+from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.probing import predictions_are_constant
+from dfml.zoo.statistics import layers_without_variance
 from dfml.zoo.zoo import Zoo
 
 _REPORTED_LOSS = 0.05  # fraction of a member's images
@@ -63,6 +64,8 @@ class ImageSource:
         engine: The engine; it learns from round to round.
         classes_per_round: Largest number of classes of one member in a round.
         failures: The record of excluded members.
+        broken: Indices of excluded members that must not be asked as teachers either, because a batch-norm layer has
+            only running variances of zero.
         last: Metrics of the last round: values of the loss terms, without their weights, before the last step, each the
             mean over the members whose inversion succeeded. `inversion_loss`: the cross-entropy (label term) alone, in
             nats. `batch_norm_distance` and `disagreement`: 0 where the term is not computed. `inversion_NAME`: every
@@ -92,11 +95,15 @@ class ImageSource:
         self._exclude_unsuited()
 
     def _exclude_unsuited(self) -> None:
-        """Exclude members that the engine cannot invert."""
+        """Exclude members that the engine cannot invert, and broken ones."""
+        self.broken: set[int] = set()
         for index in range(len(self._zoo)):
-            if self._zoo.has_network(index):
-                continue  # a `PretrainedClassifier`; it need not be loaded for this
-            reason = missing_requirement(self._config.engine, self._zoo[index])
+            member = self._zoo[index]
+            reason = missing_requirement(self._config.engine, member)
+            layers = layers_without_variance(member.network) if isinstance(member, PretrainedClassifier) else []
+            if layers:
+                reason = f"all running variances of {', '.join(layers)} are zero; it is not asked about images either"
+                self.broken.add(index)
             if reason:
                 name = self._zoo.name(index)
                 self.failures.excluded[name] = reason

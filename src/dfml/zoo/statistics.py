@@ -128,3 +128,10 @@ def _record(network: nn.Module, measure: Callable[[nn.Module, Tensor], Measureme
 def batch_norm_layers(network: nn.Module) -> list[nn.Module]:
     """All 2d batch-norm layers with running statistics (timm's fused variants included), in order of definition."""
     return [m for m in network.modules() if isinstance(m, BatchNorm2d) and m.running_mean is not None]
+
+
+def layers_without_variance(network: nn.Module) -> list[str]:
+    """Names of the batch-norm layers whose running variances are all zero: what comes after them means nothing."""
+    names = {layer: name for name, layer in network.named_modules()}
+    variances = {names[layer]: layer.running_var for layer in batch_norm_layers(network)}
+    return [name for name, value in variances.items() if isinstance(value, Tensor) and not bool((value > 0).any())]
