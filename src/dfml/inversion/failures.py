@@ -12,6 +12,9 @@ from torch import Tensor
 
 from dfml.inversion.engine import Target
 from dfml.inversion.loss import InversionLoss
+from dfml.zoo.members import Predicts
+from dfml.zoo.pretrained import PretrainedClassifier
+from dfml.zoo.statistics import layers_without_variance
 
 _LEAST_CONFIRMED = 0.05  # fraction of a round's images that a member must recognise, far below any usable one
 _CONSTANT = 1e-3  # mean standard deviation of values in [0, 1]: a quarter of a grey level of 256
@@ -111,6 +114,16 @@ class FailureTracker:
         self.excluded, self._stalled = dict(state["excluded"]), dict(state["stalled"])
         self.confirmed = {name: (counts[0], counts[1]) for name, counts in state.get("confirmed", {}).items()}
         self._unconfirmed = dict(state.get("unconfirmed", {}))
+
+
+def reason_of_zero_variances(member: Predicts) -> str | None:
+    """Why a member with a batch-norm layer whose running variances are all zero is broken; None for other members."""
+    layers = layers_without_variance(member.network) if isinstance(member, PretrainedClassifier) else []
+    return (
+        f"all running variances of {', '.join(layers)} are zero; it is not asked about images either"
+        if layers
+        else None
+    )
 
 
 def _least_deviation(images: Tensor, labels: Tensor) -> float:

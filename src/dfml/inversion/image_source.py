@@ -13,7 +13,7 @@ from dfml import seeds
 from dfml.errors import RunError
 from dfml.images import resize_and_crop
 from dfml.inversion.engine import StudentRowLogits, Target, balanced_labels
-from dfml.inversion.failures import FailureTracker
+from dfml.inversion.failures import FailureTracker, reason_of_zero_variances
 from dfml.inversion.loss import InversionLoss
 from dfml.inversion.registry import (
     ENGINES,
@@ -26,9 +26,8 @@ from dfml.inversion.registry import (
 from dfml.inversion.shared_images import first_occurrences, shared_image_indices
 from dfml.inversion.terms import BUILT_IN_TERMS
 from dfml.inversion.time_budget import TimeBudget
-from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
+from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.probing import predictions_are_constant
-from dfml.zoo.statistics import layers_without_variance
 from dfml.zoo.zoo import Zoo
 
 _REPORTED_LOSS = 0.05  # fraction of a member's images
@@ -98,13 +97,10 @@ class ImageSource:
         """Exclude members that the engine cannot invert, and broken ones."""
         self.broken: set[int] = set()
         for index in range(len(self._zoo)):
-            member = self._zoo[index]
-            reason = missing_requirement(self._config.engine, member)
-            layers = layers_without_variance(member.network) if isinstance(member, PretrainedClassifier) else []
-            if layers:
-                reason = f"all running variances of {', '.join(layers)} are zero; it is not asked about images either"
+            broken = reason_of_zero_variances(self._zoo[index])
+            if broken:
                 self.broken.add(index)
-            if reason:
+            if reason := broken or missing_requirement(self._config.engine, self._zoo[index]):
                 name = self._zoo.name(index)
                 self.failures.excluded[name] = reason
                 self._messages.append(f"{name} is not inverted: {reason}")
