@@ -32,11 +32,11 @@ SURFACE = {
         *("--labels", "--layers", "--mean", "--name", "--network", "--on-bad-member", "--output", "--range", "--size"),
         *("--std", "--yes", "--zoo"),
     ],
-    "zoo inspect": ["ZOO", "--class-identity", "--json", "--write-identity"],
+    "zoo inspect": ["ZOO", "--class-identity", "--json", "--network", "--write-identity"],
     "train": [
         "ZOO...",
         *("--class-identity", "--config", "--from", "--iterations", "--method", "--out", "--preset", "--protocol"),
-        *("--query", "--resume", "--set", "--shot", "--show-config", "--size", "--way"),
+        *("--network", "--query", "--resume", "--set", "--shot", "--show-config", "--size", "--way"),
         *COMMON,
     ],
     "evaluate": [
@@ -60,7 +60,8 @@ SURFACE = {
     "predict": ["CLASSIFIER", "IMAGE...", "--json", "--threads", "--top"],
     "invert": [
         "ZOO",
-        *("--engine", "--from", "--member", "--members", "--memory", "--out", "--per-class", "--set", "--steps"),
+        *("--engine", "--from", "--member", "--members", "--memory", "--network", "--out", "--per-class", "--set"),
+        "--steps",
         *COMMON,
     ],
 }

@@ -97,3 +97,32 @@ def test_a_copied_file_belongs_to_the_zoo(weights: Path, tmp_path: Path) -> None
     results("zoo", "add", weights, "--zoo", zoo, *STATED, "--range", "0..1", "--copy")
     weights.unlink()
     assert Zoo.open(zoo)[0].labels == ("ant", "bee", "cat")
+
+
+OWNER = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        pool = nn.AdaptiveAvgPool2d(1)
+        super().__init__(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), pool, nn.Flatten(), nn.Linear(4, 3))
+"""
+
+
+def test_an_owner_s_network_is_run_only_where_the_command_names_it_again(weights: Path, tmp_path: Path) -> None:
+    zoo, file = tmp_path / "zoo", tmp_path / "owner.py"
+    file.write_text(OWNER)
+    stated = ("--labels", "ant,bee,cat", "--size", str(SIZE), "--mean", "0.5", "--std", "0.25")
+    results("zoo", "add", weights, "--zoo", zoo, "--network", f"{file}:Net", *stated)
+    again = ("--network", f"colours={file}:Net")
+    for command in (("zoo", "inspect", zoo), ("train", zoo, "--method", "random_init", "--out", tmp_path / "no")):
+        result = dfml(*command)
+        assert result.exit_code in (1, 2)
+        assert "--network colours=" in " ".join(result.output.split())
+    assert dfml("zoo", "inspect", zoo, *again).exit_code == 0
+    assert dfml("invert", zoo, *again, "--per-class", "1", "--steps", "1", "--out", tmp_path / "images").exit_code == 0
+    assert dfml("train", zoo, *again, "--method", "random_init", "--out", tmp_path / "learner").exit_code == 0
+    for wrong, words in (("colours", "expected NAME=FILE.py:CLASS"), (f"other={file}:Net", "no member 'other'")):
+        result = dfml("invert", zoo, "--network", wrong, "--out", tmp_path / "none")
+        assert result.exit_code == 2
+        assert words in " ".join(result.output.split())

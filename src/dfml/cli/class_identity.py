@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,16 @@ BEHAVIOUR = "behaviour"
 _LISTED = 200  # matches that are printed; `--json` and `--write-identity` have all
 
 
-def resolve_identity(argument: str | None, zoo: Path | Sequence[Path], output: Output) -> ClassIdentity:
+def resolve_identity(
+    argument: str | None, zoo: Path | Sequence[Path], output: Output, networks: Mapping[str, str]
+) -> ClassIdentity:
     """Read a class identity, or find it by behaviour, which takes minutes, and list what was matched.
 
     Args:
         argument: Value of the option; None: `names`.
         zoo: The folder of a zoo, or of several.
         output: Output of the subcommand.
+        networks: See `Zoo.open`.
 
     Raises:
         ConfigError: If the file that the argument names cannot be used.
@@ -38,7 +41,7 @@ def resolve_identity(argument: str | None, zoo: Path | Sequence[Path], output: O
     from dfml.training.progress import deferred_progress
     from dfml.zoo.zoo import Zoo
 
-    members = Zoo.open(zoo, class_identity="distinct")
+    members = Zoo.open(zoo, class_identity="distinct", networks=networks)
     with deferred_progress("class identity") as report:
         found = identity_by_behaviour(members, on_member=lambda done, total: report(done, total, {}))
     for name, reason in found.left_out.items():

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dfml.cli.options import DeviceOption, JsonOption, SeedOption, ThreadsOption, prepare_torch
+from dfml.cli.options import (
+    DeviceOption,
+    JsonOption,
+    NetworksOption,
+    SeedOption,
+    ThreadsOption,
+    prepare_torch,
+    read_networks,
+)
 from dfml.cli.output import Output, to_json
 from dfml.cli.output_folder import report_write_errors, require_empty
 from dfml.errors import UsageError
@@ -65,6 +73,7 @@ def invert(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the engine, such as ei.lr=0.05. Repeatable."),
     ] = None,
+    network: NetworksOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -96,7 +105,7 @@ def invert(
     config = inversion_settings(engine, learned, settings)
     if memory:
         config = config.model_copy(update={"memory": memory})
-    opened = Zoo.open(zoo).to(place)
+    opened = Zoo.open(zoo, networks=read_networks(network)).to(place)
     names = _names(opened, member or [], members)
     # No member yet: checks that settings and engine fit before anything is written.
     inverted = invert_zoo(opened, members=[], learned=learned, config=config)

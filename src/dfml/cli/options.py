@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dfml.data.splits import split_names
+from dfml.errors import UsageError
 
 METHOD_NAMES = (
     *("zoo_student", "purer", "free", "random_init", "random_embedding"),
@@ -51,6 +52,15 @@ JsonOption = Annotated[
         metavar="FILE",
         rich_help_panel=COMMON,
         help="Also write the results to FILE as JSON; - is standard output.",
+    ),
+]
+NetworksOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network",
+        metavar="NAME=FILE.py:CLASS",
+        help="Python file and class of a member's network, which the zoo's manifest names too. The file is run. "
+        "Repeatable.",
     ),
 ]
 SplitsOption = Annotated[
@@ -105,3 +115,20 @@ def prepare_torch(threads: int | None) -> None:
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def read_networks(values: list[str] | None) -> dict[str, str]:
+    """Name of a member -> `FILE.py:CLASS`, from the values of `--network`.
+
+    Raises:
+        UsageError: If a value has no name, or a name has two.
+    """
+    found: dict[str, str] = {}
+    for value in values or []:
+        name, separator, network = value.partition("=")
+        if not (name and separator and network):
+            raise UsageError(f"--network {value}: expected NAME=FILE.py:CLASS, with the member's name in zoo.yaml")
+        if name in found:
+            raise UsageError(f"--network names {name} twice; drop one of them")
+        found[name] = network
+    return found

@@ -16,9 +16,11 @@ from dfml.cli.options import (
     DeviceOption,
     IdentityOption,
     JsonOption,
+    NetworksOption,
     Protocol,
     ThreadsOption,
     prepare_torch,
+    read_networks,
 )
 from dfml.cli.output import Output, to_json
 from dfml.errors import RunError, UsageError
@@ -81,6 +83,7 @@ def train(
         bool, typer.Option("--show-config", help="Print all settings with values and meanings, and exit.")
     ] = False,
     class_identity: IdentityOption = None,
+    network: NetworksOption = None,
     way: Annotated[
         int | None, typer.Option(rich_help_panel=_SETTINGS, metavar="N", help="Classes per episode.")
     ] = None,
@@ -151,9 +154,10 @@ def train(
     from dfml.zoo.zoo import Zoo
 
     prepare_torch(threads)
-    identity = resolve_identity(class_identity, zoo, output) if class_identity else file.class_identity
+    networks = read_networks(network)
+    identity = resolve_identity(class_identity, zoo, output, networks) if class_identity else file.class_identity
     # Absolute paths, so that the run's config.yaml names the same zoo in every working directory.
-    members = Zoo.open([absolute_path(path) for path in zoo], class_identity=identity)
+    members = Zoo.open([absolute_path(path) for path in zoo], class_identity=identity, networks=networks)
     output.say(f"{kind.name} on {len(members)} classifiers of {len(members.classes)} classes")
     start = time.perf_counter()
     done = _iterations_before(RunFolder(out) if resume else None, start_from)

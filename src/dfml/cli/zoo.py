@@ -11,11 +11,13 @@ from dfml.cli.options import (
     DeviceOption,
     IdentityOption,
     JsonOption,
+    NetworksOption,
     Recipe,
     SeedOption,
     SplitsOption,
     ThreadsOption,
     prepare_torch,
+    read_networks,
 )
 from dfml.cli.output import Output, require_writable
 from dfml.cli.zoo_add import add
@@ -153,6 +155,7 @@ def _read_ways(text: str) -> list[int]:
 def inspect(
     zoo: Annotated[Path, typer.Argument(metavar="ZOO", help="Folder of classifiers, or one model file.")],
     class_identity: IdentityOption = None,
+    network: NetworksOption = None,
     identity_file: Annotated[
         Path | None,
         typer.Option(
@@ -174,10 +177,11 @@ def inspect(
     from dfml.cli.tables import inspection_table, shorten
     from dfml.zoo.inspection import inspect_zoo
 
-    identity = resolve_identity(class_identity, zoo, output)
+    networks = read_networks(network)
+    identity = resolve_identity(class_identity, zoo, output, networks)
     if identity_file:
         write_identity(identity, identity_file)
-    report = inspect_zoo(zoo, class_identity=identity)
+    report = inspect_zoo(zoo, class_identity=identity, networks=networks)
     output.show(inspection_table(report))
     for member in report.members:
         problems = [f"BAD: {member.problem}"] if member.problem else []

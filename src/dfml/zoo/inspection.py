@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -18,14 +18,14 @@ from dfml.zoo.folder import RECORD, empty_zoo, member_paths
 from dfml.zoo.formats import MemberConfig
 from dfml.zoo.hub import absolute_path, is_hub_id
 from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
-from dfml.zoo.manifest import MANIFEST, named_files, read_manifest
+from dfml.zoo.manifest import MANIFEST, find_entry, named_files, read_manifest
 from dfml.zoo.members import Predicts
 from dfml.zoo.pickle_contents import printable
 from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.probing import probe_warnings
 from dfml.zoo.sniffing import Found, sniff
 from dfml.zoo.statistics import batch_norm_layers
-from dfml.zoo.vetting import load_member, read_member_config, weight_digest
+from dfml.zoo.vetting import check_networks, load_member, read_member_config, weight_digest
 from dfml.zoo.zoo import Zoo, common_size
 
 _MANY_CLASSES = 10  # times the median number of classes of the zoo's members
@@ -95,7 +95,9 @@ class ZooReport:
         return {**asdict(self), "usable": self.usable}
 
 
-def inspect_zoo(zoo: str | Path | Zoo, *, class_identity: ClassIdentity = "names") -> ZooReport:
+def inspect_zoo(
+    zoo: str | Path | Zoo, *, class_identity: ClassIdentity = "names", networks: Mapping[str, str] | None = None
+) -> ZooReport:
     """Examine every member of a zoo: read its configuration, load its weights, let it classify synthetic images.
 
     Members that only predict are listed but not queried.
@@ -103,10 +105,12 @@ def inspect_zoo(zoo: str | Path | Zoo, *, class_identity: ClassIdentity = "names
     Args:
         zoo: A zoo's folder, one member on the Hub (`hf:OWNER/NAME`), or an open zoo.
         class_identity: See `dfml.zoo.label_space.build_label_space`; an open zoo keeps its own.
+        networks: See `Zoo.open`.
 
     Raises:
         ZooError: If there is no member at all.
         ConfigError: If `class_identity` cannot be used.
+        UsageError: If `networks` has the name of no member.
     """
     if isinstance(zoo, Zoo):
         return _inspect_open(zoo)
@@ -115,11 +119,13 @@ def inspect_zoo(zoo: str | Path | Zoo, *, class_identity: ClassIdentity = "names
     found = _unused(path, paths)
     if not paths and not found.models:
         raise empty_zoo(path)
+    check_networks(paths, networks)
     configs: list[MemberConfig] = []
     members = []
     for member in paths:
         try:
-            configs.append(read_member_config(member))
+            entry = find_entry(member)
+            configs.append(read_member_config(member, (networks or {}).get(entry.member_name) if entry else None))
         except ZooMemberError as error:
             members.append(MemberReport(member.name, _one_line(error), sha256=weight_digest(member)))
         else:

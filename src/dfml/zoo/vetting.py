@@ -92,14 +92,24 @@ def read_configs(paths: Sequence[Path], networks: Mapping[str, str] | None = Non
         ZooMemberError: See `read_member_config`.
         UsageError: If `networks` has the name of no member.
     """
-    named = dict(networks or {})
+    check_networks(paths, networks)
     configs = []
     for path in paths:
         entry = find_entry(path)
-        configs.append(read_member_config(path, named.pop(entry.member_name, None) if entry else None))
-    if named:
-        raise UsageError(f"networks: the manifest has no member {', '.join(map(repr, named))}; check the names")
+        configs.append(read_member_config(path, (networks or {}).get(entry.member_name) if entry else None))
     return configs
+
+
+def check_networks(paths: Sequence[Path], networks: Mapping[str, str] | None) -> None:
+    """Check that all members whose network is named are entries of a manifest.
+
+    Raises:
+        UsageError: If `networks` has the name of no member.
+    """
+    names = {entry.member_name for path in paths if (entry := find_entry(path))}
+    unknown = [name for name in networks or {} if name not in names]
+    if unknown:
+        raise UsageError(f"networks: the manifest has no member {', '.join(map(repr, unknown))}; check the names")
 
 
 def load_member(config: MemberConfig) -> Predicts:
