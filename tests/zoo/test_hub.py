@@ -69,7 +69,7 @@ def test_a_member_on_the_hub_is_opened_like_a_folder(hub: FakeHub) -> None:
     images = torch.rand(2, 3, 16, 16)
     assert torch.allclose(zoo[0].predict_proba(images), member().predict_proba(images), atol=1e-6)
     assert zoo.name(0) == "someone--birds"
-    assert str(zoo.path) == zoo[0].source == f"hf:someone/birds@{COMMIT}"
+    assert str(zoo.paths[0]) == zoo[0].source == f"hf:someone/birds@{COMMIT}"
     assert {path.name for path in (hub.cache / COMMIT).iterdir()} == {"config.json", "model.safetensors"}
     report = inspect_zoo(Path("hf:someone/birds"))
     assert [(row.name, row.problem) for row in report.members] == [("someone--birds", None)]
