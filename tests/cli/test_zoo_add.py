@@ -126,3 +126,12 @@ def test_an_owner_s_network_is_run_only_where_the_command_names_it_again(weights
         result = dfml("invert", zoo, "--network", wrong, "--out", tmp_path / "none")
         assert result.exit_code == 2
         assert words in " ".join(result.output.split())
+
+
+def test_inspect_tells_files_that_can_be_added_from_those_that_cannot(weights: Path) -> None:
+    (weights.parent / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    result = dfml("zoo", "inspect", weights.parent)
+    assert result.exit_code == 1
+    lines = " ".join(result.output.split())
+    assert "colours.pth: it is no member of the zoo; `dfml zoo add" in lines
+    assert "pointer.pth: BAD: it is a git-lfs pointer" in lines

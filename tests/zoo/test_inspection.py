@@ -180,6 +180,7 @@ def test_model_files_that_are_no_members_are_rows_that_say_what_to_do(zoo_maker:
     report = inspect_zoo(zoo_maker.path)
     assert [row.name for row in report.members] == ["lab", "theirs/weights.ckpt", "whole.pth"]
     assert [row.is_member for row in report.members] == [True, False, False]
+    assert [row.can_be_added for row in report.members] == [False, True, False]
     assert [row.problem is None for row in report.members] == [True, False, False]
     assert "dfml zoo add" in str(report.members[1].problem)
     assert "torch.nn.modules.linear.Linear" in str(report.members[2].problem)

@@ -25,12 +25,15 @@ def built_table(members: Sequence[BuiltMember]) -> Table:
 
 
 def inspection_table(report: ZooReport) -> Table:
-    """One row per member or model file. Unusable ones are marked BAD, those with warnings by an exclamation mark."""
+    """One row per member or model file.
+
+    Unusable ones are marked BAD, files that can become members `add`, and members with warnings by an exclamation mark.
+    """
     table = _table(
         "", "member", "format", "architecture", "parameters", "input", "batch norms", "held-out %", "sha256", "classes"
     )
     for member in report.members:
-        mark = "BAD" if member.problem else "!" if member.warnings else "ok"
+        mark = "add" if member.can_be_added else "BAD" if member.problem else "!" if member.warnings else "ok"
         table.add_row(
             mark,
             member.name,
@@ -42,7 +45,7 @@ def inspection_table(report: ZooReport) -> Table:
             "" if member.held_out_accuracy is None else f"{100 * member.held_out_accuracy:.1f}",
             (member.sha256 or "?")[:12],
             f"{len(member.labels)}: {shorten(member.labels)}" if member.labels else "?",
-            style="bold red" if member.problem else "yellow" if member.warnings else None,
+            style="bold red" if mark == "BAD" else "yellow" if mark in ("add", "!") else None,
         )
     return table
 

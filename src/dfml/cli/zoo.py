@@ -184,7 +184,8 @@ def inspect(
     report = inspect_zoo(zoo, class_identity=identity, networks=networks)
     output.show(inspection_table(report))
     for member in report.members:
-        problems = [f"BAD: {member.problem}"] if member.problem else []
+        mark = "" if member.can_be_added else "BAD: "
+        problems = [f"{mark}{member.problem}"] if member.problem else []
         for message in (*problems, *member.warnings):
             output.say(f"{member.name}: {message}")
     for label, members in report.merges.items():

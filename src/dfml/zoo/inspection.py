@@ -49,6 +49,7 @@ class MemberReport:
         held_out_accuracy: Accuracy on held-out images, a fraction, if noted in its configuration.
         warnings: Properties that a user should know before relying on it.
         is_member: Whether the zoo has it as a member; False for another model file below its folder.
+        can_be_added: Whether `dfml zoo add` can make a file that is no member one.
     """
 
     name: str
@@ -63,6 +64,7 @@ class MemberReport:
     held_out_accuracy: float | None = None
     warnings: tuple[str, ...] = ()
     is_member: bool = True
+    can_be_added: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,14 @@ def _no_member(found: Found, zoo: Path) -> MemberReport:
     problem = f"{found.reason}; {found.fix}"
     if found.reason is None:
         problem = f"it is no member of the zoo; `dfml zoo add {printable(str(found.path), limit=500)}` makes it one"
-    return MemberReport(name, problem, format=found.kind.value, architecture=found.detail or None, is_member=False)
+    return MemberReport(
+        name,
+        problem,
+        format=found.kind.value,
+        architecture=found.detail or None,
+        is_member=False,
+        can_be_added=found.reason is None,
+    )
 
 
 def _inspect_open(zoo: Zoo) -> ZooReport:
