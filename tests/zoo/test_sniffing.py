@@ -90,7 +90,10 @@ def test_torchscript_and_pt2_of_torch_itself_are_recognised(tmp_path: Path) -> N
     network = nn.Sequential(nn.Linear(2, 2))
     program = torch.export.export(network, (torch.ones(1, 2),))
     torch.export.save(program, tmp_path / "a.pt2")
-    assert sniff(tmp_path / "a.pt2").kind is Kind.PT2
+    found = sniff(tmp_path / "a.pt2")
+    assert found.kind is Kind.PT2
+    assert "torch.export.load('a.pt2')" in found.fix
+    assert "allow_code: true" in found.fix
 
 
 @pytest.mark.parametrize(

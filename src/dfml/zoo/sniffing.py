@@ -221,7 +221,10 @@ def _zip(path: Path, file: BinaryIO) -> Found:
 
 def _runs_code(path: Path, kind: Kind) -> Found:
     reason = f"{kind.value} files run code of their author when they are opened, so dfml does not open them"
-    return Found(path, kind, "", reason, _OWNER.format(load=f"torch.jit.load({path.name!r})", out=_weights_name(path)))
+    name = repr(path.name)
+    load = f"torch.jit.load({name})" if kind is Kind.TORCHSCRIPT else f"torch.export.load({name}).module()"
+    pin = "; or, if you trust it, give it an entry in zoo.yaml with allow_code: true and its sha256 (docs/formats.md)"
+    return Found(path, kind, "", reason, _OWNER.format(load=load, out=_weights_name(path)) + pin)
 
 
 _OWNER = "ask its owner to run: model = {load}; torch.save(model.state_dict(), {out!r})"
