@@ -77,6 +77,23 @@ def test_a_channel_without_variance_is_a_warning(zoo_maker: ZooMaker) -> None:
     assert row.problem is None
 
 
+def test_many_layers_with_one_defect_are_summed_up(zoo_maker: ZooMaker) -> None:
+    folder, _ = zoo_maker.member(architecture="fewshot_resnet10", arguments={})
+
+    def zero_variances(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: value.index_fill(0, torch.tensor([0]), 0) if name.endswith("running_var") else value
+            for name, value in weights.items()
+        }
+
+    edit_weights(folder, zero_variances)
+    (row,) = inspect_zoo(zoo_maker.path).members
+    *named, rest = row.warnings
+    assert len(named) == 3
+    assert row.batch_norms is not None
+    assert rest == f"and {row.batch_norms - 3} more batch-norm layers likewise"
+
+
 def test_statistics_that_were_never_updated_are_a_warning(zoo_maker: ZooMaker) -> None:
     folder, _ = zoo_maker.member()
 

@@ -29,6 +29,7 @@ from dfml.zoo.vetting import check_networks, load_member, read_member_config, we
 from dfml.zoo.zoo import Zoo, common_size
 
 _MANY_CLASSES = 10  # times the median number of classes of the zoo's members
+_LAYERS_NAMED = 3  # batch-norm layers with the same defect that warnings name
 
 
 @dataclass(frozen=True)
@@ -222,18 +223,22 @@ def _with_network(report: MemberReport, classifier: PretrainedClassifier) -> Mem
 def _statistics_warnings(network: nn.Module) -> list[str]:
     """Defects of the running statistics, which inversion relies on."""
     names = {layer: name for name, layer in network.named_modules()}
-    warnings = []
+    warnings, untrained, zeros = [], [], []
     for layer in batch_norm_layers(network):
         mean, variance = layer.running_mean, layer.running_var
         assert isinstance(mean, Tensor)
         assert isinstance(variance, Tensor)
         dead = int((variance <= 0).sum())
         if dead:
-            warnings.append(f"{names[layer]}: {dead} of {len(variance)} channels have a running variance of zero")
+            zeros.append(f"{names[layer]}: {dead} of {len(variance)} channels have a running variance of zero")
         if not bool(mean.any()) and bool((variance == 1).all()):
-            warnings.append(
+            untrained.append(
                 f"{names[layer]}: its running statistics were never updated: they do not depend on the training images"
             )
+    for each in (zeros, untrained):
+        warnings += each[:_LAYERS_NAMED]
+        if len(each) > _LAYERS_NAMED:
+            warnings.append(f"and {len(each) - _LAYERS_NAMED} more batch-norm layers likewise")
     if not batch_norm_layers(network):
         warnings.append("no batch-norm layer has running statistics: inversion can use the labels only")
     return warnings
