@@ -135,8 +135,8 @@ def _warning(
         return f"the member itself recognises only {agreement:.0%} of its images: more steps or a larger label weight"
     if other is not None and other < chance + 0.125 * (1.0 - chance):
         return (
-            f"other members recognise {other:.0%}, chance is {chance:.0%}: noise that only this member accepts; "
-            "give batch_norm and total_variation more weight"
+            f"other members recognise {other:.0%}, chance is {chance:.0%}: noise that only this member accepts "
+            "(give batch_norm and total_variation more weight), or a member with wrong labels or normalisation"
         )
     if other is None and noise_distance > 0.0 and distance > 0.5 * noise_distance:
         return (
