@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dfml.errors import ZooMemberError
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.black_box import BlackBoxClassifier
 from dfml.zoo.inspection import inspect_zoo
+from dfml.zoo.pinned_code import ALLOWED
 from dfml.zoo.vetting import load_member, read_member_config
 from tests.factories import images
 
@@ -54,7 +56,25 @@ def write_entry(file: Path, **entry: Any) -> Path:
 
 
 def pin(file: Path) -> dict[str, Any]:
-    return {"allow_code": True, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    """Entries that pin a file; the user allows its code in the environment too."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    os.environ[ALLOWED] = f"{'1' * 64},{digest}"
+    return {"allow_code": True, "sha256": digest}
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOWED, "")  # restored after every test
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
+def test_a_zoo_cannot_pin_its_own_files(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = save(tmp_path / "zoo" / "model.bin", kind, network())
+    path = write_entry(file, format=kind, **pin(file))
+    for value in ("", "0" * 64):
+        monkeypatch.setenv(ALLOWED, value)
+        with pytest.raises(ZooMemberError, match=r"only zoo\.yaml allows it.*set DFML_ALLOW_CODE="):
+            load_member(read_member_config(path))
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "pt2"])

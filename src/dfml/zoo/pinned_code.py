@@ -1,13 +1,15 @@
 """Files that run code when they are opened (TorchScript, `.pt2`): only those that the user has pinned.
 
-An entry in `zoo.yaml` pins a file with `allow_code: true` and its `sha256`. The bytes whose digest was compared are
-the bytes that are opened.
+An entry in `zoo.yaml` pins a file with `allow_code: true` and its `sha256`. That is not enough, because a zoo of
+somebody else comes with a `zoo.yaml` of its own: the user must also name the digest in the environment variable
+`DFML_ALLOW_CODE`. The bytes whose digest was compared are the bytes that are opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,9 @@ from dfml.zoo.foreign_networks import ForeignNetworkError, OneByOne, require_gra
 from dfml.zoo.formats import MemberConfig
 from dfml.zoo.manifest import ManifestMember
 from dfml.zoo.members import Predicts
+
+ALLOWED = "DFML_ALLOW_CODE"
+"""Environment variable with the SHA-256 digests, separated by commas, of files whose code the user allows to run."""
 
 
 class PinnedCodeFormat:
@@ -66,6 +71,11 @@ class PinnedCodeFormat:
         if entry is None or not entry.allow_code or entry.sha256 != digest:
             fix = "if you trust its author, pin it in its entry in zoo.yaml: "
             raise ZooMemberError(config.path, self._refusal(entry), f"{fix}allow_code: true, and sha256: {digest}")
+        if digest not in os.environ.get(ALLOWED, "").split(","):
+            reason = (
+                f"{self._title} files can run code of their author when they are opened, and only zoo.yaml allows it"
+            )
+            raise ZooMemberError(config.path, reason, f"if you trust its author, set {ALLOWED}={digest}")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
