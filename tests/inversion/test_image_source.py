@@ -18,7 +18,8 @@ import dfml
 from dfml.errors import RunError, UsageError
 from dfml.images import resize_and_crop
 from dfml.inversion.engine import Target, balanced_labels, recover
-from dfml.inversion.image_source import ImageSource, RecoveredImages
+from dfml.inversion.image_source import ImageSource
+from dfml.inversion.inverted_batch import RecoveredImages
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import create_engine
 from dfml.zoo import Differentiable, Preprocessing, PretrainedClassifier, Zoo

@@ -74,8 +74,8 @@ def test_the_run_says_how_many_images_were_lost() -> None:
     run = students()
     ((confirmed, images),) = run.source.failures.confirmed.values()
     assert images == 8 * len(LABELS)
-    assert run.source.confirmation_metrics() == {"confirmed": confirmed / images}
-    (line,) = run.source.describe_losses()
+    assert run.source.failures.confirmation_metrics() == {"confirmed": confirmed / images}
+    (line,) = run.source.failures.describe_losses()
     assert line.endswith(f"have no label: member-000 {images - confirmed} of {images}")
 
 
@@ -132,7 +132,7 @@ def test_a_member_with_constant_predictions_is_excluded_in_its_first_round_and_t
     for iteration in range(1, 5):
         metrics = run.step(iteration)
         messages += run.source.pop_messages()
-    (line,) = [line for line in messages if line.startswith("member-001")]
+    (line,) = [line for line in messages if line.startswith("member-001 is excluded")]
     assert "predicts the same probabilities for all 32 images" in line
     assert set(run.source.failures.excluded) == {"member-001"}
     assert metrics["distillation_loss"] >= 0.0

@@ -17,6 +17,8 @@ from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.statistics import layers_without_variance
 
 _LEAST_CONFIRMED = 0.05  # fraction of a round's images that a member must recognise, far below any usable one
+_REPORTED_LOSS = 0.05  # fraction of a member's images
+_NAMED = 5  # members that a message names
 _CONSTANT = 1e-3  # mean standard deviation of values in [0, 1]: a quarter of a grey level of 256
 
 
@@ -99,6 +101,26 @@ class FailureTracker:
                 f"it recognised only {self.confirmed[name][0]} of {self.confirmed[name][1]} images that were recovered "
                 f"from it, and none or no more than chance in the last {self._patience} rounds"
             )
+
+    def confirmation_metrics(self) -> dict[str, float]:
+        """`confirmed`: fraction of all images checked so far that their own member recognised; empty before the first.
+
+        See `count_confirmed`, which counts them.
+        """
+        total = sum(images for _, images in self.confirmed.values())
+        return {"confirmed": sum(confirmed for confirmed, _ in self.confirmed.values()) / total} if total else {}
+
+    def describe_losses(self) -> list[str]:
+        """One line on the members that did not recognise over 5% of their images, worst first; empty without any."""
+        counts = [(images - confirmed, images, name) for name, (confirmed, images) in self.confirmed.items()]
+        lossy = sorted(
+            (each for each in counts if each[0] > _REPORTED_LOSS * each[1]), key=lambda each: -each[0] / each[1]
+        )
+        if not lossy:
+            return []
+        named = ", ".join(f"{name} {lost} of {images}" for lost, images, name in lossy[:_NAMED])
+        rest = f" and {len(lossy) - _NAMED} more members" if len(lossy) > _NAMED else ""
+        return [f"recovered images that their own member does not recognise have no label: {named}{rest}"]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""

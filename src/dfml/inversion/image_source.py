@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dfml import seeds
 from dfml.errors import RunError
-from dfml.images import resize_and_crop
-from dfml.inversion.engine import StudentRowLogits, Target, balanced_labels
+from dfml.inversion.engine import Engine, StudentRowLogits, Target, balanced_labels
 from dfml.inversion.failures import FailureTracker, reason_of_zero_variances
-from dfml.inversion.loss import InversionLoss
+from dfml.inversion.fallback import Fallback
+from dfml.inversion.inverted_batch import InvertedBatch, RecoveredImages, invert_batch, mean_losses
 from dfml.inversion.registry import (
     ENGINES,
     InversionConfig,
@@ -23,27 +23,11 @@ from dfml.inversion.registry import (
     missing_requirement,
     without_member_state,
 )
-from dfml.inversion.shared_images import first_occurrences, shared_image_indices
-from dfml.inversion.terms import BUILT_IN_TERMS
+from dfml.inversion.shared_images import shared_image_indices
 from dfml.inversion.time_budget import TimeBudget
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.probing import predictions_are_constant
 from dfml.zoo.zoo import Zoo
-
-_REPORTED_LOSS = 0.05  # fraction of a member's images
-_NAMED = 5  # members that a message names
-
-
-class RecoveredImages(NamedTuple):
-    """Images that a round has recovered from one member.
-
-    Attributes:
-        images: Images in [0, 1], at the size of the source.
-        labels: For every image the output of the member that it was recovered as.
-    """
-
-    images: Float[Tensor, "images 3 _size _size"]
-    labels: Int64[Tensor, " images"]
 
 
 class ImageSource:
@@ -84,6 +68,7 @@ class ImageSource:
     ) -> None:
         self.engine = create_engine(config, preprocessing, seed=seed, device=device)
         self.failures = FailureTracker(patience)
+        self._fallback = Fallback(config, seed)
         self.last: dict[str, float] = {}
         self.classes_per_round = config.classes_per_round
         self._entry = ENGINES.find(config.engine)
@@ -174,32 +159,42 @@ class ImageSource:
         Raises:
             RunError: If no member is left, or, after a failure, the engine's state or the learner is not finite.
         """
-        targets = self._targets(members, per_class, round_index)
-        run = self.engine.start(targets, round_index, student=student)
-        history = run.take_steps(self.engine.steps)
-        images = run.images()
-        kept = [
-            position
-            for position, target in enumerate(targets)
-            if self.failures.check(target, [losses[position] for losses in history], images[position])
-        ]
-        self._report({target.name for position, target in enumerate(targets) if position not in kept}, learner_weights)
-        self.engine.learn(run, kept)
-        self.last = _means([history[-1][position] for position in kept]) if history else {}
-        size, found = self._preprocessing.size, {}
-        firsts = first_occurrences([targets[position].images for position in kept])
-        for position, first in zip(kept, firsts, strict=True):
-            own, labels = images[position], targets[position].labels
-            if first is not None:
-                own, labels = own[first], labels[first]
-            if len(own):
-                found[members[position]] = RecoveredImages(resize_and_crop(own, size), labels)
+        plain = [index for index in members if not self._fallback.has(self._zoo.name(index))]
+        batches = [self._invert(self.engine, plain, per_class, round_index, student)] if plain else []
+        retried = {index for batch in batches for index in self._unrecognised(batch)}
+        others = [index for index in members if index not in plain or index in retried]
+        batches = [batch.without(retried) for batch in batches]
+        if self._fallback.engine and others:
+            batches.append(self._invert(self._fallback.engine, others, per_class, round_index, student))
+        usable = [batch.keep(self.failures.check) for batch in batches]
+        names = {self._zoo.name(index) for batch in usable for index, _, _ in batch}
+        self._report({self._zoo.name(index) for index in members} - names, learner_weights)
+        for batch in usable:
+            batch.learn()
+        self.last = mean_losses([loss for batch in usable for loss in batch.last_losses()])
+        found = {index: images for batch in usable for index, images in batch.collect(self._preprocessing.size)}
+        return {index: found[index] for index in members if index in found}
+
+    def _invert(
+        self, engine: Engine, members: Sequence[int], per_class: int, round_index: int, student: StudentRowLogits | None
+    ) -> InvertedBatch:
+        shares_pixels = self._entry.shares_pixels and engine is self.engine
+        targets = self._targets(members, per_class, round_index, shares_pixels)
+        return invert_batch(engine, members, targets, round_index, student)
+
+    def _unrecognised(self, batch: InvertedBatch) -> set[int]:
+        """Members that do not recognise their first images, and are to be inverted by the fallback."""
+        found = set()
+        for index, target, images in batch:
+            if message := self._fallback.decide(target, images):
+                self._messages.append(message)
+                found.add(index)
         return found
 
-    def _targets(self, members: Sequence[int], per_class: int, round_index: int) -> list[Target]:
+    def _targets(self, members: Sequence[int], per_class: int, round_index: int, shares_pixels: bool) -> list[Target]:
         labels = [self.labels(index, per_class, round_index) for index in members]
         image_indices: list[Tensor] | list[None] = [None] * len(members)
-        if self._entry.shares_pixels:
+        if shares_pixels:
             classes = [
                 torch.tensor(self._zoo.classes.of_member[index], device=self._device)[member_labels]
                 for index, member_labels in zip(members, labels, strict=True)
@@ -261,27 +256,6 @@ class ImageSource:
         self._messages.append(f"{name} is excluded: {self.failures.excluded[name]}")
         self._require_members()
 
-    def confirmation_metrics(self) -> dict[str, float]:
-        """`confirmed`: fraction of all images checked so far that their own member recognised; empty before the first.
-
-        See `confirmed`, which checks them.
-        """
-        counts = self.failures.confirmed.values()
-        total = sum(images for _, images in counts)
-        return {"confirmed": sum(confirmed for confirmed, _ in counts) / total} if total else {}
-
-    def describe_losses(self) -> list[str]:
-        """One line on the members that did not recognise over 5% of their images, worst first; empty without any."""
-        counts = [(images - confirmed, images, name) for name, (confirmed, images) in self.failures.confirmed.items()]
-        lossy = sorted(
-            (each for each in counts if each[0] > _REPORTED_LOSS * each[1]), key=lambda each: -each[0] / each[1]
-        )
-        if not lossy:
-            return []
-        named = ", ".join(f"{name} {lost} of {images}" for lost, images, name in lossy[:_NAMED])
-        rest = f" and {len(lossy) - _NAMED} more members" if len(lossy) > _NAMED else ""
-        return [f"recovered images that their own member does not recognise have no label: {named}{rest}"]
-
     def pop_messages(self) -> list[str]:
         """Return and forget which members were excluded or limited since the last call, and why."""
         messages, self._messages = self._messages, []
@@ -320,7 +294,9 @@ class ImageSource:
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values for a checkpoint."""
-        return self.engine.state_dict(), {"engine": self._config.engine, "failures": self.failures.state_dict()}
+        tensors, decided = self._fallback.state_dict()
+        values = {"engine": self._config.engine, "failures": self.failures.state_dict(), "fallback": decided}
+        return self.engine.state_dict() | tensors, values
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -335,16 +311,4 @@ class ImageSource:
             )
         self.engine.load_state_dict(tensors)
         self.failures.load_state_dict(values["failures"])
-
-
-def _means(losses: list[InversionLoss]) -> dict[str, float]:
-    if not losses:
-        return {}
-    parts = {
-        "inversion_loss": [loss.label for loss in losses],
-        "batch_norm_distance": [loss.batch_norm for loss in losses],
-        "disagreement": [loss.disagreement for loss in losses],
-    }
-    for name in losses[0].parts.keys() - set(BUILT_IN_TERMS):
-        parts[f"inversion_{name}"] = [loss.parts[name] for loss in losses]
-    return {name: torch.stack(values).mean().item() for name, values in parts.items()}
+        self._fallback.load_state_dict(tensors, values.get("fallback", {}))

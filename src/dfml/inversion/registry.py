@@ -133,6 +133,10 @@ class InversionConfig(FrozenSettings):
     """Largest cost of one member's round in a training, relative to a Conv4 with 64 channels and `classes_per_round`
     classes at 32 x 32 pixels; 0: no limit. A member that costs more has images of fewer classes per round (at least
     five), then fewer images of each, then fewer steps; the run says which. `dfml invert` recovers all images."""
+    fallback: PixelInversionConfig | None = None
+    """Settings of engine `ei` for members that recognise at most half of the images which `engine` recovers from them
+    in their first round of a training: their images are recovered by these settings then and later. None: all members
+    are inverted by `engine`."""
     five: FiveConfig = FiveConfig()
     fast_dfkd: FastDfkdConfig = FastDfkdConfig()
     cmi: ContrastiveConfig = ContrastiveConfig()
@@ -166,6 +170,11 @@ class InversionConfig(FrozenSettings):
                     raise ValueError(f"{name}: {error}") from error
         return values
 
+    @property
+    def memory_limit(self) -> int:
+        """`memory` in bytes."""
+        return int(self.memory * 2**30)
+
     def section(self, engine: str | None = None) -> Any:
         """Settings of an engine; of the chosen one by default."""
         name = engine or self.engine
@@ -197,7 +206,7 @@ def create_engine(
     together = stacked if stacked is not None else device is not None and device.type == "cuda"
     entry = ENGINES.find(config.engine)
     engine = entry.create(config.section(), preprocessing, seed=seed, device=device, stacked=together)
-    engine.memory_limit = int(config.memory * 2**30)
+    engine.memory_limit = config.memory_limit
     return engine
 
 

@@ -29,7 +29,8 @@ from dfml import seeds
 from dfml.errors import UsageError
 from dfml.images import to_bytes, to_float
 from dfml.inversion.agreement import CrossMemberAgreement
-from dfml.inversion.image_source import ImageSource, RecoveredImages
+from dfml.inversion.image_source import ImageSource
+from dfml.inversion.inverted_batch import RecoveredImages
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import LearnedEngine
 from dfml.inversion.views import AnyView, sample_view
@@ -161,12 +162,12 @@ class FreeRun(TrainingRun):
         if iteration <= self.config.warm_up:
             return metrics
         self._store(recovered, iteration)
-        metrics |= self.source.confirmation_metrics()
+        metrics |= self.source.failures.confirmation_metrics()
         if recovered and self.config.alignment != "none":
             metrics |= self._bell_distillation(recovered, iteration)
         metrics["alignment_seconds"] = time.perf_counter() - start - metrics["recovery_seconds"]
         if iteration == self.iterations:
-            self._messages = [*self.source.describe_losses(), *self.agreement.warnings()]
+            self._messages = [*self.source.failures.describe_losses(), *self.agreement.warnings()]
         if self.config.replay != "none":
             replay_start = time.perf_counter()
             metrics |= self._bell_replay(iteration)

@@ -29,7 +29,8 @@ from torch import Tensor
 from dfml import seeds
 from dfml.images import resize_and_crop, to_bytes, to_float
 from dfml.inversion.agreement import CrossMemberAgreement
-from dfml.inversion.image_source import ImageSource, RecoveredImages
+from dfml.inversion.image_source import ImageSource
+from dfml.inversion.inverted_batch import RecoveredImages
 from dfml.inversion.registry import LearnedEngine
 from dfml.learners.classifier import select_prefix
 from dfml.learners.embedding import episode_loss
@@ -131,9 +132,9 @@ class ZooStudentRun(TrainingRun):
         inverted = time.perf_counter()
         self._query_teachers(recovered, iteration)
         queried = time.perf_counter()
-        metrics = {**self.source.last, **self.source.confirmation_metrics(), **self._distil(iteration)}
+        metrics = {**self.source.last, **self.source.failures.confirmation_metrics(), **self._distil(iteration)}
         if iteration == self.iterations:
-            self._messages += [*self.source.describe_losses(), *self.agreement.warnings()]
+            self._messages += [*self.source.failures.describe_losses(), *self.agreement.warnings()]
         return metrics | {
             "recovery_seconds": inverted - start,
             "query_seconds": queried - inverted,

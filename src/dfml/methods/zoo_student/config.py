@@ -55,8 +55,11 @@ class ZooStudentConfig(TrainingConfig):
             clip=False,
             weights=InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001),
         ),
+        fallback=PixelInversionConfig(search_steps=60),
     )
-    """Inversion engine, and the settings of each engine."""
+    """Inversion engine, and the settings of each engine. Members that do not recognise the images recovered by the loss
+    of PURER, as most networks deeper than Conv4, are inverted by another one (`fallback`): a student of Conv4 members
+    is about half a point more accurate with the first loss (docs/results/architectures.md)."""
     members_per_step: PositiveInt = 1
     """Number of members that images are recovered from in a meta-iteration; all members take turns."""
     images_per_class: PositiveInt = 20
