@@ -1,7 +1,7 @@
 """`InversionConfig.fallback`: members that do not recognise their first images are inverted by other settings.
 
-The members have three classes and images of 16 x 16 pixels. One of them predicts its first class for every image, so that
-it recognises a third of its images, whatever the engine.
+The members have three classes and images of 16 x 16 pixels. One of them predicts its first class for every image, so
+that it recognises a third of its images, whatever the engine.
 """
 
 from __future__ import annotations

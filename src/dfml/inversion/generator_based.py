@@ -1,11 +1,15 @@
-"""Inversion by generators: each member gets a copy of one generator, which some steps adapt to the member.
+"""Inversion by generators: for each member, a network that turns random vectors into images is trained on its loss.
 
-Shared by FIVE, FastDFKD and CMI, which differ in the weights that the copies start from and in what is kept afterwards.
+Shared by three engines (docs/papers.md): FIVE, the fast inversion of FREE (Wei et al., CVPR 2024), FastDFKD (Fang et
+al., AAAI 2022) and CMI (Fang et al., IJCAI 2021). In every round each member gets generator weights of its own, a
+*copy*: for FIVE and FastDFKD a copy of the meta-generator, for CMI new random weights. Some optimiser steps adapt the
+copy, together with one latent vector per image, to the member; then the copy generates the images. The engines differ
+in the weights that a copy starts from, in additional loss terms, and in what they keep for the next round.
 
-Memory: what a member's backward pass takes is bounded by the engine's memory limit. More images than fit are passed
-through the member in chunks (`dfml.inversion.chunked_gradient`); their exact gradient then goes back through the
-generator once. The generator's own activations are those of all images of a target, because it normalises over them;
-they are not bounded by the limit.
+Memory: the engine's memory limit bounds the backward pass through a member. More images than fit are passed through
+the member in chunks (`dfml.inversion.chunked_gradient`), whose exact gradient then goes back through the generator
+once. The limit does not bound the generator's own activations: its batch-norm layers use the statistics of all images
+of a target, which therefore pass through it together.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ class GeneratorConfig(FrozenSettings):
     """Settings of a generator and of its steps on one member; the defaults are those of FREE."""
 
     steps: PositiveInt = 5
-    """Number of steps on a member (k in FREE)."""
+    """Number of Adam steps for a member in a round (k in FREE)."""
     lr: PositiveFloat = 0.001
     """Learning rate of Adam for the member's copy of the generator."""
     latent_lr: NonNegativeFloat = 0.001
@@ -49,13 +53,15 @@ class GeneratorConfig(FrozenSettings):
     latent: PositiveInt = 256
     """Length of a latent vector."""
     width: PositiveInt = 128
-    """Number of channels of the generator's first feature maps; its cost grows with the square."""
+    """Number of channels of the generator's first feature maps; the later ones have as many or half. The number of its
+    operations grows with the square."""
     label_input: NonNegativeFloat = 0.0
-    """Scale of a random code of the label that is added to the latent vector of an image; 0 (FREE): the generator gets
-    no label as input."""
+    """Scale s of the label in the generator's input: an image of label y starts from the latent vector z + s * c[y]; z
+    and the fixed code c[y] of each label are standard normal. 0 (FREE): the generator's input has no label."""
     weights: InversionWeights = InversionWeights(
         batch_norm=0.0, disagreement=1.0, total_variation=0.0, l2=0.0, jitter=4, wrap=False, flip=True
     )
+    """Weights of the terms of the inversion loss, and the random views of the images."""
 
 
 @dataclass
@@ -63,10 +69,10 @@ class GeneratorCopy:
     """A member's copy of the generator and the gradients of its steps.
 
     Attributes:
-        weights: Weights of the copy (phi_i in FREE), leaf tensors.
-        latents: Latent vectors (z_i), a leaf tensor, one row per image.
-        last: Gradient of the weights at the last step.
-        total: Sum of the gradients of all steps; empty unless they are accumulated.
+        weights: Parameters of the copy (phi_i in FREE) by name; leaf tensors that require gradients.
+        latents: Latent vectors (z_i), `(images, latent)`; a leaf tensor that requires gradients.
+        last: Gradient of each of the `weights` at the last step; empty before the first.
+        total: Sum of these gradients over all steps; empty unless they are accumulated (`accumulate`).
     """
 
     weights: GeneratorWeights
@@ -76,22 +82,27 @@ class GeneratorCopy:
 
 
 class GeneratorInversionRun(InversionRun):
-    """The inversion of some members by copies of a generator.
+    """The inversion of some members in one round, each by its own copy of the generator.
+
+    A subclass may add a term to each target's loss (`extra_loss`); it overrides `extra_weights` too if the term has
+    weights of its own. Create these before calling `__init__`, which reads `extra_weights` to build the optimiser.
 
     Args:
         config: Settings of the steps.
-        network: The generator as a function; its own weights are not used.
-        starts: For every target the weights that its copy starts from.
-        preprocessing: Size, mean and standard deviation of the generated images; members resize and normalise on their
-            own.
-        targets: See `Engine.start`.
+        network: The generator. It is called with the weights of a copy (`torch.func.functional_call`); its own
+            parameters are not used.
+        starts: For every target the weights that its copy starts from, by parameter name.
+        preprocessing: Size of the generated images; its mean and standard deviation normalise them for the image priors
+            and the views. Members receive images in [0, 1] and resize and normalise these themselves.
+        targets: The members, and the labels of the images to recover.
         seed: Seed of latent vectors and views.
-        round_index: See `Engine.start`.
-        student: See `Engine.start`.
-        previous_statistics: See `InversionRun`.
-        accumulate: Whether to sum the gradients of all steps.
-        stacked: Whether targets of one architecture with equally many images are evaluated in one call, as many of them
-            as the memory allows.
+        round_index: Number of the round; the draws differ between rounds.
+        student: Student logits; images maximise the divergence between member and student. None disables the term.
+        previous_statistics: For every target the EMA of the batch-norm statistics of earlier rounds (momentum); None:
+            there are none.
+        accumulate: Whether to sum the gradients of all steps in `GeneratorCopy.total`.
+        stacked: Whether to evaluate targets in one call (`torch.func.vmap`) that have the same architecture, number of
+            images and state of the momentum, and no limit of steps; as many at once as the memory allows.
         memory: Memory in bytes that one backward pass through members may take; see `Engine.memory_limit`.
     """
 
@@ -135,7 +146,7 @@ class GeneratorInversionRun(InversionRun):
         latents = torch.randn(len(target.labels), self._network.latent, generator=generator)
         if self.config.label_input:
             latents = latents + self.config.label_input * self._codes(target)
-        # A float64 generator draws the same latents.
+        # Drawn in float32 and converted, so that a generator in float64 starts from the same values.
         latents = latents.to(target.labels.device, next(iter(weights.values())).dtype).requires_grad_()
         return GeneratorCopy(weights, latents, {}, {})
 
@@ -151,7 +162,8 @@ class GeneratorInversionRun(InversionRun):
 
     def _codes(self, target: Target) -> Tensor:
         codes = [
-            # The same codes in every run: a generator that one run has trained may be used by another.
+            # Seed 0 whatever the seed of the run: a generator that one run has trained knows these codes, and another
+            # run may use it (`dfml invert --from`).
             torch.randn(self._network.latent, generator=seeds.generator(0, "code", output))
             for output in range(len(target.network.labels))
         ]
@@ -160,8 +172,9 @@ class GeneratorInversionRun(InversionRun):
     def step(self) -> list[InversionLoss]:
         """See `InversionRun.step`."""
         generator = seeds.generator(self._seed, "view", self._round_index, self.done)
-        most = max(len(target.labels) for target in self.targets)
-        view = sample_view(self.config.weights, generator, most, self.preprocessing.size)
+        # One view for all targets, because stacked ones are evaluated in one call.
+        most_images = max(len(target.labels) for target in self.targets)
+        view = sample_view(self.config.weights, generator, most_images, self.preprocessing.size)
         losses: dict[int, InversionLoss] = {}
         for key, group in self._groups.items():
             losses |= self._stacked(self._stacks[key], group, view)
@@ -178,13 +191,14 @@ class GeneratorInversionRun(InversionRun):
                 copy.total = {n: total[n] + gradient if total else gradient for n, gradient in copy.last.items()}
             for name, value in copy.weights.items():
                 value.grad = copy.last[name]
+        # One optimiser for all copies: gradients were set per target above, and targets are independent of each other.
         self._optimiser.step()
         self.done += 1
         self._last |= {index: loss.detach() for index, loss in losses.items()}
         return [self._last[index] for index in range(len(self.targets))]
 
     def _stop(self, index: int) -> None:
-        """Drop the gradients of a target that has taken all its steps, so that the optimiser leaves it as it is."""
+        """Drop the gradients of a target that has taken all its steps: Adam skips tensors without a gradient."""
         copy = self.copies[index]
         for value in (copy.latents, *copy.weights.values(), *self.extra_weights(index)):
             value.grad = None
@@ -198,17 +212,26 @@ class GeneratorInversionRun(InversionRun):
         total = loss.total if extra is None else loss.total + extra
         leaves = [copy.latents, *weights, *copy.weights.values()]
         copy.latents.grad, *gradients = torch.autograd.grad(total, leaves)
-        for value, gradient in zip(weights, gradients, strict=False):
+        for value, gradient in zip(weights, gradients[: len(weights)], strict=True):
             value.grad = gradient
         copy.last = dict(zip(copy.weights, gradients[len(weights) :], strict=True))
         return loss
 
     def extra_weights(self, index: int) -> Sequence[Tensor]:
-        """Weights of `extra_loss` that are trained together with one target's generator."""
+        """Weights of `extra_loss` that are trained together with one target's copy, at the same learning rate.
+
+        Args:
+            index: Index of the target.
+        """
         return ()
 
     def extra_loss(self, index: int, images: Float[Tensor, "images 3 size size"]) -> Tensor | None:
-        """A further term of one target's loss; None: there is none."""
+        """A further term of one target's loss; None: there is none. Not computed for stacked targets.
+
+        Args:
+            index: Index of the target.
+            images: The generated images in [0, 1], before the random view.
+        """
         return None
 
     def _stacked(self, stack: MemberStack, group: list[int], view: AnyView) -> dict[int, InversionLoss]:
@@ -251,6 +274,7 @@ class GeneratorInversionRun(InversionRun):
         return losses
 
     def _generate(self, weights: GeneratorWeights, latents: Tensor) -> Tensor:
+        """Images in [0, 1], which the generator's last layer, a sigmoid, ensures."""
         images: Tensor = functional_call(self._network, weights, (latents,))
         return images
 
@@ -279,19 +303,26 @@ class GeneratorInversionRun(InversionRun):
 
     @torch.no_grad()
     def images(self) -> list[Tensor]:
-        """Images in the size that the generator produces."""
+        """See `InversionRun.images`; the size is that of `preprocessing`, whatever a member's input size."""
         return [self._generate(copy.weights, copy.latents) for copy in self.copies]
 
 
 def _groups(
     targets: Sequence[Target], previous: Sequence[EmaStatistics], chunks: Sequence[int]
 ) -> dict[object, list[int]]:
-    """Targets that can be evaluated in one call; a member's first round has no previous statistics to stack.
+    """Group targets that can be evaluated in one call, as many in a group as the memory allows.
+
+    They have the same architecture and number of images; all or none have `Target.rows`, and previous statistics (which
+    a member lacks in its first round). A target whose images do not fit one backward pass, or whose steps are limited,
+    is in no group.
 
     Args:
         targets: All targets.
-        previous: For every target the statistics of earlier rounds.
+        previous: For every target the EMA statistics of earlier rounds; empty without any.
         chunks: For every target the number of images that may be in one backward pass.
+
+    Returns:
+        Key of a group -> indices of its targets.
     """
     groups: dict[object, list[int]] = {}
     places: Counter[object] = Counter()
