@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,3 +172,18 @@ def test_momentum_is_refused() -> None:
 
 def _quick() -> InversionConfig:
     return build_config(InversionConfig, {"engine": "consensus", "consensus": {"search_steps": 1, "steps": 1}})
+
+
+def test_a_member_takes_part_in_no_more_steps_than_its_limit() -> None:
+    members = Zoo.of([member(0, ("a", "b")), member(1, ("c", "d"))])
+    first, second = targets(members)
+    engine = ConsensusInversion(ConsensusConfig(search_steps=0, steps=6), PREPROCESSING)
+    run = engine.start([replace(first, steps=2), second])
+    losses = run.take_steps(6)
+    assert len(losses) == 6
+    assert losses[0][0] is not losses[1][0]
+    assert all(each[0] is losses[1][0] for each in losses[2:])
+    assert len({each[1].total.item() for each in losses}) == 6
+    both = engine.start([replace(target, steps=2) for target in (first, second)])
+    assert len(both.take_steps(6)) == 2
+    assert both.finished

@@ -93,6 +93,7 @@ class _ConsensusRun(InversionRun):
         self._optimiser = torch.optim.Adam([self._pixels], lr=engine.config.lr)
         self._schedule = SearchSchedule(engine.config)
         self._losses: list[InversionLoss] = []
+        self._taken = [0] * len(self.targets)  # steps in which each member took part
         self._chunks: dict[int, int] = {}
 
     def _initial_pixels(self) -> Tensor:
@@ -118,7 +119,12 @@ class _ConsensusRun(InversionRun):
     @property
     def finished(self) -> bool:
         """See `InversionRun.finished`."""
-        return self._schedule.finished
+        return self._schedule.finished or not any(self._has_steps(position) for position in range(len(self.targets)))
+
+    def _has_steps(self, position: int) -> bool:
+        """Whether a member may still take part (`Target.steps`)."""
+        most = self.targets[position].steps
+        return most is None or self._taken[position] < most
 
     def step(self) -> list[InversionLoss]:
         """See `InversionRun.step`.
@@ -130,6 +136,7 @@ class _ConsensusRun(InversionRun):
         gradient = torch.zeros_like(self._pixels)
         for position in chosen:
             loss, own = self._member_gradient(position, factor)
+            self._taken[position] += 1
             if self.done:
                 self._losses[position] = loss
             else:
@@ -152,7 +159,7 @@ class _ConsensusRun(InversionRun):
         return list(self._losses)
 
     def _members_of_step(self) -> list[int]:
-        """Members of this step: in random order, each that still has an image with too few members."""
+        """Members of this step: in random order, each that has steps left and an image with too few members."""
         if not self.done:
             return list(range(len(self.targets)))
         wanted = self._engine.config.members_per_class
@@ -160,7 +167,7 @@ class _ConsensusRun(InversionRun):
         counts, chosen = torch.zeros(len(self._pixels), dtype=torch.int64), []
         for position in torch.randperm(len(self.targets), generator=generator).tolist():
             indices = self._indices[position].cpu()
-            if bool((counts[indices] < wanted).any()):
+            if self._has_steps(position) and bool((counts[indices] < wanted).any()):
                 counts[indices] += 1
                 chosen.append(position)
         return chosen

@@ -42,7 +42,8 @@ class Target:
             of the image within one set that all targets of a run have in common. None: the target has images of its
             own.
         steps: Largest number of steps for this target (`dfml.inversion.time_budget`); it keeps its images in further
-            ones. None: no other limit than that of the run. Engines that share pixels do not use it.
+            ones. In engines that share pixels, the largest number of steps in which its member takes part. None: no
+            other limit than that of the run.
     """
 
     name: str
