@@ -1,4 +1,7 @@
-"""Suites of zoos, methods and tasks, measured cell by cell: every method on the same zoos and the same episodes."""
+"""Benchmarks: every method of a suite on the same zoos and the same episodes.
+
+A suite (YAML) names zoos, methods, scenarios and tasks; a cell is one training with the evaluations of its learner.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 SUITES, ENDING = "suites", ".yaml"
+"""Folder of the shipped suites in this package, and the ending of their files."""
 
 
 def shipped_suites() -> tuple[str, ...]:

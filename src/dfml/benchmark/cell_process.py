@@ -1,6 +1,6 @@
 """What a child process of a benchmark does: build one zoo, or train one cell and evaluate its learner.
 
-Every result is a file that is complete or absent, so a process that was killed is followed by one that does the rest.
+Every result is a file that is complete or absent: after a process was killed, the next one computes what is absent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dfml.training.run_folder import RunFolder, list_snapshots
 from dfml.zoo.zoo import Zoo
 
 RUN, TRAINED, IMAGES = "run", "trained.json", "images.png"
-"""In the folder of a cell: the run, what was measured of the training, and a sheet of its recovered images."""
+"""In the folder of a cell: the run folder, costs of the training (JSON), and a contact sheet of recovered images."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class ZooJob:
 
     Attributes:
         name: Name of the zoo in the suite.
-        spec: The zoo.
-        folder: Its folder, which may hold a part of it.
+        spec: Its data, members and recipe.
+        folder: Its folder; may hold an unfinished zoo, which is then resumed.
         datasets: Located data sets by name.
-        device: Name of the device to train on.
+        device: Device to train on: `auto`, or a name that `torch.device` takes.
         threads: Number of CPU threads; as many members are trained at once.
     """
 
@@ -83,15 +83,15 @@ class ZooJob:
 
 @dataclass(frozen=True)
 class Episodes:
-    """What all evaluations of a benchmark have in common.
+    """Settings that all evaluations of a benchmark share.
 
     Attributes:
-        protocol: Evaluation protocol.
+        protocol: `strict` or `paper` (glossary).
         query: Query images per class.
-        episodes: Number of episodes.
+        episodes: Number of episodes per evaluation.
         seed: Seed of the episodes.
         split: Part of the data whose classes are the unseen ones.
-        curve_episodes: Episodes of each point of a learning curve; 0: no curves.
+        curve_episodes: Number of episodes per point of a learning curve; 0: no curves.
     """
 
     protocol: ProtocolName
@@ -107,14 +107,14 @@ class CellJob:
     """A cell to train and to evaluate.
 
     Attributes:
-        cell: The cell.
-        folder: Its folder, which may hold a part of the work.
+        cell: The training: method, settings, zoos, seed.
+        folder: Its folder; may hold results of an earlier process, which are kept.
         zoo_paths: Folders of its zoos.
-        measurements: The evaluations, with the file that each is written to.
-        with_curves: Those whose learning curve is drawn too.
+        measurements: The evaluations, each with the file that its result is written to.
+        with_curves: The evaluations that also have a learning curve: the accuracy of every snapshot of the run.
         datasets: Located data sets by name.
-        episodes: What all evaluations have in common.
-        device: Name of the device.
+        episodes: Settings that all evaluations share.
+        device: Device to train on: `auto`, or a name that `torch.device` takes.
         threads: Number of CPU threads.
     """
 
@@ -135,7 +135,7 @@ class CellJob:
 
     @property
     def images(self) -> Path:
-        """File of the sheet of its recovered images; there is none if its run keeps no images."""
+        """File of the contact sheet of recovered images; absent if the run keeps no images."""
         return self.folder / IMAGES
 
     @property
@@ -144,7 +144,7 @@ class CellJob:
         return (self.folder / TRAINED).exists() and all(path.exists() for _, path in self.measurements)
 
     def run(self) -> None:
-        """Do what is missing: train, or go on with the training; then evaluate, one file per evaluation.
+        """Do what is missing: train, or resume the training; then evaluate, one file per evaluation.
 
         Raises:
             DfmlError: If the training or an evaluation fails.
@@ -168,6 +168,7 @@ class CellJob:
         start = time.perf_counter()
         learner = method.fit(zoo, out=self.folder / RUN, resume=True, device=self.device)
         rows = RunFolder(self.folder / RUN).read_metrics()
+        # The rows of a resumed run include the time before the interruption; methods of 0 iterations have no rows.
         seconds = sum(row["seconds"] for row in rows) if rows else time.perf_counter() - start
         sheets = recovered_images(method.run_, self.cell.row, zoo)
         if sheets:
@@ -205,14 +206,14 @@ class CellJob:
 def measurement_file(
     folder: Path, measurement: Measurement, episodes: Episodes, images: str, *, with_curve: bool
 ) -> Path:
-    """File of an evaluation, named by what it depends on.
+    """File of an evaluation. Its name has a digest of all that the result depends on, so that no old result is reused.
 
     Args:
         folder: Folder of the cell.
         measurement: The evaluation.
-        episodes: What all evaluations have in common.
-        images: Digest of the data set.
-        with_curve: Whether it comes with a learning curve.
+        episodes: Settings that all evaluations share.
+        images: SHA-256 of the test classes, labels and images (`dfml.pretraining.record.dataset_record`).
+        with_curve: Whether the file also holds a learning curve.
     """
     common = [episodes.protocol, episodes.query, episodes.episodes, episodes.seed, episodes.split, images]
     curve = episodes.curve_episodes if with_curve else 0
@@ -220,10 +221,10 @@ def measurement_file(
 
 
 def read_evaluation(path: Path) -> LearnerEvaluation:
-    """Read what `CellJob.run` has written.
+    """Read an evaluation that `CellJob.run` has written.
 
     Raises:
-        OSError: If there is no such file.
+        OSError: If the file is missing or cannot be read.
     """
     values = json.loads(path.read_text(encoding="utf-8"))
     curve = {int(iteration): _evaluation(each) for iteration, each in values.pop("curve").items()}
@@ -231,26 +232,26 @@ def read_evaluation(path: Path) -> LearnerEvaluation:
 
 
 def _evaluation(values: dict[str, Any]) -> Evaluation:
-    derived = ("accuracy", "ci", "episodes")
+    derived = ("accuracy", "ci", "episodes")  # properties of `Evaluation`, which `as_dict` adds
     given = {name: value for name, value in values.items() if name not in derived}
     shot = tuple(given["shot"]) if isinstance(given["shot"], list) else given["shot"]
     return Evaluation(**{**given, "accuracies": tuple(given["accuracies"]), "shot": shot})
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write plain values as a whole file; its folder is made."""
+    """Write plain values as JSON, atomically; missing folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps(values) + "\n")
 
 
 def prepare_process(threads: int) -> None:
-    """Configure torch in a child process."""
+    """Set the number of CPU threads of torch, and let the allocator keep freed memory, in a child process."""
     keep_freed_memory()
     torch.set_num_threads(threads)
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Largest memory that this process has had so far, in bytes: resident, and on the GPU where it computes on one."""
+    """Largest memory use of this process so far, in bytes: `resident`, and `gpu` if the device is one."""
     found = {"resident": _peak_resident()}
     if device.type == "cuda":
         found["gpu"] = torch.cuda.max_memory_allocated(device)

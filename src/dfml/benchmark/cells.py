@@ -1,7 +1,7 @@
-"""Cells of a benchmark: one training each (a method, its zoos, a seed), with all evaluations of its learner.
+"""Cells of a benchmark: a cell is one training (a method, its zoos, a seed) with all evaluations of its learner.
 
-The folder of a zoo and of a cell is named by what it depends on. A benchmark that is resumed after its suite was
-changed therefore computes what is new, and takes no result that belongs to other settings.
+The folder of a zoo or a cell has in its name a digest of the settings that it depends on. A benchmark that is resumed
+after a change of its suite therefore computes only what is new, and reuses no result of other settings.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from dfml.methods import find_method
 from dfml.settings import build_config, override
 from dfml.training.loop import TrainingConfig
 
-_DIGITS = 10  # of the digest in the name of a folder
+_DIGITS = 10  # hexadecimal digits of a digest in a file name
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training.
+    """The training of a cell.
 
     Attributes:
         row: Name of the method's row in the tables.
         method: Name of the method, or `MODULE:CLASS`.
         settings: All settings of the method, as plain values.
         zoos: Names of the zoos that it learns from.
-        zoo_digests: What each zoo depends on.
+        zoo_digests: For each zoo, the digest of its entry in the suite or, of an existing zoo, of its path.
         seed: Seed of the training.
-        shot: Support images per class that it is trained for, where there is one training for each; else None.
+        shot: Support images per class that it is trained for (`MethodSpec.per_shot`); None: one training for all.
     """
 
     row: str
@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Name of its folder."""
+        """Name of its folder: row, zoos, seed and a digest of method, settings and zoos."""
         digest = digest_of([self.method, self.settings, self.zoo_digests])
         shot = [] if self.shot is None else [f"{self.shot}-shot"]
         return slug(*(self.row, *self.zoos, *shot, f"seed-{self.seed}", digest))
@@ -65,12 +65,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One evaluation of a learner.
+    """One evaluation of a learner: a data set and the kind of its episodes.
 
     Attributes:
         dataset: Name of the data set in the suite.
         way: Classes per episode.
-        shot: Support images per class.
+        shot: Support images per class, or their range (FEWEST, MOST).
     """
 
     dataset: str
@@ -79,14 +79,14 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """Beginning of the name of its file."""
+        """First part of the name of its file, such as `glyphs-5-way-1-shot`."""
         shots = self.shot if isinstance(self.shot, int) else f"{self.shot[0]}-to-{self.shot[1]}"
         return slug(self.dataset, f"{self.way}-way", f"{shots}-shot")
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A training and what is measured of its learner.
+    """A training and the evaluations of its learner.
 
     Attributes:
         cell: The training.
@@ -98,11 +98,11 @@ class PlannedCell:
 
 
 def plan_cells(suite: Suite, zoo_digests: Mapping[str, str]) -> list[PlannedCell]:
-    """List all trainings of a suite with their evaluations; what several scenarios share is there once.
+    """List all trainings of a suite with their evaluations; a training that several scenarios share is listed once.
 
     Args:
         suite: The suite.
-        zoo_digests: Name of each zoo -> what it depends on.
+        zoo_digests: Name of each zoo -> digest; see `Cell.zoo_digests`.
 
     Returns:
         Cells in the order of scenarios, methods, shots and seeds.
@@ -130,7 +130,7 @@ def rows_of(suite: Suite, scenario: ScenarioSpec) -> dict[str, MethodSpec]:
 
 
 def shots_of(suite: Suite, spec: MethodSpec) -> tuple[int | None, ...]:
-    """Numbers of support images that a method is trained for, one training each; `(None,)`: one training for all."""
+    """Shots that a method is trained for, one training each; `(None,)`: one training for all tasks."""
     return tuple(dict.fromkeys(task.most for task in suite.tasks)) if spec.per_shot else (None,)
 
 
@@ -153,16 +153,19 @@ def make_cell(
     seed: int,
     zoo_digests: Mapping[str, str],
 ) -> Cell:
-    """Make one cell. Its settings come in layers: defaults, task and protocol of the suite, preset, settings, seed.
+    """Make one cell.
+
+    Of its settings, later ones override earlier ones: defaults of the method, first task and protocol of the suite,
+    preset, `settings` of the suite, seed (and shot, if the method is trained per shot).
 
     Args:
         suite: The suite.
         scenario: One of its scenarios.
         row: Name of the method's row.
-        spec: The method.
+        spec: The method's entry in the suite.
         shot: One of `shots_of`.
-        seed: One of the suite's seeds.
-        zoo_digests: Name of each zoo -> what it depends on.
+        seed: One of `seeds_of`.
+        zoo_digests: Name of each zoo -> digest; see `Cell.zoo_digests`.
 
     Raises:
         UsageError: If the method or its preset is unknown.
@@ -181,17 +184,17 @@ def make_cell(
 
 
 def measurements(suite: Suite, scenario: ScenarioSpec, spec: MethodSpec, shot: int | None) -> list[Measurement]:
-    """List the evaluations that a scenario needs of the learner of one training, by task and data set."""
+    """List the evaluations of one training's learner in a scenario: every task on every data set, in this order."""
     return [
         Measurement(dataset, task.way, task.shot) for task in tasks_of(suite, spec, shot) for dataset in scenario.tests
     ]
 
 
 def digest_of(values: Any) -> str:
-    """Digits that change with plain values."""
+    """First ten hexadecimal digits of the SHA-256 of plain values (as JSON)."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 
 def slug(*parts: str) -> str:
-    """Join texts to a name that is a file name on every system."""
+    """Join texts with hyphens to a file name that is valid on every system."""
     return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "-", part).strip("-.") or "x" for part in parts)

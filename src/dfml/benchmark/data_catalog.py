@@ -1,4 +1,4 @@
-"""The data sets of a suite: where each lies, which classes its splits have, and its images by the suite's name."""
+"""The data sets of a suite: their paths, the classes of their splits, and their images."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from dfml.errors import DataError, UsageError
 from dfml.training.progress import deferred_progress
 
 GLYPHS = "glyphs"
-"""Name of the embedded letters, which lie nowhere."""
+"""Name of the data set of rendered letters (`dfml.data.glyphs`), which has no files."""
 
 DATA_VARIABLE = "DFML_DATA"
-"""Environment variable: a folder that holds data sets as NAME.zip or NAME/."""
+"""Environment variable with the path of a folder that holds data sets as NAME.zip or NAME/."""
 
 
 @dataclass(frozen=True)
 class LocatedDataset:
-    """A data set that was found.
+    """A data set of a suite, with its path.
 
     Attributes:
         name: Its name in the suite.
         path: An image folder, or a zip of one; None for `glyphs`.
-        official: Class split that divides it, if it has no split level of its own.
+        official: Name of the official class split to use where the path has no folders train, val and test; None: none.
         train_images: Images per training class of `glyphs`.
         test_images: Images per test class of `glyphs`.
     """
@@ -42,11 +42,11 @@ class LocatedDataset:
     test_images: int
 
     def class_sizes(self, split: str) -> dict[str, int]:
-        """Number of images of every class of a split, without decoding one.
+        """Number of images of every class of a split; no image is decoded.
 
         Raises:
-            DataError: If there is no such split, or the folder has another layout.
-            UsageError: If `glyphs` have no such split.
+            DataError: If there is no such split, the path cannot be read, or the folder has another layout.
+            UsageError: If `glyphs` have no such split, or the official class split is unknown.
         """
         if self.path is None:
             if split not in CHARACTERS:
@@ -66,11 +66,11 @@ class LocatedDataset:
         return {name: len(files) for name, files in tree[split].items() if files}
 
     def open(self, split: str, size: int) -> ImageDataset:
-        """Open the images of a split, named `NAME/SPLIT`; they are decoded once and cached.
+        """Open the images of a split as a data set named `NAME/SPLIT`; they are decoded once and cached.
 
         Args:
             split: "train", "val" or "test".
-            size: Side length in pixels.
+            size: Side length that images are resized and cropped to, in pixels.
 
         Raises:
             DfmlError: See `dfml.open_images`.
@@ -97,9 +97,9 @@ def locate(name: str, spec: DatasetSpec, given: Mapping[str, Path]) -> LocatedDa
 
     Args:
         name: Its name in the suite.
-        spec: What the suite says of it.
-        given: Name -> path, from the command line. A name that is missing is looked for in the folder that the
-            environment variable DFML_DATA names.
+        spec: Its entry in the suite.
+        given: Name -> path, from the command line. Other names are searched for in the folder `DFML_DATA`
+            (environment variable) as NAME.zip or NAME/.
 
     Raises:
         UsageError: If it is not found.

@@ -1,4 +1,4 @@
-"""Runs what is missing of a benchmark: zoos one after the other, then cells side by side."""
+"""Runs the unfinished part of a benchmark: zoos one after the other, then cells in parallel."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def execute(plan: Plan, jobs: int, *, run: RunJobs | None = None, say: Say | Non
     """Build the zoos and run the cells that are not finished yet.
 
     Args:
-        plan: The work.
+        plan: Zoos and cells of the benchmark.
         jobs: Number of cells at once.
-        run: What runs jobs; None: child processes.
-        say: Called with one line of progress at a time; None: standard error.
+        run: Function that runs jobs; None: `run_jobs`, in child processes.
+        say: Called with every line of progress; None: lines go to standard error.
 
     Returns:
         Key of a cell -> why it failed; empty if nothing failed.
@@ -88,7 +88,7 @@ def _run_cells(pending: Sequence[CellJob], out: Path, count: int, run: RunJobs, 
 
 
 def _time_left(rows: Sequence[str], seconds: Mapping[str, Sequence[float]], count: int) -> str:
-    """Estimated time of the remaining cells, from those of the same row, or of all rows, that are finished."""
+    """Text on the time left, estimated from finished cells of the same rows, else of all; empty before the first."""
     known = [value for values in seconds.values() for value in values]
     if not known:
         return ""
@@ -98,7 +98,7 @@ def _time_left(rows: Sequence[str], seconds: Mapping[str, Sequence[float]], coun
 
 
 def _members(folder: Path) -> int:
-    """Number of finished members of a zoo; 0 if there is none."""
+    """Number of members of a zoo that are built; 0 if the folder is absent or empty."""
     return len(member_paths(folder)) if folder.is_dir() and any(folder.glob("*/*")) else 0
 
 
@@ -108,7 +108,7 @@ def available_cores() -> int:
 
 
 def default_jobs(device: Any) -> int:
-    """Number of cells at once: one per core, at most one per 2 GiB of memory; one on a GPU.
+    """Default number of cells at once: one per core, at most one per 2 GiB of memory; one on a GPU.
 
     Small networks gain little from a second thread, so several cells with one thread each are faster.
 

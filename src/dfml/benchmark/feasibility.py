@@ -1,7 +1,7 @@
-"""Whether the cells of a suite are possible, before anything is computed.
+"""Whether the methods of a suite can learn from its zoos, found out before anything is trained.
 
-A zoo that is not built yet is stood in for by untrained networks of the planned architectures, and every method is
-started on it: what a method refuses then, it would refuse after hours.
+A zoo that is not built yet is replaced by a stand-in, untrained networks of the planned architectures. Every method is
+started on it, so that a method that refuses the zoo does so now and not after hours of building.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from dfml.methods import find_method
 from dfml.pretraining.plan import MemberPlan, plan_members
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 
-_UNIT = (0.5, 0.5, 0.5)  # mean and standard deviation of the stand-ins
+_HALF = (0.5, 0.5, 0.5)  # mean and standard deviation of the stand-ins' preprocessing; any values do
 
 
 def plan_zoo(spec: ZooSpec, datasets: Mapping[str, LocatedDataset]) -> list[tuple[MemberPlan, int]]:
-    """Plan the members of a zoo of a suite, without decoding an image.
+    """Plan the members of a zoo of a suite; no image is decoded.
 
     Args:
-        spec: The zoo.
+        spec: The zoo's entry in the suite.
         datasets: Located data sets by name.
 
     Returns:
         The plan of every member, with the side length of its images in pixels.
 
     Raises:
-        UsageError: If the plan cannot be made.
+        UsageError: If the plan cannot be made; see `dfml.pretraining.plan.plan_members`.
         DataError: If a data set has no training classes.
     """
     outlines = [_outline(datasets[name], size) for name, size in spec.sized_data]
@@ -46,7 +46,7 @@ def plan_zoo(spec: ZooSpec, datasets: Mapping[str, LocatedDataset]) -> list[tupl
 
 
 def _outline(dataset: LocatedDataset, size: int) -> ImageDataset:
-    """The training classes of a data set with their numbers of images, all of them one empty image."""
+    """The training classes and labels of a data set; all images are one black image, so that no memory is needed."""
     sizes = dataset.class_sizes("train")
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(list(sizes.values())))
     images = torch.zeros(1, 3, size, size, dtype=torch.uint8).expand(len(labels), -1, -1, -1)
@@ -56,8 +56,8 @@ def _outline(dataset: LocatedDataset, size: int) -> ImageDataset:
 def stand_in(plans: Sequence[tuple[MemberPlan, int]]) -> Zoo:
     """Make a zoo of untrained members as planned.
 
-    To save memory, members of one architecture, size and way have one of two networks in turn: methods that learn from
-    differences refuse members that are all equal.
+    To save memory, all members of one architecture, size and number of classes share two networks: two, because
+    methods that learn from differences between members refuse members that are all equal.
 
     Raises:
         UsageError: If an architecture is unknown, or does not take images of the size.
@@ -77,22 +77,22 @@ def stand_in(plans: Sequence[tuple[MemberPlan, int]]) -> Zoo:
             with sized(plan.architecture, size), torch.no_grad():
                 network(torch.zeros(1, 3, size, size))
             networks[kind] = network
-        preprocessing = Preprocessing(size, _UNIT, _UNIT)
+        preprocessing = Preprocessing(size, _HALF, _HALF)
         members.append(PretrainedClassifier(networks[kind], plan.labels, preprocessing, source=plan.name))
     return Zoo.of(members)
 
 
 def together(zoos: Sequence[Zoo]) -> Zoo:
-    """Make one zoo of the members of several."""
+    """Combine several zoos into one, with the members of all in order."""
     return zoos[0] if len(zoos) == 1 else Zoo.of([member for zoo in zoos for member in zoo])
 
 
 def obstacle(cell: Cell, zoo: Zoo) -> str | None:
-    """Say why a method cannot learn from a zoo; None if it can.
+    """Return as one line why a method cannot learn from a zoo; None if it can.
 
     Args:
-        cell: The cell.
-        zoo: Its zoo, or one of the same architectures, sizes and classes.
+        cell: The method and its settings.
+        zoo: The cell's zoo, or its stand-in.
     """
     method = find_method(cell.method)(cell.config())
     try:

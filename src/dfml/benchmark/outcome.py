@@ -1,4 +1,4 @@
-"""What a benchmark has measured, read from its files: one row per method in every scenario and task."""
+"""Results of a benchmark, read from the files of its cells: one row per method in every scenario and task."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from dfml.zoo.zoo import Zoo
 
 @dataclass(frozen=True)
 class Row:
-    """A method in one scenario and task.
+    """Results of one method in one scenario and task: one row of a table.
 
     Attributes:
         name: Name of the row.
-        evaluations: Data set -> mean of its evaluations over seeds; empty if nothing was measured.
-        seeds: Mean accuracy over the data sets, a fraction, by seed.
-        seconds: Mean duration of the trainings.
-        peak_memory: Largest memory of a training, in bytes.
-        stored_bytes: Size of what must be kept, in bytes.
-        notes: Why there is nothing, or less than asked for, and restrictions of the evaluations.
+        evaluations: Data set -> mean of the evaluations over training seeds; empty if there are none.
+        seeds: Training seed -> mean accuracy over the data sets, a fraction.
+        seconds: Mean duration of a training; 0 without one.
+        peak_memory: Largest memory of a training process, in bytes, resident and GPU memory added; 0 without one.
+        stored_bytes: Size of the weights that the learner needs at test time, in bytes; 0 without a training.
+        notes: Why results are missing, and notes of the evaluations.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Row:
 
     @property
     def mean(self) -> Evaluation:
-        """The mean over the data sets."""
+        """The mean over the data sets, of which there must be at least one."""
         return mean_over_datasets(list(self.evaluations.values()))
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation of the accuracies of the seeds, a fraction; None for a single seed."""
+        """Sample standard deviation of `seeds`, a fraction; None for fewer than two seeds."""
         return float(np.std(list(self.seeds.values()), ddof=1)) if len(self.seeds) > 1 else None
 
 
@@ -60,7 +60,7 @@ class Group:
     Attributes:
         scenario: Name of the scenario.
         task: The task.
-        rows: All methods of the scenario.
+        rows: One row per method of the scenario, also without results.
     """
 
     scenario: str
@@ -80,13 +80,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All results.
+    """All results of a benchmark.
 
     Attributes:
         groups: One per scenario and task, in the order of the suite.
         curves: Scenario -> row -> meta-iteration -> evaluation.
         zoos: Zoo -> configurations of its members.
-        images: Title, caption and file of every sheet of recovered images.
+        images: Title, caption and file of every contact sheet of recovered images.
         failures: Title of a cell -> why it failed.
     """
 
@@ -98,10 +98,10 @@ class Outcome:
 
 
 def read_outcome(plan: Plan, failures: Mapping[str, str]) -> Outcome:
-    """Read all results of a benchmark.
+    """Read all results that a benchmark has so far.
 
     Args:
-        plan: Its work.
+        plan: Its zoos and cells.
         failures: Key of a cell -> why it failed.
     """
     suite = plan.request.suite
@@ -159,7 +159,7 @@ def _key(plan: Plan, scenario: ScenarioSpec, row: str, spec: MethodSpec, shot: i
 
 
 def _read(job: CellJob, scenario: ScenarioSpec, task: TaskSpec) -> tuple[dict[str, Evaluation], dict[str, Any]] | None:
-    """Evaluations by data set, and what was measured of the training; None if a file is missing."""
+    """Evaluations by data set, and the costs of the training; None if a file is missing."""
     files = dict(job.measurements)
     try:
         trained = json.loads((job.folder / TRAINED).read_text(encoding="utf-8"))
@@ -193,7 +193,7 @@ def _members(path: Path) -> tuple[MemberConfig, ...]:
 
 
 def _images(plan: Plan) -> list[tuple[str, str, Path]]:
-    """Sheets of the first seed, one per method and zoo."""
+    """Title, caption and file of the contact sheets: those of the first seed, one per method and zoo."""
     found: dict[tuple[str, tuple[str, ...]], tuple[str, str, Path]] = {}
     suite = plan.request.suite
     for job in plan.jobs.values():

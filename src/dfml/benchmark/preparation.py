@@ -1,4 +1,4 @@
-"""Everything that is checked and planned before a benchmark computes anything."""
+"""Checks and plans a benchmark, before anything is trained."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from dfml.zoo.zoo import Zoo
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for.
+    """A suite to be measured, with the options of the command.
 
     Attributes:
         name: Name or path of the suite, for messages.
         suite: The suite.
-        folder: Folder that relative paths in the suite start from.
+        folder: Folder that relative paths in the suite are relative to.
         out: Folder of the benchmark.
         data: Data set -> path, from the command line.
         zoos: Zoo -> path, from the command line.
-        device: Name of the device.
-        threads: CPU threads of every cell.
-        cores: CPU threads of the building of a zoo.
+        device: Device to train on: `auto`, or a name that `torch.device` takes.
+        threads: Number of CPU threads of each cell.
+        cores: Number of CPU threads while a zoo is built.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Plan:
     """All work of a benchmark.
 
     Attributes:
-        request: What was asked for.
+        request: The suite and the options.
         zoo_jobs: Zoos to build, by name, each with its number of members.
-        zoo_paths: Folder of every zoo that there is or will be.
-        zoo_digests: What every zoo depends on.
-        jobs: Cells by key.
-        impossible: Key of a cell -> why its method cannot learn from its zoo.
+        zoo_paths: Name -> folder, of zoos that exist or will be built.
+        zoo_digests: Name of a zoo -> digest; see `Cell.zoo_digests`.
+        jobs: Jobs of the possible cells, by `Cell.key`.
+        impossible: Key of a cell whose method cannot learn from its zoo -> why.
         cells: All cells, the impossible ones included.
     """
 
@@ -73,8 +73,9 @@ def prepare(request: Request) -> Plan:
     """Check a suite, find its data, and plan its work. Test images are decoded and cached; nothing else is computed.
 
     Raises:
-        ConfigError: If a cell is impossible (and not marked `optional`), data is missing, has not the split that is
-            asked for, or no room for the episodes; the message is one line.
+        ConfigError: If a setting is wrong, data are missing, lack the test split or have too few images for the
+            episodes, or a method that is not marked `optional` cannot learn from its zoo.
+        DataError: If test images cannot be decoded.
     """
     suite = request.suite
     with _named(request.name):
@@ -111,7 +112,7 @@ def prepare(request: Request) -> Plan:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Turn errors into those of wrong usage, with the name of the suite."""
+    """Raise every `DfmlError` as a `ConfigError` (wrong usage) that begins with the name of the suite."""
     try:
         yield
     except DfmlError as error:
@@ -149,7 +150,7 @@ def _existing(request: Request, name: str, spec: ZooSpec) -> Path | None:
 def _zoos(
     request: Request, datasets: Mapping[str, LocatedDataset], digests: Mapping[str, str]
 ) -> tuple[dict[str, Zoo], dict[str, tuple[ZooJob, int]], dict[str, Path]]:
-    """Zoos, or what stands in for them; the jobs that build them; their folders. Zoos that are not given are absent."""
+    """Zoos or their stand-ins, the jobs that build them, and their folders; without zoos that the user did not give."""
     zoos, jobs, paths = dict[str, Zoo](), dict[str, tuple[ZooJob, int]](), dict[str, Path]()
     for name, spec in request.suite.zoos.items():
         if spec.data:
@@ -168,7 +169,7 @@ def _zoos(
 
 
 def _obstacles(suite: Suite, cells: list[PlannedCell], zoos: Mapping[str, Zoo]) -> dict[str, str]:
-    """Key of a cell -> why it is impossible.
+    """Key of every impossible cell -> why.
 
     Raises:
         UsageError: If a method that is not optional cannot learn from a zoo.

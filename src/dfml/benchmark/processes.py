@@ -1,7 +1,7 @@
-"""Jobs in child processes, several at once: one that dies or fails takes neither the others nor their results along.
+"""Jobs in child processes, several at once: one that dies or fails affects neither the others nor their results.
 
-Children come from a server process that has imported the libraries once (`forkserver`), where the system has it. What a
-child prints goes to a log. A child ends when its parent does, also when that is killed.
+Where the system has it, the start method is `forkserver`: a server process imports the libraries once and forks the
+children. What a child prints is appended to a log. A child ends when its parent ends, also when the parent is killed.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _GRACE_SECONDS = 60.0  # for a child to end its step and write a checkpoint befo
 
 
 class Job(Protocol):
-    """Work for one child process; it is pickled."""
+    """Work for one child process; it must be possible to pickle it."""
 
     @property
     def title(self) -> str:
         """Description for messages."""
 
     def run(self) -> None:
-        """Do the work; results are files."""
+        """Do the work and write its results to files."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Outcome:
 
     Attributes:
         job: The job.
-        error: Why it failed, as one line; None if it is done.
-        seconds: Seconds that it took.
+        error: Why it failed, as one line; None if it succeeded.
+        seconds: Seconds from start to end.
     """
 
     job: Any
@@ -52,8 +52,8 @@ class Outcome:
 
 
 RunJobs = Callable[[Sequence[Any], Callable[[Any], Path], int], Iterator[Outcome | None]]
-"""Function of (jobs, log file of a job, largest number of processes) that yields outcomes in the order in which they
-come, and None about every second."""
+"""Function of (jobs, function job -> log file, largest number of processes). Its iterator yields an `Outcome` for every
+job that ends, and None about every second in which none does."""
 
 
 @dataclass
@@ -66,11 +66,14 @@ class _Child:
 
 
 def run_jobs(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> Iterator[Outcome | None]:
-    """Run jobs in child processes; see `RunJobs`. When the iterator is closed, the children are ended and waited for.
+    """Run jobs in child processes; see `RunJobs`.
+
+    When the iterator is closed, or an exception such as KeyboardInterrupt ends it, running children get SIGTERM and
+    up to 60 seconds to write a checkpoint.
 
     Args:
-        jobs: The jobs, started in this order.
-        log_of: File that the output of a job is appended to.
+        jobs: The jobs (`Job`), started in this order.
+        log_of: Returns the file that the output of a job is appended to.
         count: Largest number of processes at once.
     """
     waiting, children = list(jobs), list[_Child]()
@@ -93,7 +96,7 @@ def run_jobs(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> 
 
 
 def run_here(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> Iterator[Outcome | None]:
-    """Run jobs one by one in this process; see `RunJobs`. A job that crashes takes the process along."""
+    """Run jobs one by one in this process, without logs; see `RunJobs`. A job that crashes ends this process."""
     for job in jobs:
         start = time.monotonic()
         yield Outcome(job, _attempt(job), time.monotonic() - start)
@@ -128,7 +131,7 @@ def _killed(child: _Child) -> str:
 
 
 def _end(children: Sequence[_Child]) -> None:
-    """End children that are still running; a second Ctrl-C while they write their checkpoints kills them."""
+    """Terminate running children and wait; an exception meanwhile (a second Ctrl-C), or too long a wait, kills them."""
     try:
         for child in children:
             child.process.terminate()
@@ -143,7 +146,7 @@ def _end(children: Sequence[_Child]) -> None:
 
 
 def _work(job: Any, connection: Connection, log: Path) -> None:
-    """Run a job in a child process, and send its error, or None."""
+    """Run a job in a child process, and send its error, or None, to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it
     signal.signal(signal.SIGTERM, _terminated)
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
@@ -155,7 +158,7 @@ def _work(job: Any, connection: Connection, log: Path) -> None:
 
 
 def _attempt(job: Any) -> str | None:
-    """Run a job; return its error as one line, None if it is done. A bug is printed with its traceback."""
+    """Run a job; return its error as one line, or None. An error other than `DfmlError` is printed with traceback."""
     try:
         job.run()
     except DfmlError as error:
@@ -173,7 +176,10 @@ def _terminated(number: int, frame: object) -> None:
 
 
 def _end_with_parent(connection: Connection) -> None:
-    """Wait until the other end of the connection is closed, which the parent never does before the child has ended."""
+    """Send SIGTERM to this process once the other end of the connection is closed: its parent has ended.
+
+    The parent sends nothing and keeps its end open while the child runs, so `poll` returns only when the parent ends.
+    """
     try:
         connection.poll(None)
     except OSError:

@@ -1,4 +1,4 @@
-"""A suite of a benchmark as data: zoos, methods, scenarios and tasks. Shipped ones by name, a user's by path."""
+"""Suites of benchmarks: their entries as typed settings, and how they are read by name (shipped) or path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dfml.learners.base import ProtocolName
 from dfml.settings import FrozenSettings, Settings, build_config, merge
 
 EXTENDS = "extends"
-"""Entry of a suite that names the suite whose entries it changes."""
+"""Entry of a suite that names another suite, whose entries it inherits and overrides."""
 
 
 def _as_list(value: Any) -> Any:
@@ -24,21 +24,24 @@ def _as_list(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+"""Names; a single one may be written without a list."""
+
 Ways = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_as_list)]
+"""Numbers of classes; a single one may be written without a list."""
 
 
 class DatasetSpec(FrozenSettings):
-    """What a suite says of a data set; where it lies is an option of the command."""
+    """Notes and settings of a data set; its path is an option of the command, not part of the suite."""
 
     about: str = ""
-    """Restriction that a reader of the tables must know, such as the number of images."""
+    """Restriction that the page prints, such as that the data have a part of the benchmark's images only."""
     splits: str | None = None
-    """Class split of a benchmark that divides data without train, val and test folders; None: the split of the data
-    set's own name, if there is one."""
+    """Official class split, such as `cifar-fs`, for data without train, val and test folders; None: the split that has
+    the data set's name, if there is one."""
     train_images: PositiveInt = 100
-    """Images per training class; for `glyphs`, which are rendered, only."""
+    """Images per training class; only for `glyphs`, which are rendered."""
     test_images: PositiveInt = 40
-    """Images per test class; for `glyphs` only."""
+    """Images per test class; only for `glyphs`."""
 
 
 class ZooSpec(FrozenSettings):
@@ -47,21 +50,21 @@ class ZooSpec(FrozenSettings):
     path: str | None = None
     """Folder of an existing zoo, relative to the folder of the suite's file."""
     data: Names = ()
-    """Data sets, each with its side length in pixels behind an `@` where it is not `size`: `cub@84`."""
+    """Data sets; `NAME@PIXELS`, such as `cub@84`, has another side length than `size`."""
     arch: Names = ("conv4",)
-    """Architectures, which members take in turn."""
+    """Architectures; members alternate between several."""
     way: Ways = (5,)
-    """Classes per member; several numbers are taken in turn."""
+    """Classes per member; members alternate between several numbers."""
     members: PositiveInt | None = None
     """Number of members; None with `disjoint`: as many as there are disjoint sets of classes."""
     disjoint: bool = False
-    """Give each class to one member at most."""
+    """Whether no two members share a class."""
     recipe: str = "paper"
     """Training recipe of the members, `paper` or `strong`."""
     recipe_settings: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the recipe that differ, such as `{epochs: 10}`."""
+    """Settings that override those of the recipe, such as `{epochs: 10}`."""
     size: PositiveInt = 32
-    """Side length in pixels of the images of data sets without a size of their own."""
+    """Side length in pixels, for data sets without `@PIXELS`."""
     seed: NonNegativeInt = 0
     """Seed of all random draws."""
 
@@ -70,7 +73,7 @@ class ZooSpec(FrozenSettings):
         """Name and side length of each data set.
 
         Raises:
-            ConfigError: If what follows an `@` is no side length.
+            ConfigError: If the text after an `@` is no positive integer.
         """
         found = []
         for name in self.data:
@@ -89,30 +92,30 @@ class MethodSpec(FrozenSettings):
     preset: str | None = None
     """Named group of settings of the method."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Settings that differ from the preset and from the defaults."""
+    """Settings that override those of the preset and the defaults."""
     per_shot: bool = False
-    """Train once for every number of support images (`shot` of the training episodes); False: once, for the first
-    task. Of a range, the larger number counts."""
+    """Whether to train once for every shot of the tasks (the larger number of a range); False: once, for the first
+    task."""
     optional: bool = False
-    """Whether the method may be unable to learn from a zoo, such as averaging over two architectures. The table then
-    says why; without it, the suite is refused."""
+    """What to do if the method cannot learn from a zoo (such as averaging over two architectures). True: the table says
+    why. False: the suite is refused."""
     seeds: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
-    """Seeds of its trainings in place of the suite's: one for a method without random draws, or a long training."""
+    """Seeds of its trainings; None: those of the suite. One is enough for a method without random draws."""
     zoo: str | None = None
-    """Zoo that the method gets in every scenario, in place of the scenario's."""
+    """Zoo that the method learns from in every scenario; None: the zoos of the scenario."""
 
 
 class ScenarioSpec(FrozenSettings):
-    """What is learnt from, and what is classified: one group of tables."""
+    """Zoos to learn from and data sets to classify: one table per task."""
 
     zoos: Names = Field(min_length=1)
-    """Zoos that every method gets; several become one zoo."""
+    """Zoos that every method learns from; several are combined into one."""
     tests: Names = Field(min_length=1)
-    """Data sets whose test classes are the unseen classes. With several, their mean is a column too."""
+    """Data sets whose test classes are the unseen classes. With several, the table has a column for their mean."""
     methods: Names | None = None
     """Rows of the tables; None: all methods of the suite."""
     about: str = ""
-    """One sentence for the page."""
+    """Sentence that the page prints above the tables."""
 
 
 class TaskSpec(FrozenSettings):
@@ -121,7 +124,7 @@ class TaskSpec(FrozenSettings):
     way: int = Field(default=5, ge=2)
     """Classes per episode."""
     shot: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
-    """Support images per class; [FEWEST, MOST] gives every class its own number out of this range."""
+    """Support images per class; [FEWEST, MOST]: a random number in this range for every class."""
 
     @property
     def most(self) -> int:
@@ -136,24 +139,24 @@ class TaskSpec(FrozenSettings):
 
 
 class Suite(FrozenSettings):
-    """Everything that a benchmark measures."""
+    """Everything that a benchmark measures, and how."""
 
     title: str = "Benchmark"
     """Heading of the page."""
     notes: tuple[str, ...] = ()
-    """Sentences that a reader of the tables must know."""
+    """Sentences that the page prints above the tables."""
     datasets: dict[str, DatasetSpec] = Field(default_factory=dict)
-    """Data sets of which there is something to say, by name; others need no entry."""
+    """Data sets by name; one whose settings are all defaults needs no entry."""
     zoos: dict[str, ZooSpec] = Field(min_length=1)
     """Zoos by name."""
     methods: dict[str, MethodSpec] = Field(min_length=1)
-    """Methods by the name of their row; the first is compared with all others."""
+    """Methods by the name of their row; paired differences compare the first with each other one."""
     scenarios: dict[str, ScenarioSpec] = Field(min_length=1)
     """Scenarios by name."""
     tasks: tuple[TaskSpec, ...] = Field(default=(TaskSpec(),), min_length=1)
-    """Kinds of episodes, one table each."""
+    """Kinds of evaluation episodes, one table each."""
     protocol: ProtocolName = "strict"
-    """Evaluation protocol of training and test."""
+    """Batch-norm rule of training and evaluation, `strict` (inductive) or `paper` (transductive)."""
     query: PositiveInt = 15
     """Query images per class."""
     episodes: int = Field(default=600, ge=2)
@@ -161,11 +164,11 @@ class Suite(FrozenSettings):
     episode_seed: NonNegativeInt = 0
     """Seed of the evaluation episodes."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
-    """Seeds of the trainings; the tables have their mean."""
+    """Seeds of the trainings; tables show the mean over them."""
     test_split: Literal["test", "val"] = "test"
-    """Part of the data whose classes are the unseen classes."""
+    """Split of the data sets whose classes are the unseen ones."""
     curve_episodes: NonNegativeInt = 100
-    """Episodes of each point of the learning curves (first seed, first task, first data set); 0: no curves."""
+    """Episodes per point of the learning curves (first seed, first task, first data set); 0: no curves."""
 
 
 def load_suite(name: str) -> tuple[Suite, Path]:
@@ -175,7 +178,8 @@ def load_suite(name: str) -> tuple[Suite, Path]:
         name: Name of a shipped suite, or path of a YAML file (what ends in `.yaml` or `.yml`, or exists as a file).
 
     Returns:
-        The suite, and the folder that its relative paths start from.
+        The suite, and the folder that its relative paths are relative to: that of its file; of a shipped suite, the
+        current one.
 
     Raises:
         ConfigError: If there is no such suite, it is not YAML, or an entry is unknown or has a wrong value.
@@ -187,7 +191,10 @@ def load_suite(name: str) -> tuple[Suite, Path]:
 
 
 def _read(name: str, seen: tuple[str, ...]) -> tuple[Settings, Path]:
-    """Entries of a suite, with those of the suites that it extends."""
+    """Entries of a suite, merged with those of the suites that it extends, and the folder of its relative paths.
+
+    `seen`: names of the suites on the way here, to detect a circle.
+    """
     if name in seen:
         raise ConfigError(f"suite {name}: it extends itself by way of {', '.join(seen)}; remove one `{EXTENDS}`")
     is_path = name.endswith((ENDING, ".yml")) or Path(name).is_file()
@@ -211,12 +218,12 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[Settings, Path]:
     if base is None:
         return values, folder
     own = folder / str(base)
-    below, _ = _read(str(own) if is_path and own.is_file() else str(base), (*seen, name))
-    return _without_null(merge(below, values)), folder
+    inherited, _ = _read(str(own) if is_path and own.is_file() else str(base), (*seen, name))
+    return _without_null(merge(inherited, values)), folder
 
 
 def _without_null(values: Settings) -> Settings:
-    """Remove the zoos, methods, scenarios and data sets that a suite takes from the one that it extends (null)."""
+    """Drop zoos, methods, scenarios and data sets that are null: so a suite removes what it would inherit."""
     return {
         key: {name: part for name, part in value.items() if part is not None} if isinstance(value, dict) else value
         for key, value in values.items()

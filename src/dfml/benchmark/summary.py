@@ -1,4 +1,4 @@
-"""A benchmark's results as a page, Markdown, comma-separated values and plain values."""
+"""The results of a benchmark as an HTML page, Markdown, CSV and the values of `results.json`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dfml.report.results import curve_values, results_values
 from dfml.report.table import Table, to_csv, to_markdown
 from dfml.zoo.formats import MemberConfig
 
-_MEGA = 1e6
+_MEGABYTE = 1e6
 
 
 def group_table(group: Group) -> Table:
     """Build the table of one scenario and task: accuracies in percent, deviation over seeds, and costs.
 
     Args:
-        group: The rows; at least one.
+        group: Results with at least one row.
     """
     tests = {name: each.dataset for row in group.rows for name, each in row.evaluations.items()}
     several, seeds = len(tests) > 1, any(row.deviation is not None for row in group.rows)
@@ -47,13 +47,13 @@ def group_table(group: Group) -> Table:
             cells += [percent(each.accuracy, each.ci) for each in [*parts, *([row.mean] if several else [])]]
             if seeds:
                 cells.append(f"{100 * row.deviation:.2f}" if row.deviation is not None else "one seed")
-            cells += [f"{row.seconds:.1f}", f"{row.peak_memory / _MEGA:.0f}", f"{row.stored_bytes / _MEGA:.2f}"]
+            cells += [f"{row.seconds:.1f}", f"{row.peak_memory / _MEGABYTE:.0f}", f"{row.stored_bytes / _MEGABYTE:.2f}"]
         rows.append((*cells, "; ".join(row.notes)) if notes else tuple(cells))
     return Table(headings, tuple(rows), frozenset({"method", "note"}))
 
 
 def differences(group: Group) -> Table | None:
-    """Build the table of paired differences of the first method and all others; None if there is nothing to compare."""
+    """Build the table of paired differences between the first measured method and each other; None without another."""
     first, *others = group.measured or (None,)
     if first is None or not others:
         return None
@@ -62,7 +62,7 @@ def differences(group: Group) -> Table | None:
 
 
 def zoo_table(outcome: Outcome) -> Table:
-    """Build a table of the members of all zoos, by data set and architecture, with their held-out accuracies."""
+    """Build a table with one row per zoo, data set, architecture and input size: members and held-out accuracies."""
     rows = []
     for name, members in outcome.zoos.items():
         kinds: dict[tuple[str, str, int], list[MemberConfig]] = {}
@@ -80,11 +80,11 @@ def zoo_table(outcome: Outcome) -> Table:
 
 
 def benchmark_page(request: Request, outcome: Outcome, command: str) -> Page:
-    """Put the page together.
+    """Build the report page.
 
     Args:
-        request: What was asked for.
-        outcome: What was measured.
+        request: The suite and the options.
+        outcome: Its results.
         command: Command that repeats the benchmark.
     """
     suite = request.suite
@@ -116,7 +116,7 @@ def benchmark_page(request: Request, outcome: Outcome, command: str) -> Page:
 
 
 def suite_notes(request: Request) -> tuple[str, ...]:
-    """What a reader of the tables must know: the notes of the suite and of its data sets."""
+    """Notes of the suite and of its data sets, to be printed above the tables."""
     about = (f"{name}: {spec.about}" for name, spec in request.suite.datasets.items() if spec.about)
     return (*request.suite.notes, *about)
 
@@ -142,7 +142,7 @@ def _figures(outcome: Outcome) -> list[PageFigure]:
 
 
 def to_report(request: Request, outcome: Outcome, command: str) -> str:
-    """Format all tables as Markdown."""
+    """Format notes, all tables and the command as Markdown."""
     parts = [f"# {request.suite.title}\n", *(f"{note}\n" for note in suite_notes(request)), f"{_conditions(request)}\n"]
     for group in outcome.groups:
         parts += [f"## {group.title}\n", to_markdown(group_table(group))]
@@ -155,7 +155,7 @@ def to_report(request: Request, outcome: Outcome, command: str) -> str:
 
 
 def to_rows(request: Request, outcome: Outcome) -> str:
-    """Format the results as comma-separated values: one row per scenario, task, method and data set."""
+    """Format the results as CSV: one row per scenario, task, method and data set."""
     headings = ("scenario", "method", "dataset", "way", "shot", "accuracy %", "± 95% CI", "sd of seeds", "seeds")
     costs = ("episodes", "protocol", "query", "episode seed", "train s", "peak bytes", "kept bytes", "note")
     rows = [
@@ -181,10 +181,10 @@ def _csv_row(request: Request, group: Group, row: Row, dataset: str) -> tuple[st
 
 
 def benchmark_values(request: Request, outcome: Outcome) -> dict[str, Any]:
-    """Collect the plain values of `results.json`; accuracies and intervals are fractions.
+    """Collect the values of `results.json`; accuracies and intervals are fractions, durations seconds, sizes bytes.
 
-    `methods` and `pairs` at the top are those of the first scenario and task, on the mean of its data sets; `results`
-    has all scenarios and tasks.
+    `methods` and `pairs` are those of the first scenario and task with results, for the mean over its data sets;
+    `results` has all scenarios and tasks.
     """
     suite = request.suite
     results = [_group_values(group) for group in outcome.groups]
@@ -234,11 +234,12 @@ def _group_values(group: Group) -> dict[str, Any]:
         "shot": group.task.shot,
         "mean": mean,
         "datasets": {
-            name: results_values(_on(group.measured, name), seconds) for name in (tests if len(tests) > 1 else ())
+            name: results_values(_evaluations_on(group.measured, name), seconds)
+            for name in (tests if len(tests) > 1 else ())
         },
         "notes": {row.name: list(row.notes) for row in group.rows if row.notes},
     }
 
 
-def _on(rows: Sequence[Row], dataset: str) -> list[Any]:
+def _evaluations_on(rows: Sequence[Row], dataset: str) -> list[Any]:
     return [row.evaluations[dataset] for row in rows]

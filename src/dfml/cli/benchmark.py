@@ -28,14 +28,14 @@ def benchmark(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Do what is missing in --out. What is finished and still wanted is kept."),
+        typer.Option("--resume", help="Compute only what is missing in --out; results of unchanged settings are kept."),
     ] = False,
     data: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=PATH",
-            help="Image folder, or zip of one, of a data set that the suite names. Can be repeated. Others are looked "
-            "for as NAME.zip or NAME/ in the folder that the environment variable DFML_DATA names.",
+            help="Image folder, or zip of one, of a data set that the suite names. Can be repeated. Others are "
+            "searched for as NAME.zip or NAME/ in the folder of the environment variable DFML_DATA.",
         ),
     ] = None,
     zoo: Annotated[
