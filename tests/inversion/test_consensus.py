@@ -166,7 +166,7 @@ def test_a_whole_zoo_is_recovered_once_per_class() -> None:
 
 
 def test_momentum_is_refused() -> None:
-    with pytest.raises(ConfigError, match="consensus keeps no statistics of earlier images"):
+    with pytest.raises(ConfigError, match="consensus keeps no statistics of earlier rounds' images"):
         build_config(ConsensusConfig, {"weights": {"momentum": 0.5}})
 
 

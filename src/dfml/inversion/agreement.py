@@ -11,29 +11,30 @@ from torch import Tensor
 
 from dfml.zoo.zoo import Zoo
 
-# In a sound zoo, members recognise half to two thirds of the images recovered from others (docs/results).
-_LEAST_IMAGES = 40  # before a warning
+# In a zoo without defects, members recognise half to two thirds of the images recovered from others (docs/results).
+_LEAST_IMAGES = 40  # a warning needs so many
 _CHANCE_FACTOR = 1.25  # times the chance level: a member that is no better has not learned its classes
-_OTHER_CLASS_FACTOR = 0.25  # times the chance level: a class that is hardly ever recognised is another class
+_OTHER_CLASS_FACTOR = 0.25  # times the chance level: a name that is recognised even less often means another class
 _SOUND_FACTOR = 2.0  # times the chance level: images that other members recognise so often show their classes
-_LEAST_SOUND_IMAGES, _LEAST_SOUND_MEMBERS = 100, 2  # before a member is contradicted
+_LEAST_SOUND_IMAGES, _LEAST_SOUND_MEMBERS = 100, 2  # a contradiction needs so many
 
 
 class CrossMemberAgreement:
-    """Counts, for every output of every member, the images of its class from other members and how many it recognises.
+    """Counts how many images of its classes, recovered from other members, each output of each member recognises.
 
-    There are no labelled images, but a class that several members have in common is recovered from one and classified
-    by the others. A member at chance level, and a class name with different meanings, show in the counts.
+    There are no labelled images to test a member with; but images of a class that several members have in common are
+    recovered from one of them and can be classified by the others. The counts reveal a member at chance level, and a
+    class name that means different things.
 
     Args:
         zoo: The members and their label space.
 
     Attributes:
-        queried: Images of an output's class that the member was queried with, one count per output, members side by
-            side.
-        recognised: How many of these it classified as that output.
-        pairs: For every member (row) the number of its images that every other member (column) was queried with.
-        agreed: How many of these the other member classified as their class.
+        queried: For every output, the number of images of its class that its member classified; the outputs of all
+            members side by side.
+        recognised: For every output, how many of these its member classified as that output.
+        pairs: Number of images recovered from a member (row) that another member (column) with their class classified.
+        agreed: How many of `pairs` the other member classified as their class.
     """
 
     def __init__(self, zoo: Zoo) -> None:
@@ -79,12 +80,15 @@ class CrossMemberAgreement:
             self.agreed[inverted_from, member] += int((shared & correct).sum())
 
     def judges(self, inverted_from: int, count: int, generator: torch.Generator) -> list[int]:
-        """Draw up to `count` other members at random that have a class in common with a member.
+        """Draw up to `count` other members at random that share a class with a member, to classify its images.
 
         Args:
             inverted_from: Index of the member.
             count: Largest number of members.
             generator: Random generator on the CPU.
+
+        Returns:
+            Indices of different members, in random order.
         """
         own = set(self._classes[inverted_from].tolist())
         order = torch.randperm(len(self._classes), generator=generator).tolist()
@@ -92,16 +96,16 @@ class CrossMemberAgreement:
         return list(islice(sharing, count))
 
     def contradicted(self) -> dict[int, str]:
-        """Members that are at chance where the other members agree with each other.
+        """Members that are at chance level on images on which the other members agree with each other.
 
-        Only images of members whose images the remaining members recognise at least twice as often as by chance count:
-        images that show nothing, or are of a member with wrong labels, contradict nobody. A member is contradicted if
-        it was queried with at least 100 such images of at least two members, and its predictions are right at most 1.25
-        times as often as by chance. So two members that contradict each other are both kept, and so are members that
+        Such images are those recovered from a member whose images the remaining members recognise at least twice as
+        often as by chance: images that show nothing, or come from a member with wrong labels, contradict no other. A
+        member is contradicted if it classified at least 100 of them, from at least two members, and was right at most
+        1.25 times as often as by chance. Not contradicted are two members that only contradict each other, members that
         share no class with others, and inaccurate members that are better than chance.
 
         Returns:
-            Index of the member -> what contradicts it.
+            Index of the member -> the reason, for a message.
         """
         found = {}
         expected = self.pairs * self._chance
@@ -124,7 +128,7 @@ class CrossMemberAgreement:
     def warnings(self) -> list[str]:
         """One line for every member, or class of a member, whose predictions the other members contradict.
 
-        Members in `contradicted` are left out: whoever excludes them says why.
+        Members in `contradicted` are left out, because a message says why they are excluded.
         """
         lines, excluded = [], self.contradicted()
         for member, columns in enumerate(self._columns):

@@ -1,6 +1,7 @@
-"""`identity_by_behaviour`: which outputs of a zoo's members are the same class, by images recovered from each other.
+"""`identity_by_behaviour`: decides which outputs of different members are the same class, without their labels.
 
-For files without labels, or with labels in another language. Members that cannot be inverted keep classes of their own.
+Images are recovered from every member and classified by all. This serves files without labels, or with labels in other
+languages. A member that cannot be inverted shares no class with others.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class BehaviourIdentity:
 
     Attributes:
         mapping: Member name -> label -> class name, for `Zoo.open(..., class_identity=...)`.
-        pairs: Outputs of two members that match and are one class now, as `MEMBER/LABEL`, `MEMBER/LABEL` and the score
-            of the match, the best first.
-        left_out: Members that cannot be inverted -> why.
+        pairs: Matches of two outputs that became one class: `MEMBER/LABEL`, `MEMBER/LABEL` and the score of the match
+            in [0, 1], the best first.
+        left_out: Name of a member that cannot be inverted -> why.
     """
 
     mapping: dict[str, dict[str, str]]
@@ -55,12 +56,12 @@ def identity_by_behaviour(
     """Recover images from every member, let all members classify them, and match outputs by what they predict.
 
     Args:
-        zoo: The members, on the zoo's device.
-        per_class: Number of images of each output.
+        zoo: The members; inverted on the zoo's device.
+        per_class: Number of images recovered for each output.
         config: Settings of the inversion; None: the defaults of the engine `ei`.
-        threshold: Smallest score of a match, in [0, 1]; larger: fewer and surer matches.
+        threshold: Smallest score of a match, in [0, 1]; a larger one gives fewer, more reliable matches.
         seed: Seed of all draws.
-        on_member: Called with (members done, members in total).
+        on_member: Called after every member with (members done, members in total).
 
     Raises:
         ZooError: If fewer than two members can be inverted.
@@ -94,9 +95,11 @@ def identity_by_behaviour(
 
 @torch.no_grad()
 def _profile(zoo: Zoo, index: int, chosen: list[int], inverted: InvertedMember) -> Tensor:
-    """Mean predictions of all chosen members for the images of each output of one member."""
+    """Mean probabilities of all chosen members for the images of each output of one; see `Profiles`."""
     images = torch.cat(list(inverted.images)).to(zoo.device)
-    labels = torch.arange(len(inverted.images)).repeat_interleave(torch.tensor([len(of) for of in inverted.images]))
+    labels = torch.arange(len(inverted.images)).repeat_interleave(
+        torch.tensor([len(of_output) for of_output in inverted.images])
+    )
     logits = {position: teacher_logits(zoo[member], images) for position, member in enumerate(chosen)}
     confirmed = logits[chosen.index(index)].argmax(dim=1).cpu() == labels
     probabilities = {position: values.softmax(dim=1) for position, values in logits.items()}

@@ -1,9 +1,9 @@
-"""Consensus inversion: one set of pixels per class, which all members that have the class must recognise.
+"""Engine `consensus`: recovers one set of images per class, optimised for all members that have the class.
 
-PURER's dynamic dataset (Hu et al., CVPR 2023, arXiv 2303.11183) holds one set of learnable images per class of the
-zoo; here such a set is optimised until it converges. Pixels that suit only one member's weights are no solution where
-several members must recognise them, so the images show more of their class. Members that have no class in common with
-others are inverted as by engine `ei`.
+An image that several members must recognise cannot rely on the weights of a single one, so it shows more of its class.
+The idea is from PURER's dynamic dataset, one set of learnable images per class of the zoo (Hu et al., CVPR 2023, arXiv
+2303.11183); here the set is optimised to the end in every round. Members without a class in common with others are
+inverted as by the engine `ei`.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from dfml.zoo.pretrained import Preprocessing
 
 
 class ConsensusConfig(PixelInversionConfig):
-    """Settings of consensus inversion; those of episode inversion hold for all members together."""
+    """Settings of `consensus`: those of the engine `ei`, whose search and steps here hold for all members together."""
 
     members_per_class: PositiveInt = 1
-    """Number of members by which every image is recognised at each step, of all that have its class; drawn anew at
-    every step. A member that is drawn takes part with all of its images."""
+    """Smallest number of members that give an image its gradient in a step (all, if fewer have its class). They are
+    drawn at random for every step; a drawn member takes part with all of its images, so an image may get more."""
 
     @model_validator(mode="after")
     def _no_momentum(self) -> ConsensusConfig:
         if self.weights.momentum:
-            raise ValueError("consensus keeps no statistics of earlier images: set weights.momentum to 0")
+            raise ValueError("consensus keeps no statistics of earlier rounds' images: set weights.momentum to 0")
         return self
 
 
 class ConsensusInversion(Engine):
-    """Optimises one set of pixels for all members of a run by the sum of their gradients.
+    """Optimises one set of pixels by the sum of the gradients of all members of a run.
 
     Args:
         settings: Steps, learning rate, members per step and weights of the loss.
         preprocessing: Size of the images, and the mean and standard deviation that turn pixels into images; members
             with another input resize and normalise the images themselves.
-        seed: Seed of the initial pixels, of the members of a step and of the views.
+        seed: Seed of the initial pixels, of the choice of members in each step, and of the views.
         device: Device of the pixels; None: the CPU.
         stacked: Not used: members are evaluated one after the other.
     """
@@ -68,11 +68,11 @@ class ConsensusInversion(Engine):
     def start(
         self, targets: Sequence[Target], round_index: int = 0, *, student: StudentRowLogits | None = None
     ) -> InversionRun:
-        """See `Engine.start`; targets without `Target.images` share nothing."""
+        """See `Engine.start`; a target without `Target.images` has images of its own."""
         return _ConsensusRun(self, targets, round_index, student)
 
     def initialisations(self, target: Target) -> tuple[InitialPixels, ...]:
-        """Functions that draw the initial pixels of a member's images, in turn; see `PixelInversionConfig.start`."""
+        """Functions that draw initial pixels; images alternate between them (`PixelInversionConfig.start`)."""
         if self.config.start == "noise":
             return (_noise,)
         if self.config.start == "dead_leaves":
@@ -99,7 +99,7 @@ class _ConsensusRun(InversionRun):
     def _initial_pixels(self) -> Tensor:
         engine, count = self._engine, 1 + max(int(indices.max()) for indices in self._indices)
         size = engine.preprocessing.size
-        # Each image starts as its first member's images do; its number decides which of several kinds it is.
+        # An image that several targets share is initialised for the first of them, which is assigned last.
         first = torch.full((count,), -1)
         for position, indices in reversed(list(enumerate(self._indices))):
             first[indices.cpu()] = position
@@ -159,7 +159,11 @@ class _ConsensusRun(InversionRun):
         return list(self._losses)
 
     def _members_of_step(self) -> list[int]:
-        """Members of this step: in random order, each that has steps left and an image with too few members."""
+        """Positions of the targets of this step.
+
+        Targets with steps left are chosen in random order, as long as they have an image that fewer than
+        `members_per_class` chosen ones have. All are chosen in the first step, so that each has a loss.
+        """
         if not self.done:
             return list(range(len(self.targets)))
         wanted = self._engine.config.members_per_class
@@ -173,6 +177,7 @@ class _ConsensusRun(InversionRun):
         return chosen
 
     def _member_gradient(self, position: int, factor: float) -> tuple[InversionLoss, Tensor]:
+        """Loss of one target, and its gradient to the pixels of its images; `factor`: strength of the views."""
         engine, target = self._engine, self.targets[position]
         pixels = self._pixels.detach()[self._indices[position]]
         if position not in self._chunks:
@@ -197,7 +202,7 @@ class _ConsensusRun(InversionRun):
 
 
 def _image_indices(targets: Sequence[Target]) -> list[Tensor]:
-    """For every target the indices of its images among all; those without any share nothing and follow the others."""
+    """For every target the indices of its images in one set; images of targets that share none come last."""
     shared = [int(target.images.max()) + 1 for target in targets if target.images is not None]
     count, found = max(shared, default=0), []
     for target in targets:
@@ -210,7 +215,7 @@ def _image_indices(targets: Sequence[Target]) -> list[Tensor]:
 
 
 def _mean_progress(losses: Sequence[InversionLoss]) -> tuple[float, float]:
-    """Mean over members of the loss, and of the fraction of recognised images."""
+    """Mean over targets of the loss, and of the fraction of recognised images."""
     totals = torch.stack([loss.total for loss in losses])
     recognised = torch.stack([loss.recognised for loss in losses if loss.recognised is not None])
     return totals.mean().item(), recognised.mean().item()

@@ -16,9 +16,9 @@ from dfml.zoo.members import Predicts
 from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.statistics import layers_without_variance
 
-_LEAST_CONFIRMED = 0.05  # fraction of a round's images that a member must recognise, far below any usable one
-_REPORTED_LOSS = 0.05  # fraction of a member's images
-_NAMED = 5  # members that a message names
+_LEAST_CONFIRMED = 0.05  # fraction of a round's images that a member must recognise; usable members recognise far more
+_REPORTED = 0.05  # fraction of a member's images: a message names members that do not recognise more than this
+_NAMED = 5  # largest number of members that the message names
 _CONSTANT = 1e-3  # mean standard deviation of values in [0, 1]: a quarter of a grey level of 256
 
 
@@ -31,11 +31,11 @@ class FailureTracker:
     too few of its images (`count_confirmed`).
 
     Args:
-        patience: Number of such rounds in a row.
+        patience: Number of such rounds in a row after which a member is excluded.
 
     Attributes:
         excluded: Name of every excluded member -> what is wrong with it.
-        confirmed: Name of every member -> numbers of its images that it recognised, and of all that were checked.
+        confirmed: Name of a member -> (images recovered from it that it recognised, all that were checked).
     """
 
     def __init__(self, patience: int = 5) -> None:
@@ -51,7 +51,7 @@ class FailureTracker:
         losses: Sequence[InversionLoss],
         images: Float[Tensor, "images 3 size size"],
     ) -> bool:
-        """Return whether the images that a run recovered from one member can be used.
+        """Return whether the images that a run recovered from one member can be used; exclude the member if not.
 
         Args:
             target: What was to be recovered.
@@ -76,17 +76,18 @@ class FailureTracker:
         return True
 
     def count_confirmed(self, name: str, confirmed: int, images: int, classes: int | None = None) -> None:
-        """Count how many of a member's images it recognised in a round; exclude it if they are too few too often.
+        """Count how many of its images a member recognised; exclude it after `patience` failed rounds in a row.
 
-        Too few are fewer than 5%; and no more than one class in `classes`, which a member recognises that predicts the
-        same class for every image, unless as many of the other members recognised no more of theirs so far: then the
-        engine is at fault (a generator in its first rounds, for example).
+        A round has failed if the member recognised fewer than 5% of the images. It has also failed if the member
+        recognised no more than chance, one in `classes` (as if it predicted one class for every image), while more than
+        half of the other members recognised more than that of theirs so far. If most others did not, the engine is at
+        fault (a generator in its first rounds, for example).
 
         Args:
             name: Name of the member.
             confirmed: Number of images of the round that the member predicts as their label.
             images: Number of images of the round, equally many of every class.
-            classes: Number of classes of these images; None: only the 5% count.
+            classes: Number of classes of these images; None: no comparison with chance.
         """
         before = self.confirmed.get(name, (0, 0))
         self.confirmed[name] = (before[0] + confirmed, before[1] + images)
@@ -103,23 +104,18 @@ class FailureTracker:
             )
 
     def confirmation_metrics(self) -> dict[str, float]:
-        """`confirmed`: fraction of all images checked so far that their own member recognised; empty before the first.
-
-        See `count_confirmed`, which counts them.
-        """
+        """Metric `confirmed`: fraction of all images counted so far that their own member recognised; empty without."""
         total = sum(images for _, images in self.confirmed.values())
         return {"confirmed": sum(confirmed for confirmed, _ in self.confirmed.values()) / total} if total else {}
 
     def describe_losses(self) -> list[str]:
         """One line on the members that did not recognise over 5% of their images, worst first; empty without any."""
         counts = [(images - confirmed, images, name) for name, (confirmed, images) in self.confirmed.items()]
-        lossy = sorted(
-            (each for each in counts if each[0] > _REPORTED_LOSS * each[1]), key=lambda each: -each[0] / each[1]
-        )
-        if not lossy:
+        reported = sorted((row for row in counts if row[0] > _REPORTED * row[1]), key=lambda row: -row[0] / row[1])
+        if not reported:
             return []
-        named = ", ".join(f"{name} {lost} of {images}" for lost, images, name in lossy[:_NAMED])
-        rest = f" and {len(lossy) - _NAMED} more members" if len(lossy) > _NAMED else ""
+        named = ", ".join(f"{name} {lost} of {images}" for lost, images, name in reported[:_NAMED])
+        rest = f" and {len(reported) - _NAMED} more members" if len(reported) > _NAMED else ""
         return [f"recovered images that their own member does not recognise have no label: {named}{rest}"]
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,20 +135,16 @@ class FailureTracker:
 
 
 def reason_of_zero_variances(member: Predicts) -> str | None:
-    """Why a member with a batch-norm layer whose running variances are all zero is broken; None for other members."""
+    """Reason to exclude a member that has a batch-norm layer whose running variances are all zero; None for others."""
     layers = layers_without_variance(member.network) if isinstance(member, PretrainedClassifier) else []
-    return (
-        f"all running variances of {', '.join(layers)} are zero; it is not asked about images either"
-        if layers
-        else None
-    )
+    return f"all running variances of {', '.join(layers)} are zero; it is no teacher either" if layers else None
 
 
 def _least_deviation(images: Tensor, labels: Tensor) -> float:
-    """Mean standard deviation over the pixels of an image, or over the images of a class, whichever is smaller."""
+    """The smaller of two means: of the standard deviation within an image, and between the images of a class."""
     deviations = [images.flatten(1).std(dim=1).mean()]
     classes = [images[labels == label] for label in set(labels.tolist())]
-    within_classes = [members.std(dim=0).mean() for members in classes if len(members) > 1]
+    within_classes = [of_class.std(dim=0).mean() for of_class in classes if len(of_class) > 1]
     if within_classes:
         deviations.append(torch.stack(within_classes).mean())
     return min(value.item() for value in deviations)

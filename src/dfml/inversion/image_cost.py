@@ -1,7 +1,7 @@
 """What one image costs in a pass through a network: memory and operations, counted and not timed.
 
 Counts do not depend on what else the machine does, so what follows from them (chunks of a batch, images of a round) is
-the same in every run. They are measured once per architecture and image size in a process.
+the same in every run. For `PretrainedClassifier`s a process counts once per architecture and image size.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def bytes_per_image(classifier: InvertibleModel, size: int, dtype: torch.dtype |
 
 
 def multiply_adds(classifier: InvertibleModel) -> int:
-    """Multiply-adds of the convolutions and matrix products in a forward pass of one image of the model's size."""
+    """Number of multiply-adds of convolutions and matrix products in a forward pass of one image at the input size."""
     dtype = _dtype(classifier)
 
     def measure() -> int:
@@ -63,10 +63,10 @@ def multiply_adds(classifier: InvertibleModel) -> int:
 
 
 def image_operations(classifier: InvertibleModel) -> int:
-    """Cost of one image in a step of an inversion, in multiply-adds: those of a forward pass, and 16 per byte kept.
+    """Cost of one image in a step of an inversion: multiply-adds of a forward pass plus 16 times `bytes_per_image`.
 
-    Depthwise convolutions, normalisation and activations do few multiply-adds, and take the time that it takes to read
-    and write their results. Both terms together are within 40% of a step's relative time on one core of a CPU for 14
+    The second term is for depthwise convolutions, normalisation and activations: they do few multiply-adds, but take
+    time to read and write memory. On one CPU core the sum predicts the relative time of a step within 40% for 14
     networks from Conv4 to ViT; multiply-adds alone are wrong by a factor of up to 3 (docs/results/cost.md).
     """
     return multiply_adds(classifier) + _OPERATIONS_PER_BYTE * bytes_per_image(classifier, classifier.size)

@@ -1,4 +1,4 @@
-"""`ImageSource`: recovered images of a zoo, some members per round, by any engine; failing members are excluded."""
+"""`ImageSource`: recovers images for a training, some members per round, by any engine; excludes failing members."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class ImageSource:
     Args:
         config: The engine and its settings.
         zoo: The members.
-        preprocessing: Size of the returned images; images of members with another input are resized. Generators also
-            use its mean and standard deviation.
-        patience: Rounds without progress after which a member is excluded; see `FailureTracker`.
+        preprocessing: Size of the returned images; images of members with another input are resized. Generators and
+            `consensus` optimise at this size, normalised with its mean and standard deviation.
+        patience: Number of failed rounds in a row after which a member is excluded; see `FailureTracker`.
         rows: For every member, the rows of the student's head that stand for its outputs; None without a student.
         seed: Seed of all draws.
         device: Device of engine and labels; None: the CPU.
@@ -47,12 +47,13 @@ class ImageSource:
         engine: The engine; it learns from round to round.
         classes_per_round: Largest number of classes of one member in a round.
         failures: The record of excluded members.
-        broken: Indices of excluded members that must not be asked as teachers either, because a batch-norm layer has
-            only running variances of zero.
-        last: Metrics of the last round: values of the loss terms, without their weights, before the last step, each the
-            mean over the members whose inversion succeeded. `inversion_loss`: the cross-entropy (label term) alone, in
-            nats. `batch_norm_distance` and `disagreement`: 0 where the term is not computed. `inversion_NAME`: every
-            term of another package. Empty after a round of 0 steps or without such a member.
+        broken: Indices of excluded members that must not be teachers either (`reason_of_zero_variances`).
+        last: Metrics of the last round: unweighted loss terms before the last step, means over the members whose
+            inversion succeeded; empty without steps or such members. `inversion_loss`: cross-entropy in nats.
+            `batch_norm_distance`, `disagreement`: 0 if not computed. `inversion_NAME`: each term of another package.
+
+    Raises:
+        RunError: If no member can be inverted.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class ImageSource:
         return chosen.repeat_interleave(size.per_class).to(self._device)
 
     def most_images(self, per_class: int) -> int:
-        """The largest number of images of one member in a round."""
+        """Largest number of images that a round recovers from one member."""
         return per_class * min(max(map(len, self._zoo.classes.of_member)), self.classes_per_round)
 
     def recover(
@@ -143,13 +144,14 @@ class ImageSource:
     ) -> dict[int, RecoveredImages]:
         """Recover images from some members.
 
+        A member that does not recognise its first images is inverted by `InversionConfig.fallback`, if that is set.
+
         Args:
             members: Indices of the members.
             per_class: Number of images of every output in `labels`, unless the time budget allows fewer.
             round_index: Number of the round: draws differ between rounds and repeat when a round is repeated.
             student: Student logits; images maximise the divergence between member and student. None disables the term.
-            learner_weights: Weights of the learner that is being trained. Only looked at after a failure, to find out
-                whether the learner rather than the member is at fault: that is so if they are not finite.
+            learner_weights: Weights of the learner; if they are not finite, a failed inversion is not a member's fault.
 
         Returns:
             Member index -> its images and their labels, for every member whose inversion succeeded. An image that
@@ -215,7 +217,9 @@ class ImageSource:
     def confirmed(
         self, member: int, labels: Int64[Tensor, " images"], scores: Float[Tensor, "images _outputs"]
     ) -> Bool[Tensor, " images"]:
-        """Choose the images that may be stored under their label (`InversionConfig.confirmed_only`), and count them.
+        """Return which images may be used with their label (`InversionConfig.confirmed_only`), and count them.
+
+        A member that recognises too few in too many rounds, or predicts the same for all, is excluded.
 
         Args:
             member: Index of the member that the images were recovered from.
@@ -224,6 +228,9 @@ class ImageSource:
 
         Returns:
             True for every image that the member predicts as its label; all True if the setting is off.
+
+        Raises:
+            RunError: If no member is left.
         """
         recognised = scores.argmax(dim=1) == labels.to(scores.device)
         if not self._config.confirmed_only:
@@ -238,7 +245,7 @@ class ImageSource:
         return recognised
 
     def exclude(self, member: int, reason: str) -> None:
-        """Exclude a member from further rounds, unless it is excluded, and note a message that says why.
+        """Exclude a member from further rounds, with a message; no effect if it is excluded already.
 
         Args:
             member: Index of the member.
@@ -257,12 +264,12 @@ class ImageSource:
         self._require_members()
 
     def pop_messages(self) -> list[str]:
-        """Return and forget which members were excluded or limited since the last call, and why."""
+        """Return, and remove, the messages on members that were excluded or limited since the last call."""
         messages, self._messages = self._messages, []
         return [*messages, *self._budget.pop_messages()]
 
     def _report(self, names: set[str], learner_weights: Iterable[Tensor]) -> None:
-        """Note a message on every member that failed.
+        """Add a message for every member that failed.
 
         Raises:
             RunError: If the engine or the learner is not finite any more, or no member is left.

@@ -1,4 +1,4 @@
-"""The images that were recovered from members of a zoo: what `dfml.invert` returns and writes to a folder."""
+"""Result of `dfml.invert`: recovered images, in memory and as files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dfml.images import to_pil
 from dfml.inversion.fidelity import Fidelity
 
 KEPT_IMAGES, KEPT_CLASSES, SHARED_CLASSES = 12, 20, 100
-"""Images per class, classes per member, and classes of members inverted together, that are returned when the images are
-written to a folder."""
+"""What is kept in memory if images are written to a folder: the first 12 images of each class, of the first 20 classes
+of a member, or of the first 100 classes of members that were inverted together."""
 
-_PIXELS_AT_ONCE = 2**22  # per round, with all that gradients need: 83 images of 224 x 224
+_PIXELS_AT_ONCE = 2**22  # pixels of a round, such as 83 images of 224 x 224; bounds the memory of the optimisation
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class InvertedMember:
 
     Attributes:
         name: Name of the member in the zoo.
-        labels: Names of its classes.
-        classes: The names that these classes have in the zoo.
-        per_class: Number of images recovered of each class.
-        images: For every class its images in [0, 1]; with an output folder only the first 12 images of the first 20
-            classes, so that a large zoo does not fill the memory. Members that were inverted together have the same
-            images of a class, and none of classes beyond the first 100 of all.
-        fidelity: How faithful all images are.
+        labels: One name per output.
+        classes: For every output the name of its class in the zoo (`Zoo.classes.names`).
+        per_class: Number of images recovered for each output.
+        images: For every output its images in [0, 1]; with an output folder only the first 12 images of the first 20
+            outputs, so that a large zoo does not fill the memory. Members that were inverted together have the same
+            images of a class; with a folder, only the first 100 classes of all have images here.
+        fidelity: How many of all images this and other members recognise.
     """
 
     name: str
@@ -47,17 +47,17 @@ class InvertedMember:
 
     @property
     def count(self) -> int:
-        """Number of images recovered, all classes together."""
+        """Number of images recovered for all outputs together."""
         return self.per_class * len(self.labels)
 
 
 class ClassImages:
-    """Collects the images of some classes round by round: the first ones in memory, all of them in a folder.
+    """Collects recovered images class by class over several rounds; writes them to a folder, if there is one.
 
     Args:
         names: Names of the classes.
         per_class: Number of images of each class.
-        folder: Output folder, with one folder per class; None: all images are kept in memory.
+        folder: Output folder, in which each class gets a folder; None: all images are kept in memory.
         most_classes: Number of classes whose first 12 images are kept in memory if there is a folder.
     """
 
@@ -72,9 +72,12 @@ class ClassImages:
         """Add the images of a round.
 
         Args:
-            classes: Indices of the classes.
-            numbers: Numbers of each class's images.
+            classes: Indices of the classes, in `names`.
+            numbers: Numbers of the images within each class, counted from 0 over all rounds.
             images: Images in [0, 1], class by class.
+
+        Raises:
+            FileExistsError: If the folder of a class exists before its image 0 is written.
         """
         for index, of_class in zip(classes, torch.split(images.cpu(), len(numbers)), strict=True):
             if self._folders:
@@ -83,23 +86,26 @@ class ClassImages:
                 self._kept[index].append(of_class[: max(0, self._most - numbers.start)].clone())
 
     def read(self) -> tuple[Float[Tensor, "_images 3 _size _size"], ...]:
-        """The images in memory: for every class, or for the first `most_classes` if there is a folder."""
+        """The images in memory, class by class: of all classes, or of the first `most_classes` if there is a folder."""
         return tuple(torch.cat(each) for each in self._kept)
 
 
 def plan_rounds(
     outputs: int, per_class: int, size: int, classes_per_round: int | None = None
 ) -> list[tuple[range, range]]:
-    """Divide the images of one member into rounds, each recovered together: (classes, numbers of their images).
+    """Divide the images of one member into rounds, whose images are recovered together.
 
-    A round has as many classes as possible, because its images are to match running statistics over all classes; where
-    they do not fit the memory, it has fewer images of each.
+    A round has as many classes as possible, because the running statistics that its images are to match are those of
+    all classes. If one image of each class is too much for `_PIXELS_AT_ONCE`, the classes are divided; then the images.
 
     Args:
         outputs: Number of classes of the member.
         per_class: Number of images of each class.
         size: Height and width of the images in pixels.
-        classes_per_round: Largest number of classes of a round; None: as many as fit the memory.
+        classes_per_round: Largest number of classes of a round; None: as many as fit.
+
+    Returns:
+        One (indices of classes, numbers of the images of each class) per round.
     """
     if classes_per_round is None:
         classes_per_round = max(1, _PIXELS_AT_ONCE // size**2)
@@ -119,7 +125,7 @@ def _write(folder: Path, numbers: range, images: Float[Tensor, "images 3 height 
 
     Args:
         folder: The folder of a class.
-        numbers: Number of every image. 0 begins a class: its folder must not exist.
+        numbers: Number of every image. If the first is 0, the folder must not exist.
         images: Images in [0, 1].
     """
     folder.mkdir(parents=True, exist_ok=numbers.start > 0)
@@ -128,7 +134,7 @@ def _write(folder: Path, numbers: range, images: Float[Tensor, "images 3 height 
 
 
 def folder_names(labels: Sequence[str]) -> list[str]:
-    """Folder names for labels: safe whatever the labels hold, and distinct on file systems that ignore case."""
+    """Folder names for labels: valid on every file system whatever the labels contain, distinct also without case."""
     names: list[str] = []
     taken: set[str] = set()
     for index, label in enumerate(labels):

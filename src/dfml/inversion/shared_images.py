@@ -1,4 +1,4 @@
-"""Indices of images that several members share, for engines with one set of pixels per class."""
+"""Indices of images that several members share, for engines that optimise one set of pixels for several members."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 
 
 def shared_image_indices(classes: Sequence[Int64[Tensor, " _images"]]) -> list[Int64[Tensor, " _images"]]:
-    """Indices into one common set of images for several members: members that have a class in common share its images.
+    """Number the images of several members in one common set; members with the same class share its images.
 
     Args:
-        classes: For every member the class, in the zoo, of each of its images.
+        classes: For every member, the class (index in the zoo) of each of its images.
 
     Returns:
-        For every member the indices of its images: the n-th image of a class is the same for all members.
+        For every member, the index of each of its images, counted from 0: the n-th image of a class has the same index
+        for all members (`Target.images`).
     """
     numbers: dict[tuple[int, int], int] = {}
     found = []
@@ -32,7 +33,7 @@ def shared_image_indices(classes: Sequence[Int64[Tensor, " _images"]]) -> list[I
 
 
 def first_occurrences(indices: Sequence[Int64[Tensor, " _images"] | None]) -> list[Bool[Tensor, " _images"] | None]:
-    """For every member, whether each of its images belongs to no earlier member; None if its images are its own.
+    """For every member, a mask of its images that no earlier member has; None if its images are not shared.
 
     Args:
         indices: For every member the indices of its images in one common set (`Target.images`); None: not shared.

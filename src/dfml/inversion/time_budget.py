@@ -1,7 +1,7 @@
 """`TimeBudget`: how many images and steps the inversion of one member may take in a round of a training.
 
-Without it, one ResNet-50 at 224 pixels takes as long in a round as hundreds of Conv4. A member whose round would cost
-more than the budget gives way in this order: images of fewer classes, down to five; fewer images of each class, down to
+Without it, one ResNet-50 at 224 pixels takes as long in a round as hundreds of Conv4. If the round of a member would
+cost more than the budget, it is reduced in this order: fewer classes, down to five; fewer images of each class, down to
 one; fewer steps. Costs are counted, not timed (`dfml.inversion.image_cost`), so that a training is repeatable.
 """
 
@@ -15,7 +15,7 @@ from dfml.inversion.image_cost import image_operations
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.zoo import Zoo
 
-_LEAST_CLASSES = 5  # images of fewer are far from the running statistics, which are those of all classes
+_LEAST_CLASSES = 5  # the statistics of fewer classes are too far from the running statistics, which are of all classes
 _REFERENCE, _REFERENCE_SIZE = "conv4_64", 32
 _REFERENCE_CLASSES = 1000  # the head is a small part of the cost; a Conv4 with fewer classes is cheaper
 
@@ -27,7 +27,7 @@ class RoundSize:
     Attributes:
         classes: Largest number of classes.
         per_class: Number of images per class.
-        steps: Largest number of steps; None: the engine's.
+        steps: Largest number of steps; None: no other limit than `Engine.steps`.
     """
 
     classes: int
@@ -36,15 +36,15 @@ class RoundSize:
 
 
 class TimeBudget:
-    """Divides a budget of operations per round into classes, images and steps, for every member on its own.
+    """Derives the classes, images and steps of every member's round from a budget of operations per member and round.
 
     The unit is the cost of an image in one step of a Conv4 with 64 channels, 1000 classes and 32 x 32 pixels. A
     member's round may cost `budget` times as much as a round of that Conv4 with images of `classes_per_round` classes
-    and as many steps; other members do not matter.
+    and `steps` steps. Members are limited independently of each other.
 
     Args:
-        zoo: The members. Those that are no `PretrainedClassifier` cannot be counted and are not limited.
-        budget: See above; 0: no limit.
+        zoo: The members. One that is no `PretrainedClassifier` is not limited, because its cost cannot be counted.
+        budget: Factor as described above; 0: no limit.
         classes_per_round: Largest number of classes of a member in a round.
         steps: Largest number of steps of the engine.
     """
@@ -109,12 +109,12 @@ class TimeBudget:
 
 
 def fit_round(classes: int, per_class: int, images: float, steps: int) -> RoundSize:
-    """Choose classes, images per class and steps of a round that has room for fewer images than wanted.
+    """Choose classes, images per class and steps of a round whose budget allows fewer images than wanted.
 
     Args:
         classes: Number of classes without a limit.
         per_class: Number of images per class without a limit.
-        images: Number of images that the budget allows in all steps; positive, and fewer than wanted.
+        images: Number of images that the budget allows for `steps` steps; positive, less than `classes * per_class`.
         steps: Number of steps without a limit.
     """
     classes = max(min(classes, _LEAST_CLASSES), min(classes, int(images) // per_class))

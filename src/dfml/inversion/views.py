@@ -1,7 +1,7 @@
-"""Random views of images during the inversion: shifts, mirror images, crops and colours.
+"""Random views (augmentations) of images during an inversion: shifts, mirroring, crops and changes of colour.
 
-Pixels that only one member accepts lose their class when they are moved a little. An image that keeps its class in many
-views is recognised by other members too.
+Pixels that only one member recognises lose their class when they are moved a little. An image that keeps its class in
+many views is recognised by other members too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class AnyView(Protocol):
-    """A view of a batch of images in normalised space."""
+    """A transformation of a batch of images in normalised space (glossary: Tensors)."""
 
     def apply(self, pixels: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch height width"]:
         """Return the view; differentiable, and affine in the pixels."""
@@ -28,13 +28,13 @@ class AnyView(Protocol):
 
 @dataclass(frozen=True)
 class View:
-    """A shift and a mirror image of a whole batch.
+    """The same shift and mirroring for a whole batch.
 
     Attributes:
         rows: Shift downwards in pixels.
         columns: Shift to the right in pixels.
         flip: Whether to mirror horizontally, after the shift.
-        wrap: Whether pixels that are shifted out come in on the other side; otherwise zeros (the mean colour) come in.
+        wrap: Whether pixels that are shifted out come in on the other side; else zeros (the mean colour) come in.
     """
 
     rows: int = 0
@@ -57,12 +57,12 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class ImageViews:
-    """One view for every image: a crop, enlarged to the whole image, a shift, a mirror image and changed colours.
+    """A view of its own for every image: a crop enlarged to the whole image, shifted, mirrored, with changed colours.
 
     Attributes:
         crop_maps: Affine maps from positions in the view to positions in the image, both in [-1, 1] along either axis.
-        contrast: Factor of every image.
-        offset: Number that is added to every channel of an image.
+        contrast: Factor of the pixels of an image.
+        offset: Number that is added to a channel of an image after that.
     """
 
     crop_maps: Float[Tensor, "images 2 3"]
@@ -87,16 +87,16 @@ def sample_view(
     Args:
         weights: Settings of the views: `views`, `jitter`, `wrap`, `flip`, `zoom`, `colour`.
         generator: Generator of the draws, on the CPU.
-        images: Number of images; needed for views of every image only.
-        size: Height and width of the images in pixels; needed for the same.
-        strength: Factor of the zoom and of the colours, in [0, 1].
+        images: Number of images; only needed for `views="image"`.
+        size: Height and width of the images in pixels; only needed for `views="image"`.
+        strength: Factor of `zoom` and `colour`, in [0, 1].
 
     Returns:
-        A `View` with offsets in [-jitter, jitter] along both axes; or `ImageViews` with offsets that are uniform in the
-        same range, plus those of the crops within the image.
+        A `View` with whole shifts in [-jitter, jitter] pixels along both axes; or `ImageViews` with fractional shifts,
+        uniform in the same range extended by the margin of the crop.
 
     Raises:
-        ValueError: If views of every image are drawn without a number of images or a size.
+        ValueError: If `images` or `size` is missing for `views="image"`.
     """
     if weights.views == "image":
         if images < 1 or size < 1:

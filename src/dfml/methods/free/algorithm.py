@@ -57,7 +57,7 @@ VIEW = InversionWeights(jitter=4, wrap=False, flip=True)
 """Random shift and mirroring of the images for the distillation."""
 
 JUDGES = 3
-"""Number of other members with the same classes that are asked about the images of a member."""
+"""Number of other members with the same classes that classify the images recovered from a member."""
 
 
 class FREE(Method):
@@ -195,14 +195,14 @@ class FreeRun(TrainingRun):
     def _store(self, recovered: Mapping[int, RecoveredImages], iteration: int) -> None:
         """Add the images of all members that the members recognise to the task memory.
 
-        Members with the same classes are asked about them too; a member that these contradict is excluded.
+        Members with the same classes classify them too; a member that these contradict is excluded.
         """
         for member, (images, labels) in recovered.items():
             if self.config.inversion.confirmed_only:
                 stored = to_float(to_bytes(images))
                 generator = seeds.generator(self.config.seed, "judges", iteration, member)
-                asked = [member, *self.agreement.judges(member, JUDGES, generator)]
-                scores = {index: teacher_logits(self.zoo[index], stored) for index in asked}
+                queried = [member, *self.agreement.judges(member, JUDGES, generator)]
+                scores = {index: teacher_logits(self.zoo[index], stored) for index in queried}
                 self.agreement.add(member, labels, scores)
                 confirmed = self.source.confirmed(member, labels, scores[member])
                 for index, reason in self.agreement.contradicted().items():

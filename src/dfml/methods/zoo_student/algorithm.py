@@ -2,10 +2,10 @@
 
 The softmax outputs of all members, side by side, with the nearest class mean are more accurate in few-shot tasks than
 the learners of PURER and FREE, but need the whole zoo at test time (`zoo_embedding`). The student is trained to predict
-the outputs of all members, so that its predictions can take the place of theirs. A meta-iteration:
+the outputs of all members, so that its predictions can replace theirs. A meta-iteration:
 
-1. Inversion: recover images of the classes of some members. By default the pixels start from dead leaves (synthetic
-   pictures of overlapping shapes; `dfml.inversion.initialisation`) or from pen strokes.
+1. Inversion: recover images of the classes of some members, by default from initial pixels that are dead leaves
+   (random overlapping shapes) or pen strokes (`dfml.inversion.initialisation`).
 2. Query: many members predict their classes for every image, and for mixtures of images (CutMix). Predictions for
    images of classes outside of a member's label set matter most: few-shot tasks consist of such images.
 3. Distillation: train the student on random batches of the images in the buffer (the newest `memory` ones, also of
@@ -81,7 +81,7 @@ class ZooStudentRun(TrainingRun):
         outputs = [len(classes) for classes in zoo.classes.of_member]
         # For every member, the class of the zoo that each of its outputs stands for.
         self.classes_of_member = [torch.tensor(classes, device=device) for classes in zoo.classes.of_member]
-        # For every member, the columns of its outputs among the outputs of all members, which the student predicts.
+        # For every member, the columns of its outputs among the student's logits, which are those of all members.
         self.columns_of_member = list(torch.split(torch.arange(sum(outputs), device=device), outputs))
         self.student = Student.untrained(
             config.backbone,
@@ -123,10 +123,10 @@ class ZooStudentRun(TrainingRun):
             self.source.next_members(iteration, self.config.members_per_step),
             self.config.images_per_class,
             iteration,
-            # Before its first update the student's predictions are random: where members disagree with them says
-            # nothing about what the student has to learn.
+            # Before its first update the student's predictions are random: disagreement with them does not show what
+            # the student has to learn.
             student=self._student_logits if self.updates else None,
-            # If an inversion fails, these are checked: weights that are not finite end the run, no member is excluded.
+            # If an inversion fails while these are not finite, the run ends; otherwise the member is excluded.
             learner_weights=self.student.network.parameters(),
         )
         inverted = time.perf_counter()
@@ -155,9 +155,9 @@ class ZooStudentRun(TrainingRun):
     def _query_teachers(self, recovered: Mapping[int, RecoveredImages], iteration: int) -> None:
         """Add recovered and mixed images to the buffer, with the members' log-probabilities.
 
-        The images are predicted by the members that they were recovered from and by further random members, in all
-        `config.teachers` members (None: all). The log-probabilities of the other members are NaN. `recovered` has the
-        images by the index of the member that they were recovered from.
+        Teachers are the members that the images were recovered from and further random ones, `config.teachers` in all
+        (None: all members); each predicts all images. The log-probabilities of the other members are NaN. `recovered`:
+        index of a member -> the images recovered from it.
         """
         if not recovered:
             return
@@ -197,7 +197,7 @@ class ZooStudentRun(TrainingRun):
             self.buffer.forget_classes(index)
 
     def _mix(self, images: Tensor, iteration: int) -> list[Tensor]:
-        """Mixtures of images with earlier ones, which the buffer holds; none while it is empty."""
+        """`config.mixed` batches of the images mixed with earlier ones of the buffer; none while it is empty."""
         mixed = []
         for turn in range(self.config.mixed if len(self.buffer) else 0):
             generator = seeds.generator(self.config.seed, "mix", iteration, turn)

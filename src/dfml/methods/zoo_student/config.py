@@ -57,9 +57,9 @@ class ZooStudentConfig(TrainingConfig):
         ),
         fallback=PixelInversionConfig(search_steps=60),
     )
-    """Inversion engine, and the settings of each engine. Members that do not recognise the images recovered by the loss
-    of PURER, as most networks deeper than Conv4, are inverted by another one (`fallback`): a student of Conv4 members
-    is about half a point more accurate with the first loss (docs/results/architectures.md)."""
+    """Inversion engine, and the settings of each engine. By default the loss is that of PURER, with which a student of
+    Conv4 members is about half a point more accurate (docs/results/architectures.md). Members that do not recognise
+    the images recovered with it, as most networks deeper than Conv4, are inverted with the loss of `fallback`."""
     members_per_step: PositiveInt = 1
     """Number of members that images are recovered from in a meta-iteration; all members take turns."""
     images_per_class: PositiveInt = 20
@@ -68,7 +68,8 @@ class ZooStudentConfig(TrainingConfig):
     mixed: NonNegativeInt = 1
     """Number of mixed images per recovered image: a box of an earlier image pasted into it (CutMix)."""
     teachers: PositiveInt | None = None
-    """Number of members that predict each image, sampled at random in every meta-iteration; None: all."""
+    """Number of members that predict the images of a meta-iteration: those that the images were recovered from, and
+    further ones at random; None: all."""
     memory: PositiveInt = 100_000
     """Largest number of images that are kept with their predictions. An image takes 3 kB at 32 x 32 pixels, and its
     predictions 1 kB for 100 members with five classes each."""
@@ -87,7 +88,8 @@ class ZooStudentConfig(TrainingConfig):
     """Fraction of the optimiser steps of the student, the last ones of the training, that have the episodic loss, in
     [0, 1). In earlier steps it lowered the accuracy."""
     episode_way: PositiveInt = 32
-    """Largest number of classes per training episode; there are fewer if the zoo or the batch has no room for them."""
+    """Largest number of classes per training episode; fewer if the buffer has fewer classes with enough images, or the
+    batch is too small."""
     episode_shot: PositiveInt = 3
     """Number of support images per class of a training episode."""
     episode_query: PositiveInt = 4
@@ -105,4 +107,5 @@ class ZooStudentConfig(TrainingConfig):
     """Precision of the student in training, and of the members' predictions. `auto`: bfloat16 where the hardware
     multiplies it natively, else float32."""
     patience: PositiveInt = 5
-    """Number of inversions in a row without progress after which a member is excluded."""
+    """Number of inversions in a row that fail (no progress, or too few images that the member itself recognises) after
+    which a member is excluded."""

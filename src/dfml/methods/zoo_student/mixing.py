@@ -1,4 +1,4 @@
-"""CutMix: new images for distillation, each made of two others."""
+"""CutMix: new images for distillation, each made of two images. They have no label; the members predict them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def cut_and_mix(
     Args:
         first: Images of any type.
         second: As many images of the same size and type.
-        generator: Random generator on the CPU. The area of a box, as a fraction of the image, is uniform in [0, 1], and
-            so is its centre; the part outside of the image is cut off.
+        generator: Random generator on the CPU. The area of a square box, as a fraction of the image, and its centre are
+            uniform in [0, 1]; the part of a box outside of the image is cut off.
 
     Returns:
         New images of the same type.
@@ -27,5 +27,5 @@ def cut_and_mix(
     area, *centre = torch.rand(3, count, 1, generator=generator).to(first.device).unbind()
     half = 0.5 * size * area.sqrt()
     positions = torch.arange(size, device=first.device) + 0.5
-    rows, columns = ((positions - size * middle).abs() < half for middle in centre)
+    rows, columns = ((positions - size * coordinate).abs() < half for coordinate in centre)
     return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], second, first)
