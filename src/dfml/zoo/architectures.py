@@ -1,4 +1,4 @@
-"""Networks by the names that a manifest has for them: torchvision, timm, ResNets for CIFAR, lists of layers."""
+"""Builds the network that a manifest names: of torchvision, of timm, a ResNet for CIFAR, or a list of layers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dfml.errors import ConfigError, DfmlError
 from dfml.zoo.layer_lists import build_layers
 
 FAMILIES = ("torchvision", "timm", "cifar_resnet")
-"""What may stand before the colon of an architecture's name."""
+"""Possible values of FAMILY in an architecture `FAMILY:NAME`."""
 
 REPLACE = "replace"
-"""Argument that maps names of modules to the layers that stand in their place, as a list or as one layer."""
+"""Argument that maps names of modules to their replacement: one layer, or a list of layers."""
 
 _RESERVED = frozenset({"weights", "weights_backbone", "num_classes", "progress", "seed", "architecture", "pretrained"})
 
@@ -30,14 +30,14 @@ def build_architecture(
     Args:
         architecture: `torchvision:NAME`, `timm:NAME` or a name of timm alone, `cifar_resnet:DEPTH`, or a list of layers
             (`dfml.zoo.layer_lists`), whose last layer determines the outputs.
-        outputs: Number of outputs.
-        arguments: Arguments of the architecture, and `replace`: modules to put others in the place of, such as
+        outputs: Number of outputs; not used for a list of layers.
+        arguments: Arguments of the architecture, and `replace`, modules to be replaced by others, such as
             `{"fc": ["Linear(512, 64)", "ReLU", "Linear(64, 5)"], "maxpool": "Identity"}`.
-        device: Device of the weights; `meta` for none.
+        device: Device of the weights; `meta`: the weights have shapes but no memory.
 
     Raises:
-        ConfigError: If the name is unknown, the architecture does not take the arguments, or there is no module of a
-            name to be replaced.
+        ConfigError: If the name is unknown, the architecture does not take the arguments, or a module that is to be
+            replaced does not exist.
     """
     given = dict(arguments or {})
     replacements = given.pop(REPLACE, {})
@@ -82,12 +82,12 @@ def _torchvision(name: str, outputs: int, arguments: dict[str, Any]) -> nn.Modul
 
     if name not in models.list_models(module=models):
         raise ConfigError(f"torchvision has no classifier {name!r}")
-    if name in ("inception_v3", "googlenet"):  # their own initialisation takes a minute
+    if name in ("inception_v3", "googlenet"):  # their default initialisation takes a minute
         arguments = {"init_weights": False, **arguments}
     network: nn.Module
     try:
         network = models.get_model(name, weights=None, num_classes=outputs, **arguments)
-    except NotImplementedError:  # it computes with its first weights, which the meta device has none of
+    except NotImplementedError:  # the constructor computes with the initial weights, which have no values on `meta`
         with torch.device("cpu"):
             network = models.get_model(name, weights=None, num_classes=outputs, **arguments)
     return network

@@ -1,4 +1,4 @@
-"""All files below a folder that are, or were meant to be, models: bounded, and without following links out."""
+"""Finds model files below a folder, also damaged ones, without following links and within bounds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MEMBERS = frozenset({Kind.TIMM, Kind.TRANSFORMERS, Kind.TENSORFLOW})  # folders
 
 @dataclass
 class Candidates:
-    """What is below a folder.
+    """Files and folders below a folder.
 
     Attributes:
         models: Files and folders that are, or were meant to be, models, in the order of their paths.
-        others: Files that are texts or images.
+        others: Files that are texts, images or documents.
     """
 
     models: list[Found] = field(default_factory=list)
@@ -29,9 +29,10 @@ class Candidates:
 def find_candidates(folder: Path, known: Collection[Path] = ()) -> Candidates:
     """Recognise all files below a folder.
 
-    A folder that is one model is one entry, and its files are none. Names that begin with a dot are left out. Links
-    are not followed: a link to below the same folder is left out, since its target is found there; any other link, a
-    FIFO or a device is an entry with a reason.
+    A folder that is one model is one entry; its files are not looked at. Names that begin with a dot are left out.
+    Links are not followed: one to below the same folder is left out, since its target is found there; any other link, a
+    FIFO or a device is an entry with a reason. After 100,000 files, or more than 16 folders deep, the search ends with
+    an entry that says so.
 
     Args:
         folder: The folder.

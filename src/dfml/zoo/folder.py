@@ -1,4 +1,4 @@
-"""The files and folders of a zoo on disk."""
+"""The paths and names of the members of a zoo on disk."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from dfml.zoo.hub import absolute_path, is_hub_id, member_name
 from dfml.zoo.manifest import MANIFEST, Manifest, entry_path, find_entry, named_files, read_manifest
 
 RECORD = "zoo.json"
-"""Settings that `dfml.pretraining` built the zoo with; no member."""
+"""File in which `dfml.pretraining` records the settings that it built the zoo with; it is no member."""
 
 
 def member_paths(path: Path, *, allow_none: bool = False) -> list[Path]:
     """Paths of a zoo's members, sorted by name.
 
-    A member is a file or folder that a format recognises, or a folder that holds `config.json` or `model.safetensors`
-    (a damaged member, reported when it is read). Names that start with a dot are left out. The entries of a manifest
-    (`zoo.yaml`) are members too, as `ZOO/zoo.yaml#NAME`; what they name is not a member of its own.
+    A member is a file or folder that a format recognises, or a folder with `config.json` or `model.safetensors` that no
+    format recognises (a damaged member, reported when it is read). Files and folders whose names start with a dot are
+    ignored. The entries of a manifest (`zoo.yaml`) are members with the path `ZOO/zoo.yaml#NAME`; the files that they
+    name are no further members.
 
     Args:
         path: The zoo's folder; or a single member, which is a zoo of one, also one on the Hub (`hf:OWNER/NAME`).
         allow_none: Return an empty list where the path exists and there is no member.
 
     Raises:
-        ZooError: If there is no member, nothing at the path, or the manifest cannot be read.
+        ZooError: If there is nothing at the path or no member, or the manifest cannot be read.
     """
     if is_hub_id(path):
         return [absolute_path(path)]
@@ -64,11 +65,12 @@ def named_members(paths: Sequence[Path]) -> dict[str, Path]:
         paths: Folders of zoos, or single members; at least one.
 
     Returns:
-        Name -> path, in the order of the zoos and of their members' names. A member of a single zoo is named like its
-        folder; one of several zoos `FOLDER/MEMBER`, with the whole path of the zoo where two have one name.
+        Name -> path, zoo by zoo, each sorted by name. In a single zoo a member has the name of its file, folder or
+        entry in the manifest; with several zoos it is `ZOO/MEMBER`, where ZOO is the name of the zoo's folder, or its
+        whole path if two folders have the same name.
 
     Raises:
-        ZooError: If there is no zoo, one has no member, or a zoo is named twice.
+        ZooError: If no path is given, one is given twice, or one has no member.
     """
     if not paths:
         raise ZooError("expected the folder of a zoo, found none")

@@ -1,4 +1,4 @@
-"""Contents and defects of a zoo: every member is examined, and a damaged one does not stop the others."""
+"""`inspect_zoo`: contents and defects of a zoo. A damaged member is reported and does not stop the examination."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ _LAYERS_NAMED = 3  # batch-norm layers with the same defect that warnings name
 
 @dataclass(frozen=True)
 class MemberReport:
-    """One member, or a model file that is none. What cannot be read, or is not known, is None or empty.
+    """One member, or a model file that is no member. A value that cannot be read or is not known is None or empty.
 
     Attributes:
         name: Name of its folder or file; for a file that is no member, its path below the zoo's folder.
         problem: Why it cannot be used, and what to do; None for a usable member.
-        format: Name of the format that it is stored in, or the kind of a file that is no member; None for a member in
-            memory.
+        format: Name of its format; for a file that is no member its kind (`dfml.zoo.sniffing.Kind`); None for a member
+            in memory.
         architecture: Name of its architecture; for the format `timm`, a name in timm's registry.
         labels: One name per output.
         size: Height and width of its input, in pixels.
-        parameters: Number of learned values.
+        parameters: Number of values of its parameters, without buffers.
         batch_norms: Number of batch-norm layers with running statistics.
         sha256: SHA-256 of its weight file, as hex digits.
         held_out_accuracy: Accuracy on held-out images, a fraction, if noted in its configuration.
-        warnings: Properties that a user should know before relying on it.
-        is_member: Whether the zoo has it as a member; False for another model file below its folder.
-        can_be_added: Whether `dfml zoo add` can make a file that is no member one.
+        warnings: Properties that make it less useful, one line each.
+        is_member: Whether it is a member of the zoo; False for another model file below the zoo's folder.
+        can_be_added: Whether `dfml zoo add` can make it a member; only for files that are none.
     """
 
     name: str
@@ -70,7 +70,7 @@ class MemberReport:
 
 @dataclass(frozen=True)
 class ZooReport:
-    """A zoo.
+    """The result of `inspect_zoo`.
 
     Attributes:
         members: The members in the order of their names; after them the model files below the zoo's folder that are no
@@ -101,9 +101,9 @@ class ZooReport:
 def inspect_zoo(
     zoo: str | Path | Zoo, *, class_identity: ClassIdentity = "names", networks: Mapping[str, str] | None = None
 ) -> ZooReport:
-    """Examine every member of a zoo: read its configuration, load its weights, let it classify synthetic images.
+    """Examine every member of a zoo: read its configuration, load its weights, classify synthetic images with it.
 
-    Members that only predict are listed but not queried.
+    Members that only predict are listed; synthetic images are not sent to them.
 
     Args:
         zoo: A zoo's folder, one member on the Hub (`hf:OWNER/NAME`), or an open zoo.
@@ -140,7 +140,7 @@ def inspect_zoo(
 
 
 def _unused(zoo: Path, members: Sequence[Path]) -> Candidates:
-    """Files below a zoo's folder that are no part of a member."""
+    """Files below a zoo's folder that belong to no member."""
     if zoo in members:
         return Candidates()
     if zoo.is_dir():
@@ -151,7 +151,7 @@ def _unused(zoo: Path, members: Sequence[Path]) -> Candidates:
 
 
 def _no_member(found: Found, zoo: Path) -> MemberReport:
-    """The row of a file that is not, or cannot be, a member of the zoo that it lies in."""
+    """The report of a file below a zoo's folder that is no member."""
     inside = found.path.is_relative_to(zoo) and found.path != zoo
     name = printable(str(found.path.relative_to(zoo) if inside else found.path.name), limit=200)
     problem = f"{found.reason}; {found.fix}"
@@ -260,7 +260,7 @@ def _with_duplicates(members: Sequence[MemberReport]) -> tuple[MemberReport, ...
 def _with_many_classes(
     members: tuple[MemberReport, ...], space: LabelSpace, names: Sequence[str]
 ) -> tuple[MemberReport, ...]:
-    """Add a warning to a member that has most classes of the zoo, and many times as many as the others."""
+    """Add a warning to a member with ten times the median number of classes that alone has over half of all classes."""
     of_member = {name: set(classes) for name, classes in zip(names, space.of_member, strict=True)}
     members_with = Counter(chain.from_iterable(of_member.values()))
     shared = {name: sum(members_with[each] > 1 for each in classes) for name, classes in of_member.items()}

@@ -1,7 +1,7 @@
 """The label space of a zoo: which outputs of different members are the same class.
 
-Members come from different sources, and a label name is all that identifies a class. Placeholder names (`0`,
-`class_3`, `LABEL_0`) identify none: unless a mapping names its class, each is a class of its own, `MEMBER/LABEL`.
+Members come from different sources, so only the name of a label identifies its class. Placeholders (`0`, `class_3`,
+`LABEL_0`) do not: such an output is a class of its own, `MEMBER/LABEL`, unless a mapping names its class.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LabelSpace:
         return f"{zlib.crc32(repr((self.names, self.of_member)).encode()):08x}"
 
     def merges(self) -> dict[str, list[int]]:
-        """Names of the classes in several members' label sets -> indices of those members."""
+        """Name of every class that several members share -> indices of these members."""
         sharing: dict[int, list[int]] = {}
         for member, classes in enumerate(self.of_member):
             for index in classes:
@@ -111,7 +111,7 @@ def check_identity(found: object, where: str) -> str | dict[str, dict[str, str]]
     """Check a class identity that was read from a file.
 
     Args:
-        found: `names`, `distinct`, or a mapping member name -> label -> class name.
+        found: Values as YAML or JSON returns them: `names`, `distinct`, or member name -> label -> class name.
         where: Name of the file, for the error message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Networks written as lists of layers: a fixed vocabulary of `torch.nn`, in which nobody's code runs.
+"""Networks written as lists of layers of `torch.nn`, from a fixed set; nothing in a list is executed.
 
     - conv1: Conv2d(3, 6, 5)
     - ReLU
@@ -9,8 +9,8 @@
       - ReLU
       - Linear(84, 10)
 
-An entry is a layer, a named layer, or a named list. An entry without a name is called by its position in its list, as
-in `nn.Sequential`, so that the names of a state dict's tensors are those of the list.
+An entry is a layer, a named layer, or a named list. An entry without a name has its position in its list as its name,
+as in `nn.Sequential`: the names of the tensors in the state dict follow from the list.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def build_layers(layers: Sequence[Any], *, device: str = "cpu") -> nn.Sequential
 
     Args:
         layers: Entries as in the module's example; as `yaml.safe_load` returns them.
-        device: Device of the weights; `meta` for none.
+        device: Device of the weights; `meta`: the weights have shapes but no memory.
 
     Raises:
-        ConfigError: If an entry is none, a layer is not in `LAYERS`, an argument is wrong or out of bounds, or the list
-            is too long or too deep.
+        ConfigError: If an entry has another form, a layer is not in `LAYERS`, an argument is wrong or out of bounds, or
+            the list is too long or too deep.
     """
     count = [0]
     with torch.device("meta"):

@@ -1,8 +1,8 @@
-"""`zoo.yaml`: the members of a zoo whose files do not say how they are read.
+"""The manifest `zoo.yaml`: describes members whose files do not describe themselves.
 
 Weight files of other people rarely state their architecture, classes or preprocessing. The manifest has an entry for
-each such member beside the zoo's self-describing folders. It is plain data: nothing that it names runs, unless the user
-names the same Python file again when the zoo is opened (`networks`).
+each such member; members in self-describing folders need none. It is plain data: code that it names runs only if the
+user allows that outside of the zoo, by `Zoo.open(networks=...)` or by DFML_ALLOW_CODE (`dfml.zoo.pinned_code`).
 """
 
 from __future__ import annotations
@@ -99,19 +99,19 @@ class ManifestMember(FrozenSettings):
     """SHA-256 of the file; another content is refused. None: not checked."""
 
     allow_code: bool = False
-    """Whether a file that runs code of its author when it is opened (TorchScript, `.pt2`) may be opened; `sha256` must
-    be given too."""
+    """Whether a file that runs code of its author when it is opened (TorchScript, `.pt2`) may be opened. It also needs
+    `sha256` here, and the same digest in the environment variable DFML_ALLOW_CODE."""
 
     held_out_accuracy: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """Accuracy on held-out images, a fraction, if the file or its owner states one."""
 
     evidence: dict[str, str] = Field(default_factory=dict)
-    """How an entry became known, by its name: for example `preprocessing: confirmed by the user`."""
+    """Where a value of this entry comes from, by its subject: for example `preprocessing: confirmed by the user`."""
 
     @field_validator("labels", mode="before")
     @classmethod
     def _names_are_texts(cls, value: Any) -> Any:
-        """Accept numbers as names: YAML reads an unquoted `7` as one."""
+        """Accept numbers as names: YAML reads an unquoted `7` as a number."""
         if isinstance(value, list | tuple):
             return tuple(
                 str(name) if isinstance(name, int | float) and not isinstance(name, bool) else name for name in value
@@ -143,7 +143,7 @@ class ManifestMember(FrozenSettings):
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is no file or folder of this machine."""
+        """Whether `path` is on the Hugging Face Hub or the address of a service, not a local file or folder."""
         return is_hub_id(self.path) or self.path.startswith(("http://", "https://"))
 
     @property
@@ -189,7 +189,7 @@ class Manifest(FrozenSettings):
     """The content of `zoo.yaml`."""
 
     format_version: Literal[1] = 1
-    """Version of this form."""
+    """Version of the format of the file."""
 
     members: tuple[ManifestMember, ...] = ()
     """The members, in any order; their names are distinct."""
@@ -207,10 +207,10 @@ class Manifest(FrozenSettings):
         return next((member for member in self.members if member.member_name == name), None)
 
     def with_member(self, member: ManifestMember) -> Manifest:
-        """A copy with a further member, or with a new entry for the one of the same name.
+        """A copy with a further entry; it replaces an entry for the same member name.
 
         Raises:
-            ConfigError: See `read_manifest`.
+            ConfigError: If an entry has a wrong value.
         """
         others = [each for each in self.members if each.member_name != member.member_name]
         return build_config(Manifest, {"members": [*others, member]})
@@ -226,8 +226,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         The manifest; None if the folder has none.
 
     Raises:
-        ZooError: If it cannot be read, is larger than 64 MiB, is not YAML, uses aliases, or has an unknown or wrong
-            entry.
+        ZooError: If it cannot be read, is larger than 64 MiB, is not YAML, uses YAML aliases, or has an unknown or
+            wrong value.
     """
     path = folder / MANIFEST
     try:
@@ -257,10 +257,10 @@ def _read(path: Path, modified: int, size: int) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write a zoo's manifest at once; entries that have their default are left out.
+    """Write a zoo's manifest atomically; values that are defaults are left out.
 
     Args:
-        folder: The zoo's folder; it is made if it is missing.
+        folder: The zoo's folder; created if it is missing.
         manifest: The members.
 
     Returns:
@@ -304,5 +304,5 @@ def find_entry(path: Path) -> ManifestMember | None:
 
 
 def named_files(folder: Path, members: Sequence[ManifestMember]) -> list[Path]:
-    """Files and folders that entries name, those of labels and networks left out."""
+    """Local model files and folders that entries name (`path`); not those of labels and networks."""
     return [member.location(folder) for member in members if not member.is_remote]

@@ -1,4 +1,4 @@
-"""Configurations of members that have an entry in `zoo.yaml`."""
+"""Reads the configuration of a member that has an entry in `zoo.yaml`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dfml.zoo.manifest import MANIFEST, ManifestMember
 
 
 def read_entry(path: Path, entry: ManifestMember, member_format: MemberFormat, network: str | None) -> MemberConfig:
-    """Configuration of a member by its entry.
+    """Configuration of a member that has an entry.
 
-    A format whose files describe themselves, such as a timm folder, reads them; the entry only says where they are. For
-    any other, the entry's architecture, labels and preprocessing count.
+    If the format recognises the file, such as a timm folder, the configuration is read there and the entry is only its
+    address. Otherwise architecture, labels and preprocessing are those of the entry.
 
     Args:
         path: `ZOO/zoo.yaml#NAME`.
         entry: The entry.
         member_format: The format that the entry names.
-        network: `FILE.py:CLASS` that the user named for this member; None for none.
+        network: `FILE.py:CLASS` that the user named for this member (`Zoo.open(networks=...)`); None: none.
 
     Raises:
         ZooMemberError: If the file is missing, or the entry lacks something or names a Python file that the user did

@@ -17,7 +17,7 @@ from dfml.errors import QueryLimitError, ZooError
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics
 
-_SUM_TOLERANCE = 0.01  # of a row of probabilities: rounded values are accepted, logits and percentages are not
+_SUM_TOLERANCE = 0.01  # of the sum of a row: accepts rounded probabilities, refuses logits and percentages
 
 
 @runtime_checkable
@@ -121,12 +121,12 @@ def query_members(
 
 
 def unmet_need(member: Predicts, needs: type, user: str) -> str | None:
-    """Reason why a member cannot be used where gradients are needed, for messages; None if it can.
+    """Reason why a member cannot be used where gradients are needed, as part of a message; None if it can.
 
     Args:
         member: Member of a zoo.
         needs: `Differentiable`, or a class of differentiable members.
-        user: What needs it, such as "purer".
+        user: Method or engine that needs them, for the message, such as "purer".
     """
     if isinstance(member, needs):
         return None

@@ -1,8 +1,8 @@
-"""Which outputs of different members are the same class, judged by how members predict images instead of by names.
+"""Matches outputs of different members that are the same class, by predictions for images instead of label names.
 
-Every output is described by its profile: the mean prediction of every member for images that were recovered from that
-output. Two outputs match if each is the other's best match, by how far the two members recognise each other's images
-and by how similar the profiles are over all members.
+Every output is described by its profile: the mean probabilities that every member predicts for images recovered from
+that output. The score of two outputs is high if their members recognise each other's images and if the profiles are
+similar. Two outputs match if each has its highest score, among the outputs of the other's member, with the other.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ THRESHOLD = 0.65
 """Smallest score of a match. Chosen on nine architectures trained on 20 classes; see docs/adding-members.md."""
 
 Profiles = Sequence[Float[Tensor, "outputs all_outputs"]]
-"""For every member one row per output: mean class probabilities of all members side by side, for images of that output.
-A row of NaN is an output of which there are no images."""
+"""For every member one row per output: for images of that output, the mean class probabilities of all members side by
+side, in the order of the members. A row of NaN is an output of which there are no images."""
 
 
 @dataclass(frozen=True)
 class OutputMatch:
-    """Two outputs that are taken for the same class.
+    """Two outputs of different members that are probably the same class.
 
     Attributes:
-        first: Index of a member and of one of its outputs.
-        second: The same of another member.
-        score: Geometric mean of the smaller of the two mutual probabilities and of the correlation of profiles, in
-            [0, 1].
+        first: Index of a member, and index of one of its outputs.
+        second: The same for a later member.
+        score: In [0, 1]: geometric mean of the correlation of the profiles (0 if negative) and of the smaller of two
+            probabilities, those that either member gives its output for images of the other output.
     """
 
     first: tuple[int, int]
@@ -43,7 +43,7 @@ class OutputMatch:
 
 
 def match_outputs(profiles: Profiles, threshold: float = THRESHOLD) -> list[OutputMatch]:
-    """Pairs of outputs of different members that are each other's best match, the best pair first.
+    """Pairs of outputs of different members that are each other's best match, by descending score.
 
     Args:
         profiles: See `Profiles`.
@@ -76,10 +76,11 @@ def matched_identity(
 ) -> dict[str, dict[str, str]]:
     """Class identity that joins matched outputs: member name -> label -> class name, for every output.
 
-    Matches are joined from the best to the worst. Two classes are joined if more than half of the pairs of their
-    outputs match, so that a chain of matches does not join classes that are only similar, and no member has outputs in
-    both. A class has the most common label of its outputs (placeholders count last), an output without a match the
-    name `MEMBER/LABEL`.
+    At first every output is a class. Matches are taken from the best to the worst; each joins the classes of its two
+    outputs, unless a member has outputs in both, or not more than half of the pairs of their outputs match (so that a
+    chain of matches does not join classes that are only similar). A joined class gets the most common label of its
+    outputs that is no placeholder. If there is none or the name is taken, or if an output has no match, the name is
+    `MEMBER/LABEL` of the first output.
 
     Args:
         members: Name and labels of every member.
@@ -114,7 +115,7 @@ def matched_identity(
 def _free_name(
     group: Sequence[tuple[int, int]], members: Sequence[tuple[str, tuple[str, ...]]], taken: set[str]
 ) -> str:
-    """Name of a class, distinct from those in `taken`."""
+    """Name of a class that consists of `group`, distinct from those in `taken`."""
     member, output = group[0]
     own = f"{members[member][0]}/{members[member][1][output]}"
     if len(group) == 1:
@@ -129,7 +130,7 @@ def describe_matches(
     matches: Sequence[OutputMatch],
     identity: Mapping[str, Mapping[str, str]],
 ) -> list[tuple[str, str, float]]:
-    """The two outputs as `MEMBER/LABEL`, and the score, of every match that `matched_identity` has joined."""
+    """Every match whose outputs `matched_identity` has joined: both outputs as `MEMBER/LABEL`, and the score."""
 
     def place(of: tuple[int, int]) -> tuple[str, str]:
         member, labels = members[of[0]]
@@ -149,8 +150,11 @@ def mean_profile(probabilities: Mapping[int, Tensor], labels: Tensor, confirmed:
     Args:
         probabilities: Member index -> class probabilities of the images, of shape (images, outputs of that member).
         labels: Output of the member that each image was recovered as, of shape (images).
-        confirmed: Whether the member itself classifies the image as that output; others do not count.
+        confirmed: Whether the member itself classifies the image as that output; other images are left out. (images).
         outputs: Number of outputs of the member.
+
+    Returns:
+        (outputs of the member, outputs of all members by ascending index); NaN for an output without images.
     """
     side_by_side = torch.cat([probabilities[index].cpu() for index in sorted(probabilities)], dim=1)
     kept = functional.one_hot(labels.cpu(), outputs).float() * confirmed.cpu().float()[:, None]

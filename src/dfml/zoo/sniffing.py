@@ -1,7 +1,8 @@
-"""What a stranger's file or folder is, by its content, never by the ending of its name.
+"""Recognises the kind of a file or folder of unknown origin by its content.
 
-`sniff` reads the first bytes, the table of contents of a zip, and the opcodes of a pickle. It loads no weights and runs
-nothing. `dfml.zoo.candidates` applies it to all files below a folder.
+`sniff` reads the first bytes, the header of a safetensors file, the table of contents of a zip, and the opcodes of a
+pickle. It loads no weights and runs nothing. The ending of a name only tells a text from a weight file whose download
+failed. `dfml.zoo.candidates` applies it to all files below a folder.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dfml.zoo.formats import CONFIG
 from dfml.zoo.pickle_contents import MAX_BYTES, PickleContents, printable, read_pickle_contents
 from dfml.zoo.protobuf import is_onnx
 
-_HEAD = 4096  # bytes of a file that are looked at first
+_HEAD = 4096  # bytes at the beginning of a file that most kinds are recognised by
 _MAX_HEADER = 100 * 2**20  # of a safetensors file, as in the library
 _MAX_CONFIG = 10 * 2**20
 _LFS_MARK = b"version https://git-lfs"
@@ -31,7 +32,7 @@ _WEIGHT_ENDINGS = frozenset(
 
 
 class Kind(Enum):
-    """Kinds of files and folders, with the words that tables and messages have for them."""
+    """Kinds of files and folders; the values are their names in tables and messages."""
 
     TIMM = "timm folder"
     TRANSFORMERS = "transformers folder"
@@ -62,14 +63,14 @@ READABLE = frozenset(
 
 @dataclass(frozen=True)
 class Found:
-    """What a file or folder is.
+    """The result of `sniff`.
 
     Attributes:
         path: The file or folder.
-        kind: What it is.
-        detail: Further words on it, such as the class of a pickled module; may be empty.
+        kind: Its kind.
+        detail: More exact description, such as the class of a pickled module; may be empty.
         reason: Why no classifier can be read from it; None if one can, or if it is no model file at all.
-        fix: The one thing to do where there is a reason.
+        fix: What to do, if there is a reason; else empty.
     """
 
     path: Path
@@ -87,8 +88,8 @@ class Found:
 def sniff(path: Path) -> Found:
     """Recognise a file or folder by its content.
 
-    It reads at most some megabytes, waits for no FIFO or device, and runs nothing. What cannot be read is a `Found`
-    with a reason; nothing is raised.
+    It reads at most 16 MiB, or the header of a safetensors file (at most 100 MiB); waits for no FIFO or device; and
+    runs nothing. It raises nothing: what cannot be read is a `Found` with a reason.
 
     Args:
         path: A file or folder; a link is followed.

@@ -21,7 +21,7 @@ Measurement = TypeVar("Measurement")
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Statistics of one batch-norm layer's input, as in the feature regularisation of DeepInversion (1912.08795).
+    """Statistics of one batch-norm layer's input, as compared by DeepInversion (Yin et al., CVPR 2020, 1912.08795).
 
     Attributes:
         mean: Mean of each channel over the batch and all pixels; differentiable.
@@ -90,9 +90,9 @@ def channel_moments(
 
 
 def record_statistics(network: nn.Module) -> AbstractContextManager[list[LayerStatistics]]:
-    """Context in which every forward pass of `network` appends one entry per batch-norm layer, in order of use.
+    """Context whose list gets one entry per batch-norm layer in every forward pass of `network`, in order of use.
 
-    All hooks are removed when the context ends.
+    The hooks are removed when the context ends.
     """
 
     def measure(layer: nn.Module, images: Tensor) -> LayerStatistics:
@@ -106,7 +106,7 @@ def record_statistics(network: nn.Module) -> AbstractContextManager[list[LayerSt
 
 
 def record_means(network: nn.Module) -> AbstractContextManager[list[Float[Tensor, "images channels"]]]:
-    """Context as in `record_statistics`; entries are the mean of each channel over the pixels of every single image."""
+    """Context as `record_statistics`; an entry has the mean of each channel over the pixels of each image."""
     return _record(network, lambda _, images: images.mean(dim=(2, 3)))
 
 
@@ -126,12 +126,12 @@ def _record(network: nn.Module, measure: Callable[[nn.Module, Tensor], Measureme
 
 
 def batch_norm_layers(network: nn.Module) -> list[nn.Module]:
-    """All 2d batch-norm layers with running statistics (timm's fused variants included), in order of definition."""
+    """All `BatchNorm2d` layers with running statistics (also timm's fused variants), in order of definition."""
     return [m for m in network.modules() if isinstance(m, BatchNorm2d) and m.running_mean is not None]
 
 
 def layers_without_variance(network: nn.Module) -> list[str]:
-    """Names of the batch-norm layers whose running variances are all zero: what comes after them means nothing."""
+    """Names of the batch-norm layers whose running variances are all zero, so that their outputs are meaningless."""
     names = {layer: name for name, layer in network.named_modules()}
     variances = {names[layer]: layer.running_var for layer in batch_norm_layers(network)}
     return [name for name, value in variances.items() if isinstance(value, Tensor) and not bool((value > 0).any())]

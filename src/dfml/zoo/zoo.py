@@ -1,4 +1,4 @@
-"""`Zoo`: an ordered collection of vetted members, loaded when they are first used."""
+"""`Zoo`: an ordered collection of members, which are loaded and checked when they are first used."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Zoo:
     Attributes:
         classes: The label space across members.
         class_identity: The rule or mapping that `classes` was built with.
-        member_configs: The configuration of every member; None for a member in memory.
+        member_configs: For every member its configuration, or None if it was given in memory.
         paths: The zoo's folders, usually one; none for a zoo in memory.
         device: The device that members are loaded to.
     """
@@ -67,17 +67,19 @@ class Zoo:
         """Open a folder of members. Configurations are read and checked now, weights when a member is first used.
 
         Args:
-            path: A folder that holds one folder or file per member or a manifest (`zoo.yaml`), or the path of a single
-                member, or `hf:OWNER/NAME[@REVISION]`, a member on the Hugging Face Hub. Several of them become one zoo,
+            path: A folder with one file or folder per member, or with a manifest (`zoo.yaml`); the path of a single
+                member; or `hf:OWNER/NAME[@REVISION]`, a member on the Hugging Face Hub. Several paths become one zoo,
                 in this order; its members are then named `FOLDER/MEMBER`.
-            networks: Name of a member -> `FILE.py:CLASS`, the Python file of a network that only its owner describes.
-                The file is run. A member whose entry in the manifest names such a file is refused without it.
-            class_identity: See `dfml.zoo.label_space.build_label_space`.
+            class_identity: Which outputs are the same class: `names`, `distinct` or a mapping; see
+                `dfml.zoo.label_space.build_label_space`.
             max_resident: Largest number of members in memory at once; the least recently used one is dropped.
+            networks: Name of a member -> `FILE.py:CLASS`, the network's class in its owner's Python file, which is run.
+                Needed for members whose manifest entry names such a file: the manifest alone cannot make it run.
 
         Raises:
             ZooError: If there is no member; `ZooMemberError`, a subclass, if a member's configuration is wrong.
-            ConfigError: If `class_identity` cannot be used.
+            ConfigError: If `class_identity` cannot be used, or `max_resident` is below 1.
+            UsageError: If `networks` has the name of no member.
         """
         given = [path] if isinstance(path, str | Path) else path
         paths = [absolute_path(each) if is_hub_id(each) else Path(each) for each in given]
@@ -96,10 +98,11 @@ class Zoo:
         *,
         class_identity: ClassIdentity = "names",
     ) -> Zoo:
-        """Make a zoo of members that are in memory: any mix of `PretrainedClassifier` and other `Predicts`.
+        """Make a zoo of members in memory, named `member-000` and so on; any object with the protocol `Predicts`.
 
         Raises:
-            ZooError: If there is no member, or one is no `Predicts`.
+            ZooError: If there is no member, or one lacks a part of `Predicts`.
+            ConfigError: If `class_identity` cannot be used.
         """
         if not members:
             raise ZooError("a zoo needs at least one classifier, but none was given")
@@ -122,7 +125,7 @@ class Zoo:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Predicts:
-        """A member, on the zoo's device; a `PretrainedClassifier` unless it only predicts.
+        """A member, moved to the zoo's device; a `PretrainedClassifier` unless it only predicts.
 
         Raises:
             ZooMemberError: If its weights cannot be used.
@@ -142,7 +145,7 @@ class Zoo:
         return self._resident[index]
 
     def classifier(self, index: int) -> PretrainedClassifier:
-        """A member whose network is there: for inversion, and for methods that use the members' weights.
+        """A member as a `PretrainedClassifier`: for inversion, and for methods that use the members' weights.
 
         Raises:
             ZooError: If the member only predicts, or its weights cannot be used.
@@ -157,10 +160,10 @@ class Zoo:
         return member
 
     def has_network(self, index: int) -> bool:
-        """Whether a member is known, without loading it, to be a `PretrainedClassifier`.
+        """Whether a member is certainly a `PretrainedClassifier`; decided by its format, without loading it.
 
         Raises:
-            ZooError: If the format of a member is not known any more.
+            ZooError: If the member's format is not registered any more.
         """
         config = self.member_configs[index]
         if config is None:
@@ -172,9 +175,10 @@ class Zoo:
         return (self.classifier(index) for index in range(len(self)))
 
     def digest(self) -> str:
-        """Eight hex digits that change with the members' weights and preprocessing.
+        """Eight hexadecimal digits (CRC-32) that change with the members' weights and preprocessing.
 
-        A member that is no module contributes its source, labels and preprocessing.
+        Members that are no `PretrainedClassifier` contribute their source and labels too. The weights of one that is no
+        `nn.Module` count only if they are in a file.
 
         Raises:
             ZooMemberError: If a member's weights cannot be used.
@@ -202,7 +206,7 @@ class Zoo:
         return self._names[index]
 
     def vet(self) -> None:
-        """Load every member once, so that a bad one is reported before work starts. Members in memory pass.
+        """Load every member once, so that one that cannot be loaded is reported before work starts.
 
         Raises:
             ZooMemberError: For the first member that cannot be used, with the number of others.
@@ -213,7 +217,7 @@ class Zoo:
             raise ZooMemberError(bad[0].path, bad[0].reason, more)
 
     def problem(self, index: int) -> ZooMemberError | None:
-        """The error that loading a member raises; None if it can be loaded."""
+        """The error that loading a member raises, as a return value; None if it can be loaded."""
         try:
             self[index]
         except ZooMemberError as error:
@@ -228,8 +232,10 @@ class Zoo:
     def groups(self) -> dict[tuple[str, int, int], list[int]]:
         """Members that can be evaluated in one batched call: same architecture, number of classes and input size.
 
-        A member that is no `PretrainedClassifier`, or of a format of which some members are none, has a group of its
-        own.
+        A member for which `has_network` is False has a group of its own.
+
+        Returns:
+            (text that identifies the architecture, number of classes, input size) -> indices of members.
         """
         groups: dict[tuple[str, int, int], list[int]] = {}
         for index, config in enumerate(self.member_configs):
@@ -246,17 +252,16 @@ class Zoo:
         return groups
 
     def preprocessing(self, size: int | None = None) -> Preprocessing:
-        """One preprocessing for a learner and for images that all members share; members still normalise by their own.
+        """Preprocessing of a learner of this zoo, and of images that several members share.
 
-        This is the rule for the size that a learner works at: the setting `img_size` of every method (`dfml train
-        --size`), else the members' most common input size, the larger one on a tie. An image that a member gets is
-        resized to the member's own size.
+        Members keep their own: they resize and normalise what they are given themselves.
 
         Args:
-            size: Height and width in pixels; None for the members' most common size, the larger one on a tie.
+            size: Height and width in pixels (the setting `img_size` of a method, `dfml train --size`); None: the
+                members' most common input size, the larger one on a tie.
 
         Returns:
-            That size, and the mean and standard deviation averaged over members.
+            The size, and the mean and standard deviation averaged over members.
         """
         own = [(config or self[index]).preprocessing for index, config in enumerate(self.member_configs)]
 

@@ -29,7 +29,7 @@ GROUP = "dfml.formats"
 """Entry-point group by which installed packages declare formats."""
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-"""The two files of a folder in the manner of timm and Hugging Face."""
+"""The two files of a member's folder as timm and transformers write it."""
 
 _DEFAULT = "timm"  # the format whose error explains a folder with CONFIG or WEIGHTS that no format recognises
 
@@ -92,8 +92,8 @@ class MemberConfig:
 class MemberFormat(Protocol):
     """A way in which classifiers are stored. `dfml.zoo.vetting` calls a format and checks what it returns.
 
-    Nothing that a member's files contain may be executed: no pickles but by `torch.load(..., weights_only=True)`.
-    A format whose `load` may return a member that only predicts has an attribute `may_only_predict`, which is true.
+    A format must not execute anything that a member's files contain: pickles only by `torch.load(weights_only=True)`.
+    If `load` may return a member that only predicts, the format has an attribute `may_only_predict = True`.
     """
 
     name: str
@@ -114,7 +114,7 @@ class MemberFormat(Protocol):
     def load(self, config: MemberConfig) -> nn.Module | Predicts:
         """Return the member's network on the CPU, with all of its weights: normalised images to logits.
 
-        What gives no gradients, such as a service, is returned as a member itself: a `dfml.zoo.Predicts`.
+        For a classifier without gradients, such as a service, return a member instead: a `dfml.zoo.Predicts`.
 
         Raises:
             ZooMemberError: If the weights are missing, damaged, or not exactly those of the architecture.
@@ -143,7 +143,7 @@ def find_format(path: Path, *, declared: bool = True) -> MemberFormat | None:
 
     Args:
         path: A file or folder.
-        declared: Whether to try, after all others, the formats that installed packages declare (imports them).
+        declared: Whether to also try, last, the formats that installed packages declare, which imports them.
 
     Raises:
         ZooError: If a declared format is needed for the decision and cannot be imported.

@@ -1,6 +1,6 @@
 """Services behind an address, as entries in `zoo.yaml`: `path` is the address, `arguments` has the limit of queries.
 
-`arguments`: `limit`, the largest number of images that the service may be asked about in one process (required), and
+`arguments`: `limit`, the largest number of images that may be sent to the service in one process (required), and
 `encoding`, `batch`, `timeout`, `retries` and `backoff` of `dfml.zoo.http_member.HttpClassifier`. Headers are given in
 Python only, so that no secret stands in a zoo.
 """
