@@ -1,4 +1,4 @@
-"""Evaluation of the learners of a command: with progress, all snapshots of a run, and calibrations."""
+"""What `dfml evaluate` does with each learner: evaluates it, or all snapshots of its run, and shows the progress."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def evaluate_learner(
 
     Args:
         learner: Learner to evaluate.
-        name: Name in tables.
-        folder: Folder of the run that trained the learner. By the protocol `paper` its snapshots are evaluated, if it
-            has any, instead of `learner`.
+        name: Name of the learner in tables.
+        folder: Folder of the run that trained the learner; need not exist. By the protocol `paper` its snapshots, if it
+            has any, are evaluated instead of `learner`.
         dataset: Labelled images of the learner's size.
         episodes: Number of episodes.
         protocol: `strict` or `paper`; see `evaluate`.
-        calibration: Calibration of every adapted classifier; its name is added to `name`. Default None.
+        calibration: Calibration of every adapted classifier; its name is added to `name`. None: no calibration.
         **settings: Further arguments of `evaluate`.
 
     Raises:
-        DfmlError: Whatever `evaluate` and `evaluate_snapshots` raise.
+        DfmlError: See `evaluate` and `evaluate_snapshots`.
     """
     settings |= {"episodes": episodes, "protocol": protocol, "calibration": calibration}
     name += f" + {calibration.name}" if calibration else ""

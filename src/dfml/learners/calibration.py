@@ -4,7 +4,7 @@ An adapted classifier has seen few images per class (one to five). ICFIL inverts
 optimised until it assigns them to its classes, and form a synthetic support set. Then a contrastive loss moves features
 of real and synthetic images of one class together and those of different classes apart.
 
-The paper gives a figure and a description, and no code was released: the losses below make the figure definite, and the
+The paper has a figure and a description, and no code was released: the losses below are our reading of them, and the
 settings were chosen on the validation classes of CIFAR-FS (docs/results/components.md).
 """
 
@@ -61,8 +61,8 @@ class ICFILConfig(FrozenSettings):
     temperature: PositiveFloat = 0.5
     """Temperature of the contrastive loss, by which cosine similarities are divided."""
     head: NonNegativeFloat = 0.0
-    """Weight of the cross-entropy of real and synthetic images, by which the paper also calibrates the head; 0 by
-    default, because it lost what the contrastive loss had gained."""
+    """Weight of the cross-entropy of real and synthetic images, which the paper also uses, to calibrate the head. 0 by
+    default: on the validation classes it undid the gain of the contrastive loss."""
     seed: int = 0
     """Seed of the initial pixels and the views. All tasks share it, so the calibration of a task depends on that task
     alone."""
@@ -75,8 +75,8 @@ class ICFIL(Calibration):
     prototypes are computed again from the calibrated backbone.
 
     Args:
-        config: All settings; default `ICFILConfig()`.
-        **settings: Values that replace single settings of `config`, as in `ICFIL(steps=3)`.
+        config: All settings; None: `ICFILConfig()`.
+        **settings: Settings that override those of `config`, as in `ICFIL(steps=3)`.
 
     Raises:
         ConfigError: If a setting is unknown or has a wrong value.
@@ -111,6 +111,7 @@ class ICFIL(Calibration):
         calibrated: dict[int, FewShotClassifier] = {}
         for tasks in tasks_by_shape.values():
             group = [classifiers[task] for task in tasks]
+            # The classifiers of a `GradientLearner` all are; the condition only narrows their type.
             adapted = [classifier.parameters for classifier in group if isinstance(classifier, NetworkClassifier)]
             inputs = torch.stack([learner.preprocessing.normalise(supports[task][0]) for task in tasks])
             labels = torch.stack([supports[task][1] for task in tasks])
@@ -257,11 +258,11 @@ def contrastive_loss(
 ) -> Float[Tensor, ""]:
     """Supervised InfoNCE between two sets of features, in nats: the mean over the first set plus that over the second.
 
-    The term of one image is -log of the softmax mass, over all images of the other set at cosine / temperature, that
-    falls on images of its own class. It is at least 0.
+    For one image, take the softmax over all images of the other set, with cosine similarity / temperature as logits.
+    Its term is -log of the sum of the probabilities of the images of its own class, which is at least 0.
 
     Args:
-        first: Features of the first set, of any length (they are normalised).
+        first: Features of the first set; they are normalised to length 1 here.
         first_labels: Labels of the first set.
         second: Features of the second set.
         second_labels: Labels of the second set; every class must occur in both sets.
@@ -269,8 +270,8 @@ def contrastive_loss(
     """
     scores = functional.normalize(first, dim=1) @ functional.normalize(second, dim=1).T / temperature
     same_class = scores.masked_fill(first_labels[:, None] != second_labels[None, :], -math.inf)
-    forward, backward = ((scores.logsumexp(dim=axis) - same_class.logsumexp(dim=axis)).mean() for axis in (1, 0))
-    return forward + backward
+    from_first, from_second = ((scores.logsumexp(dim=axis) - same_class.logsumexp(dim=axis)).mean() for axis in (1, 0))
+    return from_first + from_second
 
 
 class _AdaptedModel:

@@ -53,8 +53,8 @@ class BuiltMember:
 
 
 Progress = Callable[[BuiltMember, int, int], None]
-"""Function that is called after every finished member with that member, the number of members that are finished by then
-(this one and those of an earlier build included), and the number of members of the whole zoo."""
+"""Function of (finished member, number of members finished so far, number of members of the zoo). Members of an earlier
+build count as finished."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def build_zoo(
         datasets: Data sets that classes are taken from, of any image sizes, also the same data at several sizes; see
             `plan_members`.
         out: The zoo's folder: new, empty, or holding an unfinished zoo of the same settings.
-        members: Number of members of the zoo. None is allowed only with `disjoint`: as many as the classes suffice for.
+        members: Number of members of the zoo. None (only with `disjoint`): as many as the classes suffice for.
         way: Number of classes (outputs) per member, at least 2; or several numbers, which members take in turn.
         architectures: Names for `dfml.backbones.create_backbone`; members alternate between them. Every pair of an
             architecture and a way occurs with every data set if there are enough members; see `plan_members`.
@@ -123,7 +123,8 @@ def build_zoo(
         The members in order.
 
     Raises:
-        UsageError: If the plan cannot be made, or an architecture does not take images of a data set's size.
+        UsageError: If the plan cannot be made, `workers` is below 1, `preprocessing` has other sizes than the data
+            sets, or an architecture does not take images of a data set's size.
         DataError: If a class has fewer than two images.
         RunError: If `out` holds something else or cannot be written, or a training diverges.
         ZooMemberError: If a member of an earlier build is damaged.

@@ -1,4 +1,4 @@
-"""What is measured of an architecture before the training: its time per image, and whether it has batch-norm layers.
+"""Properties of an architecture that are needed before it is trained: its time per image, and batch-norm layers.
 
 The time decides how many worker processes to start.
 """
@@ -15,12 +15,16 @@ from dfml.backbones import create_backbone, require_whole_patches, sized
 from dfml.pretraining.classifier_training import one_thread
 from dfml.zoo.statistics import batch_norm_layers
 
-_IMAGES = 16
-_START_SECONDS = 5.0  # until a new process has imported torch and timm
+_IMAGES = 16  # in the batch whose time is measured
+_START_SECONDS = 5.0  # that a new process needs to import torch and timm
 
 
 def has_batch_norm(architecture: str, arguments: dict[str, Any]) -> bool:
     """Whether an architecture has batch-norm layers with running statistics.
+
+    Args:
+        architecture: Name for `dfml.backbones.create_backbone`.
+        arguments: Further arguments of `create_backbone`, such as the image size.
 
     Raises:
         UsageError: If the network cannot be built.
@@ -29,7 +33,13 @@ def has_batch_norm(architecture: str, arguments: dict[str, Any]) -> bool:
 
 
 def seconds_per_image(architecture: str, arguments: dict[str, Any], classes: int, size: int) -> float:
-    """Seconds that one thread needs for the forward and backward pass of one image.
+    """Seconds that one CPU thread needs for the forward and backward pass of one image.
+
+    Args:
+        architecture: Name for `dfml.backbones.create_backbone`.
+        arguments: Further arguments of `create_backbone`.
+        classes: Number of outputs.
+        size: Height and width of the image in pixels.
 
     Raises:
         UsageError: If the network cannot be built, or cannot take images of this size.
@@ -40,7 +50,7 @@ def seconds_per_image(architecture: str, arguments: dict[str, Any], classes: int
     labels = torch.zeros(_IMAGES, dtype=torch.long)
     seconds = []
     with one_thread(), torch.random.fork_rng(devices=[]):
-        for _ in range(2):
+        for _ in range(2):  # the first pass also allocates and initialises
             start = time.perf_counter()
             with sized(architecture, size):
                 torch.autograd.backward(functional.cross_entropy(network(images), labels))
@@ -49,12 +59,13 @@ def seconds_per_image(architecture: str, arguments: dict[str, Any], classes: int
 
 
 def best_workers(seconds: float, jobs: int, device: torch.device) -> int:
-    """Number of processes with which a number of equal jobs is finished soonest.
+    """Number of processes that finish some equally long jobs soonest, if each uses one thread.
 
-    Torch's number of threads is taken as the number of available cores. On a GPU the number is 1.
+    It is torch's number of threads, but at most `jobs`; 1 on a GPU, or if that saves less time than a process needs to
+    start.
 
     Args:
-        seconds: Time of all jobs one after the other.
+        seconds: Seconds that all jobs take one after the other.
         jobs: Number of jobs.
         device: Device that the jobs run on.
     """

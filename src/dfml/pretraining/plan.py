@@ -17,10 +17,10 @@ from dfml.seeds import rng
 
 @dataclass(frozen=True)
 class MemberPlan:
-    """The plan of one member.
+    """What one member is to be: architecture, data set and classes.
 
     Attributes:
-        number: Its position in the zoo, which its random draws are seeded by.
+        number: Its position in the zoo, from 0; part of the seed of its random draws.
         dataset: Index of the data set that it is trained on.
         architecture: Name of its architecture.
         classes: Names of its classes in the data set, in the order of its outputs.
@@ -60,17 +60,17 @@ def plan_members(
 ) -> list[MemberPlan]:
     """Plan a zoo. The plan of member i does not depend on the number of members.
 
-    Members take turns between the data sets; in turn t, data set d gets the architecture and the way that
-    `combination(t + d, A, W)` returns for A architectures and W ways. Both change from turn to turn, and each data set
-    has every pair of them once in A * W turns. The classes of a member are
+    Members are planned in turns of one member per data set. In turn t, data set d gets the architecture and the way
+    that `combination(t + d, A, W)` returns for A architectures and W ways. Both change from turn to turn, and each data
+    set has every pair of them once in A * W turns. The classes of a member are
 
     - if disjoint, the next `way` classes of its data set in sorted order. The last member of a data set may have fewer;
-      a single class that remains is left out, because one class is nothing to classify. A data set without further
-      classes is skipped.
+      a single remaining class is left out, because a classifier needs two. A data set without further classes is
+      skipped.
     - otherwise, a random subset of its data set's classes, so that members overlap.
 
-    The same data at several image sizes are one data set as far as classes go: members of different sizes have the same
-    labels, and share no class if disjoint. They take turns like different data sets.
+    The same data at several image sizes take turns like different data sets, but have their classes in common: equal
+    classes have equal labels at all sizes, and if disjoint, no class is given to two members of different sizes.
 
     Args:
         datasets: Data sets. Those of one name must be the same data at different image sizes: equal classes and labels.
@@ -81,7 +81,8 @@ def plan_members(
         seed: Seed of the random subsets.
 
     Raises:
-        UsageError: If the plan cannot be made.
+        UsageError: If an argument is empty or out of range, data sets of one name do not fit together, or the classes
+            do not suffice.
     """
     ways = as_ways(way)
     _check(datasets, members, ways, architectures, disjoint)
@@ -173,7 +174,7 @@ def _require_same_data(first: ImageDataset, second: ImageDataset) -> None:
 
 
 def _disjoint(datasets: Sequence[ImageDataset], ways: Sequence[int], architectures: int) -> Iterator[_Slot]:
-    """Yield slots until all classes are used up."""
+    """Yield slots until no data set has two classes left."""
     remaining = {dataset.name: sorted(dataset.classes) for dataset in datasets}  # the same data at two sizes: one list
     for turn in count():
         if all(len(names) < 2 for names in remaining.values()):
@@ -187,7 +188,7 @@ def _disjoint(datasets: Sequence[ImageDataset], ways: Sequence[int], architectur
 
 
 def _random(datasets: Sequence[ImageDataset], ways: Sequence[int], architectures: int, seed: int) -> Iterator[_Slot]:
-    """Yield slots without end."""
+    """Yield slots of random classes, without end."""
     for number in count():
         turn, index = divmod(number, len(datasets))
         way = ways[combination(turn + index, architectures, len(ways))[1]]

@@ -21,10 +21,10 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """The device of a name.
+    """Return the device with a given name, after a check that it works.
 
     Args:
-        name: `auto`, the first GPU if there is one and the CPU otherwise, or a name that torch knows.
+        name: `auto` (a GPU if there is one, else the CPU), or a name that `torch.device` takes, such as `cuda:1`.
 
     Raises:
         UsageError: If torch does not know the name, or there is no such device.
@@ -43,7 +43,7 @@ def select_device(name: str = "auto") -> torch.device:
 def require_memory(size: int, device: torch.device, what: str) -> None:
     """Check that an allocation fits the free memory.
 
-    Without this check the process would be killed hours later, since memory is taken when it is first written to.
+    Without this check the process would be killed hours later: the system provides memory only when it is written to.
 
     Args:
         size: Size of the allocation in bytes.
@@ -68,7 +68,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 natively."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Older versions of torch have no such function.
+    # Older versions of torch have no `torch.cpu.get_capabilities`.
     features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
     return any(bool(features.get(name)) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
 
