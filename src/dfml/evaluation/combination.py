@@ -1,4 +1,8 @@
-"""Evaluations that belong together, as one: the mean over several data sets, or over several trainings (seeds)."""
+"""Means of evaluations: over several data sets, or over several trainings (seeds) of one method.
+
+The accuracy of episode i of a mean is the mean accuracy of the episodes i. `seconds` are summed, `adapt_ms` and
+`predict_ms` averaged, notes joined; all else is as in the first evaluation.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,8 @@ from dfml.evaluation.protocol import Evaluation
 def mean_over_datasets(evaluations: Sequence[Evaluation]) -> Evaluation:
     """Average the evaluations of one learner on several data sets, each of which has the same weight.
 
-    Episode i of the result is the mean of the episodes i. Episodes of different data sets are independent, so the
-    result's interval is that of the mean of independent accuracies, and results of several learners can be compared in
-    pairs.
+    Episodes of different data sets are independent, so the result's interval is that of the mean of independent
+    accuracies. Results of several learners can be compared in pairs.
 
     Args:
         evaluations: One per data set, at least one, all with the same way, shot, query, seed and number of episodes.
@@ -31,15 +34,14 @@ def mean_over_datasets(evaluations: Sequence[Evaluation]) -> Evaluation:
 def mean_over_seeds(evaluations: Sequence[Evaluation]) -> Evaluation:
     """Average the evaluations of several trainings of one method, all on the same episodes.
 
-    Episode i of the result is the mean of the episodes i. The result's interval says how much the mean would change
-    with other episodes; it does not say how much it would change with other seeds of the training, for which see the
-    standard deviation of the trainings' accuracies.
+    The result's interval says how much the mean would change with other episodes. How much it would change with other
+    trainings is another question: see the standard deviation of their accuracies.
 
     Args:
         evaluations: One per training, at least one, all on the same episodes of one data set.
 
     Raises:
-        UsageError: If the evaluations are on different episodes.
+        UsageError: If the evaluations differ in data set, way, shot, query, seed (of the episodes) or their number.
     """
     if len({each.dataset for each in evaluations}) > 1:
         names = ", ".join(sorted({each.dataset for each in evaluations}))

@@ -34,8 +34,7 @@ class FewShotClassifier(ABC):
     `from_config`.
 
     Attributes:
-        labels: Class names (elsewhere in dfml, labels of images are integers: here they are indices into these names),
-            in the order of the columns of `predict_proba`.
+        labels: Class names, in the order of the columns of `predict_proba`; `predict` returns indices into them.
         preprocessing: Image size, mean and standard deviation of the network's input.
         device: Device on which the classifier computes; images are moved there.
     """

@@ -2,8 +2,8 @@
 
 MAML and ANIL adapt in an inner loop of gradient steps. ProtoNet has none: it computes its head in closed form.
 
-`episode_loss` is a function of (parameters, stored statistics, episode). A training loop differentiates it with respect
-to the parameters or to the images of the episode.
+`episode_loss` is a function of (parameters, running batch-norm statistics, episode). A training loop differentiates it
+with respect to the parameters or to the images of the episode.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class GradientLearner(MetaLearner):
             the head.
         protocol: Batch-norm rule of training and adaptation; see `MetaLearner`.
         seed: Seed of the initial weights.
-        name: Name in tables; default the learner's kind.
+        name: Name in tables; None: the learner's kind.
 
     Attributes:
         parameters: Meta-learned initial weights of backbone and head.
@@ -211,7 +211,7 @@ class GradientLearner(MetaLearner):
             parameters: Initial weights, which are adapted; the loss is differentiable in them.
             stored: Running (EMA) batch-norm statistics; see `query_statistics`.
             episode: Task of `way` classes, with images of the learner's size.
-            second_order: Differentiate through the inner loop, also to the support images; default None, as in
+            second_order: Differentiate through the inner loop, also to the support images; None: as set in
                 `LearnerConfig.second_order`.
         """
         adapted, support_statistics = self.inner_loop(

@@ -31,7 +31,8 @@ softmax over the outputs of each member. `centred`: the same at temperature 2, m
 class Student(EmbeddingLearner):
     """Few-shot learner whose network has one output for every output of every member of a zoo.
 
-    Batch-norm uses the running statistics of the student's training, so predictions do not depend on the batch.
+    Batch-norm uses the running statistics of the student's training, so predictions do not depend on the batch: its
+    `protocol` is `any`.
 
     Args:
         network: Network from normalised images to logits, with the interface of timm's models. It is put into

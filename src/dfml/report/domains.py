@@ -1,4 +1,4 @@
-"""Several learners on several data sets: one row per learner, one column per data set and one for their mean."""
+"""Tables of several learners on several data sets (domains): a row per learner, a column per data set and a mean."""
 
 from __future__ import annotations
 
@@ -55,6 +55,9 @@ def domain_differences(evaluations: Sequence[Evaluation], pairs: Sequence[tuple[
     Args:
         evaluations: Evaluations of every learner on every data set; those on one data set are on the same episodes.
         pairs: Names of the learners to compare, (first, second).
+
+    Raises:
+        ValueError: If learners of a pair were evaluated on different episodes.
     """
     rows = by_learner(evaluations)
     datasets = list(dict.fromkeys(each.dataset for each in evaluations))
