@@ -112,8 +112,8 @@ def test_images_are_in_the_order_of_labels_with_the_same_number_per_class() -> N
         assert torch.equal(labels, source.labels(index, per_class=4, round_index=7))
         assert labels.tolist() == [label for label in range(len(members[index].labels)) for _ in range(4)]
         assert torch.equal(members[index].logits(images).argmax(dim=1), labels)
-    assert set(source.last) == {"inversion_loss", "batch_norm_distance", "disagreement"}
-    assert 0.0 < source.last["inversion_loss"] < 0.5
+    assert set(source.last_metrics) == {"inversion_loss", "batch_norm_distance", "disagreement"}
+    assert 0.0 < source.last_metrics["inversion_loss"] < 0.5
 
 
 def test_a_round_takes_at_most_classes_per_round_classes_and_rounds_reach_all() -> None:
@@ -154,7 +154,7 @@ def test_a_failing_member_is_excluded_with_one_message_and_not_sampled_again() -
     source = make_source(members)
     found = source.recover([0, 1, 2], per_class=2, round_index=1)
     assert same(found, make_source(members).recover([0, 2], per_class=2, round_index=1))
-    assert math.isfinite(source.last["inversion_loss"])
+    assert math.isfinite(source.last_metrics["inversion_loss"])
     assert source.pop_messages() == [f"member-001 is excluded: {DIVERGED}"]
     assert source.pop_messages() == []
     assert all(sorted(source.sample_members(round_index, count=3)) == [0, 2] for round_index in range(5))
@@ -213,7 +213,7 @@ def test_the_student_predicts_with_each_member_s_own_rows() -> None:
 
     source.recover([2, 0], per_class=2, round_index=1, student=student)
     assert used_rows == [[6, 7, 0], [0, 1, 2]]
-    assert source.last["disagreement"] > 0
+    assert source.last_metrics["disagreement"] > 0
 
 
 def test_zero_steps_return_the_initial_images_and_no_metrics() -> None:
@@ -227,7 +227,7 @@ def test_zero_steps_return_the_initial_images_and_no_metrics() -> None:
     initial = create_engine(small_config("ei", **settings), PREPROCESSING).start(targets, round_index=1).images()
     assert same(found, {index: resize_and_crop(images, 16) for index, images in enumerate(initial)})
     assert {index: len(each.images) for index, each in found.items()} == {0: 6, 1: 4}
-    assert source.last == {}
+    assert source.last_metrics == {}
     assert not same(found, source.recover([0, 1], per_class=2, round_index=2))
 
 
@@ -246,7 +246,7 @@ def test_a_restored_state_continues_with_the_same_images_and_exclusions(engine: 
     assert uninterrupted.sample_members(2, count=3) == resumed.sample_members(2, count=3)
     expected = uninterrupted.recover([0, 2], per_class=2, round_index=2)
     assert same(expected, resumed.recover([0, 2], per_class=2, round_index=2))
-    assert uninterrupted.last == resumed.last
+    assert uninterrupted.last_metrics == resumed.last_metrics
     without_state = make_source(members, engine, weights=weights)
     assert not same(expected, without_state.recover([0, 2], per_class=2, round_index=2))
 

@@ -116,7 +116,7 @@ def test_members_with_a_common_class_share_its_pixels() -> None:
     assert [each.labels.tolist() for each in found.values()] == [[0, 0, 1, 1, 2, 2], [1, 1, 2, 2], [1, 1, 2, 2]]
     assert list(source.recover([1, 0, 1], 2, 1)) == [1, 0]
     assert len(torch.cat([each.images for each in found.values()]).unique(dim=0)) == 7 * 2
-    assert source.last["inversion_loss"] > 0
+    assert source.last_metrics["inversion_loss"] > 0
 
 
 def test_images_are_shared_by_class_and_number() -> None:
@@ -165,7 +165,7 @@ def test_a_registered_loss_term_is_added_with_the_weight_of_the_settings(monkeyp
         patience=2,
     )
     source.recover([0], 1, 1)
-    assert 0.0 < source.last["inversion_brightness"] < 1.0
+    assert 0.0 < source.last_metrics["inversion_brightness"] < 1.0
     with pytest.raises(UsageError, match="unknown loss term 'edges'"):
         inversion_loss(member(0), pixels, labels, PREPROCESSING, InversionWeights(extra={"edges": 1.0}), View())
 

@@ -63,6 +63,15 @@ def test_a_round_costs_what_the_budget_allows(budget: float, size: int) -> None:
     assert cost(expensive, found) >= 0.5 * min(allowed, cost(expensive, RoundSize(20, PER_CLASS)))
 
 
+@pytest.mark.parametrize("budget", [20.0, 1.0])
+def test_an_engine_of_more_steps_than_the_budget_refers_to_has_fewer_images(budget: float) -> None:
+    expensive = resnet(20)
+    found = TimeBudget(Zoo.of([expensive]), budget, 20, 4 * STEPS, reference_steps=STEPS).round_size(0, PER_CLASS)
+    cost_of_round = cost(expensive, replace(found, steps=found.steps or 4 * STEPS))
+    allowed = budget * cost(conv4(1000), RoundSize(20, PER_CLASS))
+    assert 0.5 * allowed <= cost_of_round <= allowed
+
+
 @given(
     classes=st.integers(1, 40), per_class=st.integers(1, 30), steps=st.integers(1, 300), share=st.floats(1e-4, 0.999)
 )

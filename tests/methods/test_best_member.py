@@ -103,7 +103,7 @@ def test_a_message_names_the_choice_and_without_images_there_is_an_error() -> No
         run.learner()
     for iteration in range(1, 9):
         run.step(iteration)
-    (message,) = run.pop_messages()
+    *_, message = run.pop_messages()  # the others are on members that do not recognise pictures of their only colour
     assert message.startswith("member-000 is most similar to the whole zoo (linear CKA 0.")
 
 

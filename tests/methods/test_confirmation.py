@@ -75,7 +75,7 @@ def test_the_run_says_how_many_images_were_lost() -> None:
     ((confirmed, images),) = run.source.failures.confirmed.values()
     assert images == 8 * len(LABELS)
     assert run.source.failures.confirmation_metrics() == {"confirmed": confirmed / images}
-    (line,) = run.source.failures.describe_losses()
+    (line,) = run.source.failures.describe_unrecognised()
     assert line.endswith(f"have no label: member-000 {images - confirmed} of {images}")
 
 

@@ -71,6 +71,10 @@ class PixelInversionConfig(FrozenSettings):
     )
 
 
+ANY_ARCHITECTURE = PixelInversionConfig(search_steps=60)
+"""Settings for members of any architecture in a training, which inverts each of them many times: a short search."""
+
+
 class PixelInversion(Engine):
     """Every pixel is a parameter. Nothing is learned from one member for another.
 

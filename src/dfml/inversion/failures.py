@@ -108,7 +108,7 @@ class FailureTracker:
         total = sum(images for _, images in self.confirmed.values())
         return {"confirmed": sum(confirmed for confirmed, _ in self.confirmed.values()) / total} if total else {}
 
-    def describe_losses(self) -> list[str]:
+    def describe_unrecognised(self) -> list[str]:
         """One line on the members that did not recognise over 5% of their images, worst first; empty without any."""
         counts = [(images - confirmed, images, name) for name, (confirmed, images) in self.confirmed.items()]
         reported = sorted((row for row in counts if row[0] > _REPORTED * row[1]), key=lambda row: -row[0] / row[1])

@@ -24,7 +24,7 @@ from dfml.inversion.registry import (
     without_member_state,
 )
 from dfml.inversion.shared_images import shared_image_indices
-from dfml.inversion.time_budget import TimeBudget
+from dfml.inversion.time_budget import RoundSize, TimeBudget
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.probing import predictions_are_constant
 from dfml.zoo.zoo import Zoo
@@ -48,12 +48,9 @@ class ImageSource:
         classes_per_round: Largest number of classes of one member in a round.
         failures: The record of excluded members.
         broken: Indices of excluded members that must not be teachers either (`reason_of_zero_variances`).
-        last: Metrics of the last round: unweighted loss terms before the last step, means over the members whose
-            inversion succeeded; empty without steps or such members. `inversion_loss`: cross-entropy in nats.
+        last_metrics: Metrics of the last round: unweighted loss terms before the last step, means over the members
+            whose inversion succeeded; empty without steps or such members. `inversion_loss`: cross-entropy in nats.
             `batch_norm_distance`, `disagreement`: 0 if not computed. `inversion_NAME`: each term of another package.
-
-    Raises:
-        RunError: If no member can be inverted.
     """
 
     def __init__(
@@ -70,12 +67,15 @@ class ImageSource:
         self.engine = create_engine(config, preprocessing, seed=seed, device=device)
         self.failures = FailureTracker(patience)
         self._fallback = Fallback(config, seed)
-        self.last: dict[str, float] = {}
+        self.last_metrics: dict[str, float] = {}
         self.classes_per_round = config.classes_per_round
         self._entry = ENGINES.find(config.engine)
         self._config, self._zoo, self._preprocessing, self._rows = config, zoo, preprocessing, rows
         self._seed, self._device = seed, device or torch.device("cpu")
-        self._budget = TimeBudget(zoo, config.budget, config.classes_per_round, self.engine.steps)
+        limits = zoo, config.budget, config.classes_per_round
+        self._budget = TimeBudget(*limits, self.engine.steps)
+        second = self._fallback.engine or self.engine
+        self._fallback_budget = TimeBudget(*limits, second.steps, self.engine.steps)
         self._messages: list[str] = []
         self._exclude_unsuited()
 
@@ -122,12 +122,16 @@ class ImageSource:
         These are all of its outputs, or `classes_per_round` of them at random; fewer, and fewer images of each, of a
         member that would exceed the time budget (`dfml.inversion.time_budget`).
         """
-        outputs, size = len(self._zoo.classes.of_member[member]), self._budget.round_size(member, per_class)
+        outputs, size = len(self._zoo.classes.of_member[member]), self._round_size(member, per_class)
         if outputs <= size.classes:
             return balanced_labels(outputs, size.per_class, self._device)
         generator = seeds.generator(self._seed, "outputs", round_index, self._zoo.name(member))
         chosen = torch.randperm(outputs, generator=generator)[: size.classes].sort().values
         return chosen.repeat_interleave(size.per_class).to(self._device)
+
+    def _round_size(self, member: int, per_class: int) -> RoundSize:
+        has_fallback = self._fallback.has(self._zoo.name(member))
+        return (self._fallback_budget if has_fallback else self._budget).round_size(member, per_class)
 
     def most_images(self, per_class: int) -> int:
         """Largest number of images that a round recovers from one member."""
@@ -173,7 +177,7 @@ class ImageSource:
         self._report({self._zoo.name(index) for index in members} - names, learner_weights)
         for batch in usable:
             batch.learn()
-        self.last = mean_losses([loss for batch in usable for loss in batch.last_losses()])
+        self.last_metrics = mean_losses([loss for batch in usable for loss in batch.last_losses()])
         found = {index: images for batch in usable for index, images in batch.collect(self._preprocessing.size)}
         return {index: found[index] for index in members if index in found}
 
@@ -209,7 +213,7 @@ class ImageSource:
                 member_labels,
                 self._rows[index] if self._rows else None,
                 indices,
-                self._budget.round_size(index, per_class).steps,
+                self._round_size(index, per_class).steps,
             )
             for index, member_labels, indices in zip(members, labels, image_indices, strict=True)
         ]
@@ -266,7 +270,7 @@ class ImageSource:
     def pop_messages(self) -> list[str]:
         """Return, and remove, the messages on members that were excluded or limited since the last call."""
         messages, self._messages = self._messages, []
-        return [*messages, *self._budget.pop_messages()]
+        return [*messages, *self._budget.pop_messages(), *self._fallback_budget.pop_messages()]
 
     def _report(self, names: set[str], learner_weights: Iterable[Tensor]) -> None:
         """Add a message for every member that failed.

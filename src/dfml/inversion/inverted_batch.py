@@ -106,7 +106,7 @@ def invert_batch(
 
 
 def mean_losses(losses: Sequence[InversionLoss]) -> dict[str, float]:
-    """Mean over members of the terms' values, without their weights, as metrics (`ImageSource.last`)."""
+    """Mean over members of the terms' values, without their weights, as metrics (`ImageSource.last_metrics`)."""
     if not losses:
         return {}
     parts = {

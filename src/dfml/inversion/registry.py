@@ -135,8 +135,8 @@ class InversionConfig(FrozenSettings):
     five), then fewer images of each, then fewer steps; the run says which. `dfml invert` recovers all images."""
     fallback: PixelInversionConfig | None = None
     """Settings of engine `ei` for members that recognise at most half of the images which `engine` recovers from them
-    in their first round of a training: their images are recovered by these settings then and later. None: all members
-    are inverted by `engine`."""
+    in their first round of a training: their images are recovered by these settings then and later, in rounds of the
+    same `budget`. None: all members are inverted by `engine`."""
     five: FiveConfig = FiveConfig()
     fast_dfkd: FastDfkdConfig = FastDfkdConfig()
     cmi: ContrastiveConfig = ContrastiveConfig()

@@ -47,10 +47,15 @@ class TimeBudget:
         budget: Factor as described above; 0: no limit.
         classes_per_round: Largest number of classes of a member in a round.
         steps: Largest number of steps of the engine.
+        reference_steps: Number of steps of the round that the budget refers to; None: as many as `steps`. An engine
+            that takes more has fewer images.
     """
 
-    def __init__(self, zoo: Zoo, budget: float, classes_per_round: int, steps: int) -> None:
+    def __init__(
+        self, zoo: Zoo, budget: float, classes_per_round: int, steps: int, reference_steps: int | None = None
+    ) -> None:
         self._zoo, self._budget = zoo, budget
+        self._relative_steps = (reference_steps or steps) / steps if steps else 1.0
         self._classes_per_round, self._steps = classes_per_round, steps
         self._sizes: dict[tuple[int, int], RoundSize] = {}
         self._reported: set[tuple[int, int, int]] = set()
@@ -79,7 +84,8 @@ class TimeBudget:
         if not isinstance(classifier, PretrainedClassifier):
             return unlimited
         operations, outputs = image_operations(classifier), len(classifier.labels)
-        images = self._budget * self._classes_per_round * per_class * self._reference_operations / operations
+        reference = self._classes_per_round * per_class * self._relative_steps
+        images = self._budget * reference * self._reference_operations / operations
         wanted = min(outputs, self._classes_per_round) * per_class
         if wanted <= images:
             return unlimited

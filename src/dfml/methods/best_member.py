@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dfml.errors import RunError
 from dfml.images import to_bytes, to_float
-from dfml.inversion.ei import PixelInversionConfig
+from dfml.inversion.ei import ANY_ARCHITECTURE, PixelInversionConfig
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import InversionConfig, LearnedEngine
@@ -58,6 +58,7 @@ class BestMemberConfig(TrainingConfig):
             clip=False,
             weights=InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001),
         ),
+        fallback=ANY_ARCHITECTURE,
     )
     """Inversion engine, and the settings of each engine."""
     patience: PositiveInt = 5
@@ -128,7 +129,7 @@ class BestMemberRun(TrainingRun):
             name = self.zoo.name(best)
             self._messages.append(f"{name} is most similar to the whole zoo (linear CKA {similarity:.2f})")
         # Without a student there is no disagreement between it and the members.
-        return {name: value for name, value in self.source.last.items() if name != "disagreement"}
+        return {name: value for name, value in self.source.last_metrics.items() if name != "disagreement"}
 
     def _choose(self) -> tuple[int, float]:
         """Index of the member whose features are most similar to the zoo's predictions, and its linear CKA.

@@ -6,7 +6,9 @@ from dfml.training.loop import MetricDescription
 
 
 def describe_inversion_metrics(*, disagreement: bool = False) -> dict[str, MetricDescription]:
-    """Descriptions of the mean losses of an inversion run (`ImageSource.last`); see `TrainingRun.describe_metrics`.
+    """Descriptions of the mean losses of an inversion run, for `TrainingRun.describe_metrics`.
+
+    See `ImageSource.last_metrics`.
 
     Args:
         disagreement: Include the divergence between members and student.

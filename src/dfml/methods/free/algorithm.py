@@ -167,7 +167,7 @@ class FreeRun(TrainingRun):
             metrics |= self._bell_distillation(recovered, iteration)
         metrics["alignment_seconds"] = time.perf_counter() - start - metrics["recovery_seconds"]
         if iteration == self.iterations:
-            self._messages = [*self.source.failures.describe_losses(), *self.agreement.warnings()]
+            self._messages = [*self.source.failures.describe_unrecognised(), *self.agreement.warnings()]
         if self.config.replay != "none":
             replay_start = time.perf_counter()
             metrics |= self._bell_replay(iteration)
@@ -189,7 +189,7 @@ class FreeRun(TrainingRun):
             student=self.distillation.student_logits if trained else None,
             learner_weights=self.distillation.parameters.values(),
         )
-        return recovered, dict(self.source.last)
+        return recovered, dict(self.source.last_metrics)
 
     @torch.no_grad()
     def _store(self, recovered: Mapping[int, RecoveredImages], iteration: int) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -37,7 +37,7 @@ from dfml.learners.embedding import episode_loss
 from dfml.learners.episode import sample_episode_indices
 from dfml.learners.student import Student
 from dfml.methods.base import Method
-from dfml.methods.zoo_student.config import ANY_ARCHITECTURE, ZooStudentConfig
+from dfml.methods.zoo_student.config import ZooStudentConfig
 from dfml.methods.zoo_student.mixing import cut_and_mix
 from dfml.optimisers import MuonAndAdam
 from dfml.schedules import half_cosine
@@ -62,7 +62,6 @@ class ZooStudent(Method):
 
     name: ClassVar[str] = "zoo_student"
     config_type: ClassVar[type[TrainingConfig]] = ZooStudentConfig
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"any-architecture": {"inversion": {"ei": ANY_ARCHITECTURE}}}
     config: ZooStudentConfig
 
     def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
@@ -132,9 +131,9 @@ class ZooStudentRun(TrainingRun):
         inverted = time.perf_counter()
         self._query_teachers(recovered, iteration)
         queried = time.perf_counter()
-        metrics = {**self.source.last, **self.source.failures.confirmation_metrics(), **self._distil(iteration)}
+        metrics = {**self.source.last_metrics, **self.source.failures.confirmation_metrics(), **self._distil(iteration)}
         if iteration == self.iterations:
-            self._messages += [*self.source.failures.describe_losses(), *self.agreement.warnings()]
+            self._messages += [*self.source.failures.describe_unrecognised(), *self.agreement.warnings()]
         return metrics | {
             "recovery_seconds": inverted - start,
             "query_seconds": queried - inverted,

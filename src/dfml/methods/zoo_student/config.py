@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from dfml.inversion.ei import PixelInversionConfig
+from dfml.inversion.ei import ANY_ARCHITECTURE, PixelInversionConfig
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import InversionConfig
 from dfml.learners.base import ProtocolName
@@ -14,10 +14,6 @@ from dfml.learners.embedding import HeadFit
 from dfml.learners.student import StudentEmbedding
 from dfml.training.device import Precision
 from dfml.training.loop import TrainingConfig
-
-ANY_ARCHITECTURE = PixelInversionConfig(search_steps=60).model_dump()
-"""Inversion that also suits members other than Conv4; a student of Conv4 members is about half a point less accurate
-with it than with the default (docs/results/architectures.md)."""
 
 
 class ZooStudentConfig(TrainingConfig):
@@ -55,7 +51,7 @@ class ZooStudentConfig(TrainingConfig):
             clip=False,
             weights=InversionWeights(batch_norm=1.0, total_variation=0.01, l2=0.001),
         ),
-        fallback=PixelInversionConfig(search_steps=60),
+        fallback=ANY_ARCHITECTURE,
     )
     """Inversion engine, and the settings of each engine. By default the loss is that of PURER, with which a student of
     Conv4 members is about half a point more accurate (docs/results/architectures.md). Members that do not recognise
