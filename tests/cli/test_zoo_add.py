@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from torch import nn
+from typer.testing import CliRunner
 
+from dfml.cli import app
 from dfml.zoo import PretrainedClassifier, Zoo
 from dfml.zoo.layer_lists import build_layers
 from tests.cli.conftest import dfml, results
@@ -109,6 +112,21 @@ def test_a_size_that_does_not_fit_is_named_by_its_option(tmp_path: Path, monkeyp
     assert "cannot classify an image of 9 x 9 pixels" in shown.stderr
     assert "--size" in shown.stderr
     assert "model_args" not in shown.stderr
+
+
+def test_on_a_terminal_it_asks_for_what_is_missing(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfml.cli.zoo_add.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    command = ["zoo", "add", str(weights), "--zoo", str(tmp_path / "zoo"), *STATED[:4]]
+    declined = CliRunner().invoke(app, command, input=f"{SIZE}\n0.5\n0.25\nn\n")
+    assert declined.exit_code == 1
+    assert "you declined" in declined.stderr
+    assert not (tmp_path / "zoo" / "zoo.yaml").exists()
+    added = CliRunner().invoke(app, command, input=f"{SIZE}\n0.5\n0.25\ny\n")
+    assert added.exit_code == 0, added.stderr
+    (entry,) = yaml.safe_load((tmp_path / "zoo" / "zoo.yaml").read_text())["members"]
+    assert (entry["size"], entry["mean"], entry["std"]) == (SIZE, [0.5], [0.25])
 
 
 def test_a_copied_file_belongs_to_the_zoo(weights: Path, tmp_path: Path) -> None:
