@@ -116,6 +116,8 @@ def invert(
         for name, reason in only_predict.items():
             output.say(f"{name} is not inverted: {reason}")
         names = [name for name in names if name not in only_predict]
+        if not names:
+            raise UsageError(f"expected a member that {config.engine} can invert, found none; choose other members")
     # No member yet: checks that settings and engine fit before anything is written.
     inverted = invert_zoo(opened, members=[], learned=learned, config=config)
     # The inversion of a member also writes its images; members that cannot be read raise errors of their own.
