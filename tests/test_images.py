@@ -51,3 +51,13 @@ def test_a_pillow_image_has_the_pixels_in_rgb() -> None:
     assert (picture.mode, picture.size) == ("RGB", (4, 2))
     assert picture.getpixel((3, 1)) == (255, 0, 0)
     assert picture.getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_other_interpolations_are_used_where_they_are_asked_for() -> None:
+    rows = torch.arange(16.0).view(1, 1, 16, 1).expand(1, 3, 16, 16) / 16
+    nearest = resize_and_crop(rows, 8, "nearest")
+    assert torch.equal(nearest[0, 0, :, 0], rows[0, 0, 1::2, 0])  # of two equally near rows the lower one
+    assert not torch.isin(resize_and_crop(rows, 8), rows).any()
+    step = (rows > 0.5).float()
+    assert not torch.equal(resize_and_crop(step, 6, "bicubic"), resize_and_crop(step, 6))
+    assert resize_and_crop(step, 6, "bicubic").max() <= 1.0

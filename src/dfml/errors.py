@@ -5,6 +5,7 @@ The command line prints that line and exits with the error's exit code; in Pytho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -49,6 +50,28 @@ class ZooMemberError(ZooError):
 
     def __reduce__(self) -> tuple[type[ZooMemberError], tuple[Path, str, str]]:
         return type(self), (self.path, self.reason, self.fix)
+
+
+class ZooMembersError(ZooError):
+    """Several members of a zoo that cannot be used.
+
+    Args:
+        problems: One error per bad member, at least two.
+        members: Number of members of the zoo.
+    """
+
+    def __init__(self, problems: Sequence[ZooMemberError], members: int) -> None:
+        self.problems = tuple(problems)
+        self.members = members
+        super().__init__(f"{self.summary}: {' | '.join(map(str, self.problems))}")
+
+    @property
+    def summary(self) -> str:
+        """How many members cannot be used, without the reasons."""
+        return f"{len(self.problems)} of {self.members} zoo members cannot be used"
+
+    def __reduce__(self) -> tuple[type[ZooMembersError], tuple[tuple[ZooMemberError, ...], int]]:
+        return type(self), (self.problems, self.members)
 
 
 class QueryLimitError(ZooError):

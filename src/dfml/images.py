@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def resize_and_crop(images: Float[Tensor, "images 3 height width"], size: int) -> Float[Tensor, "images 3 size size"]:
-    """Resize the short side to `size` (bilinear, antialiased), then crop the centre.
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+"""How images are resized. `bilinear` and `bicubic` are antialiased; `nearest` takes single pixels, as Pillow does."""
+
+
+def resize_and_crop(
+    images: Float[Tensor, "images 3 height width"], size: int, interpolation: Interpolation = "bilinear"
+) -> Float[Tensor, "images 3 size size"]:
+    """Resize the short side to `size`, then crop the centre.
 
     Args:
         images: Floats in [0, 1]. Images that are `size` x `size` already are returned as they are.
         size: Height and width of the result, in pixels.
+        interpolation: How they are resized; default bilinear.
 
     Raises:
         DataError: If the images are integers (bytes) instead of floats.
@@ -32,7 +39,10 @@ def resize_and_crop(images: Float[Tensor, "images 3 height width"], size: int) -
         return images
     scale = size / min(height, width)
     resized = (max(size, round(height * scale)), max(size, round(width * scale)))
-    images = functional.interpolate(images, size=resized, mode="bilinear", antialias=True, align_corners=False)
+    if interpolation == "nearest":
+        images = functional.interpolate(images, size=resized, mode="nearest-exact")
+    else:
+        images = functional.interpolate(images, size=resized, mode=interpolation, antialias=True, align_corners=False)
     top, left = (resized[0] - size) // 2, (resized[1] - size) // 2
     return images[..., top : top + size, left : left + size].clamp(0.0, 1.0)
 

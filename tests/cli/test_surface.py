@@ -29,14 +29,14 @@ SURFACE = {
     "zoo add": [
         "PATH...",
         *("--accept-preprocessing", "--arch", "--channels", "--check-with", "--class-index", "--copy", "--json"),
-        *("--labels", "--layers", "--mean", "--name", "--network", "--on-bad-member", "--output", "--range", "--size"),
-        *("--std", "--yes", "--zoo"),
+        *("--interpolation", "--labels", "--layers", "--mean", "--name", "--network", "--on-bad-member", "--output"),
+        *("--range", "--size", "--std", "--yes", "--zoo"),
     ],
     "zoo inspect": ["ZOO", "--class-identity", "--json", "--network", "--write-identity"],
     "train": [
         "ZOO...",
         *("--class-identity", "--config", "--from", "--iterations", "--method", "--out", "--preset", "--protocol"),
-        *("--network", "--query", "--resume", "--set", "--shot", "--show-config", "--size", "--way"),
+        *("--network", "--on-bad-member", "--query", "--resume", "--set", "--shot", "--show-config", "--size", "--way"),
         *COMMON,
     ],
     "evaluate": [
@@ -45,6 +45,8 @@ SURFACE = {
             "--allow-other-protocol",
             "--calibration",
             "--episodes",
+            "--network",
+            "--on-bad-member",
             "--protocol",
             "--query",
             "--report",
@@ -60,8 +62,8 @@ SURFACE = {
     "predict": ["CLASSIFIER", "IMAGE...", "--json", "--threads", "--top"],
     "invert": [
         "ZOO",
-        *("--engine", "--from", "--member", "--members", "--memory", "--network", "--out", "--per-class", "--set"),
-        "--steps",
+        *("--engine", "--from", "--member", "--members", "--memory", "--network", "--out", "--per-class"),
+        *("--on-bad-member", "--set", "--steps"),
         *COMMON,
     ],
 }

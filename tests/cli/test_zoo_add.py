@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from torch import nn
+from typer.testing import CliRunner
 
+from dfml.cli import app
 from dfml.zoo import PretrainedClassifier, Zoo
 from dfml.zoo.layer_lists import build_layers
 from tests.cli.conftest import dfml, results
-from tests.factories import PREPROCESSING, SIZE
+from tests.factories import PREPROCESSING, SIZE, ZooMaker
 
 LAYERS = ["Conv2d(3, 4, 3, padding=1)", "ReLU", "AdaptiveAvgPool2d(1)", "Flatten", "Linear(4, 3)"]
 STATED = ("--layers", "layers.yaml", "--labels", "ant,bee,cat", "--size", str(SIZE))
@@ -86,10 +89,44 @@ def test_wrong_usage_ends_with_2(weights: Path, tmp_path: Path, wrong: tuple[str
     assert dfml("zoo", "add", weights, "--zoo", tmp_path / "zoo", *wrong).exit_code == 2
 
 
+def test_a_folder_that_describes_itself_can_be_given_a_name(tmp_path: Path) -> None:
+    folder, _ = ZooMaker(tmp_path / "theirs").member("plain", labels=("ant", "bee"))
+    found = results("zoo", "add", folder, "--zoo", tmp_path / "zoo", "--name", "timm")
+    assert found["files"][0]["added"] == "timm"
+    assert Zoo.open(tmp_path / "zoo")[0].labels == ("ant", "bee")
+
+
 def test_many_names_are_no_path(weights: Path, tmp_path: Path) -> None:
     names = ",".join(f"{name}{'x' * 300}" for name in "abc")
     stated = ("--layers", "layers.yaml", "--labels", names, "--size", str(SIZE), "--range", "0..1")
     assert results("zoo", "add", weights, "--zoo", tmp_path / "zoo", *stated)["files"][0]["added"] == "colours"
+
+
+def test_a_size_that_does_not_fit_is_named_by_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flat = ["Flatten", "Linear(192, 3)"]
+    Path("flat.yaml").write_text(yaml.safe_dump(flat))
+    torch.save(build_layers(flat).state_dict(), "flat.pth")
+    shown = dfml("zoo", "add", "flat.pth", "--zoo", "zoo", "--layers", "flat.yaml", "--size", "9", "--range", "0..1")
+    assert shown.exit_code == 1
+    assert "cannot classify an image of 9 x 9 pixels" in shown.stderr
+    assert "--size" in shown.stderr
+    assert "model_args" not in shown.stderr
+
+
+def test_on_a_terminal_it_asks_for_what_is_missing(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfml.cli.zoo_add.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    command = ["zoo", "add", str(weights), "--zoo", str(tmp_path / "zoo"), *STATED[:4]]
+    declined = CliRunner().invoke(app, command, input=f"{SIZE}\n0.5\n0.25\nn\n")
+    assert declined.exit_code == 1
+    assert "you declined" in declined.stderr
+    assert not (tmp_path / "zoo" / "zoo.yaml").exists()
+    added = CliRunner().invoke(app, command, input=f"{SIZE}\n0.5\n0.25\ny\n")
+    assert added.exit_code == 0, added.stderr
+    (entry,) = yaml.safe_load((tmp_path / "zoo" / "zoo.yaml").read_text())["members"]
+    assert (entry["size"], entry["mean"], entry["std"]) == (SIZE, [0.5], [0.25])
 
 
 def test_a_copied_file_belongs_to_the_zoo(weights: Path, tmp_path: Path) -> None:

@@ -53,14 +53,20 @@ def test_a_run_of_another_format_version_is_refused(tmp_path: Path, version: obj
 
 
 def test_the_config_names_method_zoo_members_and_classes(tmp_path: Path) -> None:
-    about = describe("counting", TrainingConfig(way=3), zoo(2), tmp_path / "start")
+    members = zoo(2)
+    assert "left_out" not in describe("counting", TrainingConfig(), members)
+    members.left_out = {"bad": "damaged"}
+    about = describe("counting", TrainingConfig(way=3), members, tmp_path / "start")
+    assert about["left_out"] == ["bad"]
     assert list(about) == [*(name for name in RUN_ENTRIES if name != "format_version"), "counting"]
     assert about["members"].startswith("2 (")
     assert about["counting"]["way"] == 3
     run_folder = RunFolder(tmp_path / "run")
     assert run_folder.started_from() is None
+    assert run_folder.left_out() == []
     run_folder.create(about)
     assert run_folder.started_from() == tmp_path / "start"
+    assert run_folder.left_out() == ["bad"]
     assert describe("counting", TrainingConfig(), zoo(3))["members"] != about["members"]
 
 

@@ -53,6 +53,16 @@ NORM_LAST = [
     },
     *("MaxPool2d(2)", "AdaptiveAvgPool2d(1)", "Flatten", {"fc": "Linear(16, 5)"}),
 ]
+STRIDED = [
+    {
+        "features": [
+            *("Conv2d(3, 8, 3, stride=2, padding=1)", "ReLU", "Conv2d(8, 8, 3, stride=2, padding=1)", "ReLU"),
+            "Conv2d(8, 16, 3, stride=2, padding=1)",
+        ]
+    },
+    # 23 x 23 pixels: no usual image size leads to them by pooling.
+    *("ReLU", "Flatten", {"fc": "Linear(8464, 5)"}),
+]
 PERCEPTRON = ["Flatten", "Linear(784, 32)", "ReLU", "Linear(32, 10)"]
 POOLED_FIRST = [
     "MaxPool2d(2)",
@@ -72,6 +82,7 @@ POOLED_FIRST = [
         (NORMS, 1, 28),
         (NORM_LAST, 3, None),
         (PERCEPTRON, 1, 28),
+        (STRIDED, 3, 180),
         (POOLED_FIRST, 1, 28),
     ],
 )

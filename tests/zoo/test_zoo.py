@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dfml.backbones import create_backbone
-from dfml.errors import ZooError, ZooMemberError
+from dfml.errors import ZooError, ZooMemberError, ZooMembersError
 from dfml.images import resize_and_crop
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
 from dfml.zoo.formats import WEIGHTS
@@ -93,16 +93,16 @@ def test_a_member_loaded_again_is_the_same(zoo_maker: ZooMaker) -> None:
         assert torch.equal(few[index].logits(images), all_of_them[index].logits(images))
 
 
-def test_vetting_reports_the_first_bad_member_and_counts_the_others(zoo_maker: ZooMaker) -> None:
+def test_vetting_reports_all_bad_members(zoo_maker: ZooMaker) -> None:
     folders = [zoo_maker.member(f"member-{index:03d}", seed=index)[0] for index in range(4)]
     zoo = Zoo.open(zoo_maker.path)
     zoo.vet()
     for folder in folders[1:3]:
         (folder / WEIGHTS).write_bytes(b"broken")
     zoo = Zoo.open(zoo_maker.path)
-    with pytest.raises(ZooMemberError, match=r"member-001.*1 more member") as caught:
+    with pytest.raises(ZooMembersError, match=r"2 of 4 .*member-001.*member-002") as caught:
         zoo.vet()
-    assert caught.value.path == folders[1]
+    assert [problem.path for problem in caught.value.problems] == folders[1:3]
     assert [zoo.problem(index) is None for index in range(4)] == [True, False, False, True]
 
 

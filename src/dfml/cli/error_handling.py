@@ -7,14 +7,16 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
-from dfml.errors import DfmlError
+from dfml.errors import DfmlError, ZooMemberError, ZooMembersError
+
+_SKIP = "--on-bad-member"  # option by which a subcommand leaves out bad members
 
 
 class Subcommands(TyperGroup):
@@ -28,8 +30,13 @@ class Subcommands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a subcommand."""
-        with _signals_raise() as signals, _errors_become_lines(signals):
+        with _signals_raise() as signals, _errors_become_lines(signals, lambda: self._can_skip(ctx)):
             return super().invoke(ctx)
+
+    def _can_skip(self, ctx: Any) -> bool:
+        """Whether the running subcommand can leave out bad members."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        return command is not None and any(_SKIP in parameter.opts for parameter in command.params)
 
 
 def show_error(message: str) -> None:
@@ -50,7 +57,7 @@ def show_warning(
 
 
 @contextmanager
-def _errors_become_lines(signals: list[signal.Signals]) -> Iterator[None]:
+def _errors_become_lines(signals: list[signal.Signals], can_skip: Callable[[], bool]) -> Iterator[None]:
     try:
         yield
     except typer.Exit:
@@ -63,13 +70,26 @@ def _errors_become_lines(signals: list[signal.Signals]) -> Iterator[None]:
             raise typer.Exit(128 + number) from error
         if isinstance(error, BrokenPipeError):
             raise  # the reader of the output has closed it; typer ends without a message
-        if (code := _report(error)) is None:
+        if (code := _report(error, can_skip)) is None:
             raise
         raise typer.Exit(code) from error
 
 
-def _report(error: BaseException) -> int | None:
-    """Print what went wrong and return the exit code; None for a bug, for which nothing is printed."""
+def _report(error: BaseException, can_skip: Callable[[], bool]) -> int | None:
+    """Print what went wrong and return the exit code; None for a bug, for which nothing is printed.
+
+    Args:
+        error: What was raised.
+        can_skip: Whether the subcommand can leave out bad members.
+    """
+    if isinstance(error, ZooMembersError):
+        for problem in error.problems:
+            show_error(str(problem))
+        show_error(f"{error.summary}, see above; mend or remove them{_how_to_skip('them', can_skip)}")
+        return error.exit_code
+    if isinstance(error, ZooMemberError):
+        show_error(f"{error}{_how_to_skip('it', can_skip)}")
+        return error.exit_code
     if isinstance(error, DfmlError):
         show_error(str(error))
         return error.exit_code
@@ -84,6 +104,11 @@ def _report(error: BaseException) -> int | None:
         show_error(f"{error}; make room, or choose another place")
         return 1
     return None
+
+
+def _how_to_skip(members: str, can_skip: Callable[[], bool]) -> str:
+    """How to leave out bad members, as the end of a message; empty if the subcommand cannot."""
+    return f"; or leave {members} out with {_SKIP} skip" if can_skip() else ""
 
 
 def _report_interrupted_run(error: BaseException) -> int | None:

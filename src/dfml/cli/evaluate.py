@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +14,16 @@ from dfml.cli.options import (
     CalibrationOption,
     DeviceOption,
     JsonOption,
+    NetworksOption,
+    OnBadMemberOption,
     Protocol,
     SeedOption,
     SplitsOption,
     ThreadsOption,
     prepare_torch,
+    read_networks,
 )
-from dfml.cli.output import Output, require_writable
+from dfml.cli.output import Output, require_writable, say_left_out
 from dfml.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,6 +71,8 @@ def evaluate(
             metavar="FILE", help="Also write the results to FILE: tables (.html, .md), or one row per learner (.csv)."
         ),
     ] = None,
+    network: NetworksOption = None,
+    on_bad_member: OnBadMemberOption = "fail",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -100,7 +106,14 @@ def evaluate(
     for each in data:
         require_data(each)
     settings: dict[str, Any] = {"way": way, "shot": shot, "protocol": protocol, "seed": seed}
-    learners = [open_learner(name, device, **settings, progress=show_progress) for name in names]
+    networks = read_networks(network)
+    _require_known(networks, names)
+    zoos: dict[str, Any] = {
+        "networks": networks,
+        "on_bad_member": on_bad_member,
+        "on_left_out": lambda left_out: say_left_out(output, left_out),
+    }
+    learners = [open_learner(name, device, **settings, progress=show_progress, **zoos) for name in names]
     sizes = sorted({learner.preprocessing.size for learner in learners})
     images = {
         (each, size): open_data(each, split=split, usual="test", official=splits, size=size)
@@ -145,6 +158,22 @@ def evaluate(
         command = shlex.join(["dfml", *sys.argv[1:]])
         write_comparison(report, evaluations, curves, command)
         output.say(f"report: {report}")
+
+
+def _require_known(networks: Mapping[str, str], names: list[str]) -> None:
+    """Check that every member that `--network` names is in the manifest of a zoo of `METHOD:ZOO`.
+
+    Raises:
+        UsageError: If one is not.
+    """
+    if not networks:
+        return
+    from dfml.methods.open_learner import owner_network_names, zoo_of
+
+    known = set().union(*(owner_network_names(zoo) for name in names if (zoo := zoo_of(name))))
+    unknown = ", ".join(sorted(networks.keys() - known))
+    if unknown:
+        raise UsageError(f"--network: no zoo of a METHOD:ZOO has a member {unknown} in its zoo.yaml; check the names")
 
 
 def _curve_name(evaluation: Evaluation, data: list[str]) -> str:

@@ -12,12 +12,13 @@ from dfml.cli.options import (
     DeviceOption,
     JsonOption,
     NetworksOption,
+    OnBadMemberOption,
     SeedOption,
     ThreadsOption,
     prepare_torch,
     read_networks,
 )
-from dfml.cli.output import Output, to_json
+from dfml.cli.output import Output, say_left_out, to_json
 from dfml.cli.output_folder import report_write_errors, require_empty
 from dfml.errors import UsageError
 
@@ -74,6 +75,7 @@ def invert(
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the engine, such as ei.lr=0.05. Repeatable."),
     ] = None,
     network: NetworksOption = None,
+    on_bad_member: OnBadMemberOption = "fail",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -86,7 +88,7 @@ def invert(
     prepare_torch(threads)
     from dfml import invert as invert_zoo
     from dfml.cli.tables import fidelity_table
-    from dfml.inversion.invert import inversion_settings
+    from dfml.inversion.invert import inversion_settings, not_invertible
     from dfml.inversion.registry import shares_pixels
     from dfml.report.contact_sheet import render_inversion, render_shared
     from dfml.settings import merge, read_assignment
@@ -105,8 +107,17 @@ def invert(
     config = inversion_settings(engine, learned, settings)
     if memory:
         config = config.model_copy(update={"memory": memory})
-    opened = Zoo.open(zoo, networks=read_networks(network)).to(place)
+    opened = Zoo.open(zoo, networks=read_networks(network), on_bad_member=on_bad_member).to(place)
+    say_left_out(output, opened.left_out)
+    opened.vet()  # a bad member must not end the work after hours; those that are not inverted judge the images
     names = _names(opened, member or [], members)
+    if not member:
+        only_predict = not_invertible(opened, config.engine)
+        for name, reason in only_predict.items():
+            output.say(f"{name} is not inverted: {reason}")
+        names = [name for name in names if name not in only_predict]
+        if not names:
+            raise UsageError(f"expected a member that {config.engine} can invert, found none; choose other members")
     # No member yet: checks that settings and engine fit before anything is written.
     inverted = invert_zoo(opened, members=[], learned=learned, config=config)
     # The inversion of a member also writes its images; members that cannot be read raise errors of their own.
@@ -130,7 +141,7 @@ def invert(
                     on_step=on_step,
                 )
     contact_sheet = render_shared(inverted) if together else render_inversion(inverted)
-    results = _results(inverted, per_class, seed)
+    results = {**_results(inverted, per_class, seed), "left_out": dict(opened.left_out)}
     with report_write_errors(out):
         contact_sheet.save(out / "contact_sheet.png")
         (out / "fidelity.json").write_text(to_json(results), encoding="utf-8")

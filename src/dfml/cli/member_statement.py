@@ -12,7 +12,9 @@ from dfml.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dfml.zoo.adding import LabelledImages, Stated
+    from dfml.images import Interpolation
+    from dfml.zoo.adding import Stated
+    from dfml.zoo.labelled_check import LabelledImages
 
 _MAX_YAML = 2**20
 
@@ -30,6 +32,7 @@ def read_statement(
     std: str | None,
     pixel_range: str | None,
     output: str | None,
+    interpolation: str | None,
     images: Path | None,
     class_index: Path | None,
 ) -> Stated:
@@ -47,6 +50,7 @@ def read_statement(
         std: The same.
         pixel_range: `0..1` or `0..255`.
         output: What the network returns.
+        interpolation: How images are resized.
         images: Folder of labelled images.
         class_index: File that maps the folders of images to outputs.
 
@@ -73,6 +77,7 @@ def read_statement(
         "std": None if std is None else read_values("--std", std),
         "range": pixel_range,
         "output": output,
+        "interpolation": interpolation,
         **(_network(network) if network else {}),
     }
     stated = {field: value for field, value in fields.items() if value is not None}
@@ -149,13 +154,13 @@ def _read_yaml(file: Path, option: str, kind: type) -> Any:
 
 
 def _reader(folder: Path) -> LabelledImages:
-    """A function that reads the labelled images at a size, once per size."""
+    """A function that reads the labelled images, once per size and interpolation."""
     from functools import lru_cache
 
     from dfml.data.support import read_support
 
-    @lru_cache(maxsize=2)
-    def read(size: int) -> tuple[Tensor, Tensor, Sequence[str]]:
-        return read_support(folder, size)
+    @lru_cache(maxsize=3)
+    def read(size: int, interpolation: Interpolation) -> tuple[Tensor, Tensor, Sequence[str]]:
+        return read_support(folder, size, interpolation)
 
     return read

@@ -70,6 +70,13 @@ class Output:
             self._json_file.write_text(text, encoding="utf-8")
 
 
+def say_left_out(output: Output, left_out: Mapping[str, str]) -> None:
+    """Print one line that says which members are left out, and why; nothing where there are none."""
+    if left_out:
+        reasons = " | ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        output.say(f"left out {len(left_out)} members that cannot be used: {' '.join(reasons.split())}")
+
+
 def require_writable(option: str, file: Path) -> None:
     """Check that a file can be written, before the work whose results it is for.
 

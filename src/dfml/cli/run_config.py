@@ -33,6 +33,7 @@ class RunFile:
         zoo: Paths of the zoos; none if the file names none.
         start_from: Checkpoint of another run that the run starts from; None if the file names none.
         class_identity: Which labels of different members mean the same class.
+        left_out: Names of members that the run has left out.
         settings: Name of a method -> its settings; those of other methods are ignored.
     """
 
@@ -40,6 +41,7 @@ class RunFile:
     zoo: tuple[str, ...] = ()
     start_from: str | None = None
     class_identity: ClassIdentity = "names"
+    left_out: tuple[str, ...] = ()
     settings: Mapping[str, Settings] = field(default_factory=dict)
 
 
@@ -82,8 +84,13 @@ def read_run_file(path: Path, requested: str | None = None) -> RunFile:
         if not isinstance(section, dict):
             raise ConfigError(f"--config {path}: expected settings below {name!r}, found {section!r}")
     identity = content.get("class_identity", "names")
+    left_out = content.get("left_out") or []
+    if not isinstance(left_out, list) or not all(isinstance(each, str) for each in left_out):
+        raise ConfigError(f"--config {path}: expected a list of members' names for 'left_out', found {left_out!r}")
     where = f"--config {path}"
-    return RunFile(method, tuple(zoos), content.get("start_from"), check_identity(identity, where), sections)
+    return RunFile(
+        method, tuple(zoos), content.get("start_from"), check_identity(identity, where), tuple(left_out), sections
+    )
 
 
 def _method_of_file(path: Path, named: str | None, requested: str | None) -> type[Method] | None:

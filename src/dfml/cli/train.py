@@ -17,17 +17,19 @@ from dfml.cli.options import (
     IdentityOption,
     JsonOption,
     NetworksOption,
+    OnBadMemberOption,
     Protocol,
     ThreadsOption,
     prepare_torch,
     read_networks,
 )
-from dfml.cli.output import Output, to_json
+from dfml.cli.output import Output, say_left_out, to_json
 from dfml.errors import RunError, UsageError
 from dfml.files import atomic_write
 
 if TYPE_CHECKING:
     from dfml.training.run_folder import RunFolder
+    from dfml.zoo.label_space import ClassIdentity
 
 _SETTINGS = "Settings of the method (override all others)"
 
@@ -84,6 +86,7 @@ def train(
     ] = False,
     class_identity: IdentityOption = None,
     network: NetworksOption = None,
+    on_bad_member: OnBadMemberOption = "fail",
     way: Annotated[
         int | None, typer.Option(rich_help_panel=_SETTINGS, metavar="N", help="Classes per episode.")
     ] = None,
@@ -155,9 +158,15 @@ def train(
 
     prepare_torch(threads)
     networks = read_networks(network)
-    identity = resolve_identity(class_identity, zoo, output, networks) if class_identity else file.class_identity
+    # A run that is resumed or repeated has the same members, also if one that was left out can be used by now.
+    leave_out = RunFolder(out).left_out() if resume else file.left_out
+    bad: Any = {"on_bad_member": on_bad_member, "leave_out": leave_out}
+    identity: ClassIdentity = file.class_identity
+    if class_identity:
+        identity = resolve_identity(class_identity, zoo, output, networks, **bad)
     # Absolute paths, so that the run's config.yaml names the same zoo in every working directory.
-    members = Zoo.open([absolute_path(path) for path in zoo], class_identity=identity, networks=networks)
+    members = Zoo.open([absolute_path(path) for path in zoo], class_identity=identity, networks=networks, **bad)
+    say_left_out(output, members.left_out)
     output.say(f"{kind.name} on {len(members)} classifiers of {len(members.classes)} classes")
     start = time.perf_counter()
     done = _iterations_before(RunFolder(out) if resume else None, start_from)
@@ -174,6 +183,7 @@ def train(
         **config.model_dump(include={"way", "shot", "protocol", "seed"}),
         "zoo": members.source,
         "members": len(members),
+        "left_out": dict(members.left_out),
         "versions": versions(),
     }
     atomic_write(out / "results.json", to_json(results))

@@ -98,6 +98,12 @@ def add(
             help="What the network returns. logit, sigmoid: one number for the second of two classes.",
         ),
     ] = None,
+    interpolation: Annotated[
+        Literal["nearest", "bilinear", "bicubic"] | None,
+        typer.Option(
+            rich_help_panel=_INPUT, help="How images of another size are resized to the input size. Default: bilinear."
+        ),
+    ] = None,
     accept_preprocessing: Annotated[
         bool,
         typer.Option(
@@ -136,6 +142,7 @@ def add(
     output = Output(json_file)
     from dfml.cli.member_statement import read_statement
     from dfml.errors import UsageError, ZooMemberError
+    from dfml.inversion.proposal_scores import statistics_distance
     from dfml.zoo.adding import model_paths
 
     files = model_paths(paths)
@@ -153,10 +160,16 @@ def add(
         std=std,
         pixel_range=pixel_range,
         output=output_kind,
+        interpolation=interpolation,
         images=check_with,
         class_index=class_index,
     )
-    stated = replace(stated, accept_preprocessing=accept_preprocessing, accept_architecture=yes)
+    stated = replace(
+        stated,
+        accept_preprocessing=accept_preprocessing,
+        accept_architecture=yes,
+        distance=statistics_distance,
+    )
     asking = sys.stdin.isatty() and not yes
     results: list[dict[str, Any]] = []
     for path in files:

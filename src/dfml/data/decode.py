@@ -19,12 +19,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dfml.errors import DataError, UsageError
+from dfml.images import Interpolation
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # Only these decoders are used: others run external programs (EPS), or are less tested with malicious files.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Images per task of a thread: enough to outweigh its overhead, few enough to show progress.
 _CHUNK = 64
+_RESAMPLING: dict[Interpolation, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in total)."""
@@ -45,16 +51,17 @@ def check_size(size: int) -> None:
         raise UsageError(f"expected an image size of at least 1 pixel, found {size}")
 
 
-def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
+def decode(data: bytes, size: int, interpolation: Interpolation = "bilinear") -> npt.NDArray[np.uint8]:
     """Decode one image to RGB of shape (3, size, size).
 
-    The short side is resized to `size` (antialiased bilinear; unchanged if it has that length), then the centre is
-    cropped, as by torchvision's `Resize` and `CenterCrop`. EXIF orientation is applied, transparent pixels are composed
-    with white, 16-bit grey is scaled to 8 bits, and the first frame of an animation is used.
+    The short side is resized to `size` (unchanged if it has that length), then the centre is cropped, as by
+    torchvision's `Resize` and `CenterCrop`. EXIF orientation is applied, transparent pixels are composed with white,
+    16-bit grey is scaled to 8 bits, and the first frame of an animation is used.
 
     Args:
         data: Content of a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.
         size: Side length in pixels.
+        interpolation: How it is resized; default antialiased bilinear.
 
     Raises:
         UndecodableError: If the bytes are damaged, of another format, or hold too many pixels to be safe.
@@ -63,7 +70,7 @@ def decode(data: bytes, size: int) -> npt.NDArray[np.uint8]:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _require_safe_size(image)
             ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(_centre_square(_rgb(image), size)).transpose(2, 0, 1)
+            return np.asarray(_centre_square(_rgb(image), size, _RESAMPLING[interpolation])).transpose(2, 0, 1)
     except UndecodableError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning if filters raise it
@@ -105,7 +112,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
+def _centre_square(image: Image.Image, size: int, resampling: Image.Resampling) -> Image.Image:
     width, height = image.size
     short = min(width, height)
     new_width, new_height = (size * side // short for side in (width, height))
@@ -115,11 +122,15 @@ def _centre_square(image: Image.Image, size: int) -> Image.Image:
     # Resampling only this box equals resizing the whole image and cropping, and costs less.
     x_scale, y_scale = width / new_width, height / new_height
     box = (left * x_scale, top * y_scale, (left + size) * x_scale, (top + size) * y_scale)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return image.resize((size, size), resampling, box=box)
 
 
 def decode_all(
-    read: Callable[[str], bytes], files: Sequence[str], size: int, progress: Progress | None = None
+    read: Callable[[str], bytes],
+    files: Sequence[str],
+    size: int,
+    progress: Progress | None = None,
+    interpolation: Interpolation = "bilinear",
 ) -> UInt8[Tensor, "files 3 size size"]:
     """Decode many files by one thread per CPU; decoders release Python's global lock.
 
@@ -128,6 +139,7 @@ def decode_all(
         files: Names of the files, in the order of the result.
         size: Side length in pixels.
         progress: Called with (images done, images in total) after every 64 images; None for no display.
+        interpolation: How images are resized.
 
     Raises:
         DataError: If files cannot be decoded; the message names the first and gives their number.
@@ -139,7 +151,7 @@ def decode_all(
         failures = {}
         for index in range(start, min(start + _CHUNK, len(files))):
             try:
-                pixels[index] = decode(read(files[index]), size)
+                pixels[index] = decode(read(files[index]), size, interpolation)
             except DataError as error:
                 failures[index] = str(error)
         return failures

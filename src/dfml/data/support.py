@@ -12,11 +12,11 @@ from torch import Tensor
 from dfml.data.decode import check_size, decode, decode_all
 from dfml.data.sources import arrange, open_source
 from dfml.errors import DataError
-from dfml.images import to_float
+from dfml.images import Interpolation, to_float
 
 
 def read_support(
-    folder: str | os.PathLike[str], size: int
+    folder: str | os.PathLike[str], size: int, interpolation: Interpolation = "bilinear"
 ) -> tuple[Float[Tensor, "n 3 size size"], Int64[Tensor, " n"], tuple[str, ...]]:
     """Read a support set: a folder class/image with any number of images per class.
 
@@ -25,6 +25,7 @@ def read_support(
     Args:
         folder: An image folder, or a zip of one.
         size: Side length in pixels; the short side is resized to it, then the centre is cropped.
+        interpolation: How images are resized; default antialiased bilinear.
 
     Returns:
         Images in [0, 1], sorted by class and file name; the label of each, an index into the class names; and the class
@@ -45,7 +46,9 @@ def read_support(
         raise DataError(f"expected at least one image per class in {folder}, found none for {', '.join(empty)}")
     if len(classes) < 2:
         raise DataError(f"expected at least two class folders in {folder}, found only {', '.join(classes)}")
-    images = decode_all(source.read, [file for files in classes.values() for file in files], size)
+    images = decode_all(
+        source.read, [file for files in classes.values() for file in files], size, interpolation=interpolation
+    )
     counts = torch.tensor([len(files) for files in classes.values()])
     labels = torch.repeat_interleave(torch.arange(len(classes)), counts)
     return to_float(images), labels, tuple(classes)

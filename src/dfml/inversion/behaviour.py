@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dfml.errors import ZooError
-from dfml.inversion.invert import inversion_settings, invert
+from dfml.inversion.invert import inversion_settings, invert, not_invertible
 from dfml.inversion.inverted import InvertedMember
-from dfml.inversion.registry import InversionConfig, missing_requirement
+from dfml.inversion.registry import InversionConfig
 from dfml.zoo.members import teacher_logits
 from dfml.zoo.output_matching import (
     THRESHOLD,
@@ -67,11 +67,7 @@ def identity_by_behaviour(
         ZooError: If fewer than two members can be inverted.
     """
     config = config or inversion_settings("ei")
-    left_out = {
-        zoo.name(index): reason
-        for index in range(len(zoo))
-        if (reason := missing_requirement(config.engine, zoo[index])) is not None
-    }
+    left_out = not_invertible(zoo, config.engine)
     chosen = [index for index in range(len(zoo)) if zoo.name(index) not in left_out]
     if len(chosen) < 2:
         raise ZooError(

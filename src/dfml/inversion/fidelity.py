@@ -14,7 +14,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dfml import seeds
-from dfml.images import resize_and_crop
 from dfml.inversion.term_values import batch_norm_distance
 from dfml.zoo.members import Differentiable, teacher_logits
 from dfml.zoo.statistics import LayerStatistics
@@ -76,14 +75,14 @@ class FidelityMeter:
         member, count = self._zoo[self._member], len(images)
         statistics: list[LayerStatistics] = []
         if isinstance(member, Differentiable):
-            logits, statistics = member.logits_and_statistics(resize_and_crop(images, member.size))
+            logits, statistics = member.logits_and_statistics(member.preprocessing.resize(images))
         else:
             logits = teacher_logits(member, images)
         self._images += count
         self._agreed += int((logits.argmax(dim=1) == labels).sum())
         if isinstance(member, Differentiable) and statistics:
             noise = torch.rand(images.shape, generator=seeds.generator(0, "noise")).to(images.device)
-            _, noise_statistics = member.logits_and_statistics(resize_and_crop(noise, member.size))
+            _, noise_statistics = member.logits_and_statistics(member.preprocessing.resize(noise))
             self._distance += count * batch_norm_distance(statistics).item()
             self._noise_distance += count * batch_norm_distance(noise_statistics).item()
         self._query_others(images, labels)

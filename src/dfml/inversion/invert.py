@@ -123,6 +123,17 @@ def member_indices(zoo: Zoo, members: Sequence[str | int] | None) -> list[int]:
     return indices
 
 
+def not_invertible(zoo: Zoo, engine: str) -> dict[str, str]:
+    """Members that an engine cannot invert: name -> reason.
+
+    Args:
+        zoo: The members.
+        engine: Name of the engine.
+    """
+    reasons = ((zoo.name(index), missing_requirement(engine, zoo[index])) for index in range(len(zoo)))
+    return {name: reason for name, reason in reasons if reason is not None}
+
+
 def _engine(config: InversionConfig, preprocessing: Preprocessing, seed: int, device: torch.device) -> Engine:
     return create_engine(config, preprocessing, seed=seed, device=device, stacked=False)
 

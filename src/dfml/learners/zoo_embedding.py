@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfml.errors import LearnerError, ZooError, ZooMemberError
-from dfml.images import resize_and_crop
 from dfml.learners.classifier import read_preprocessing
 from dfml.learners.embedding import EmbeddingLearner, HeadFit, centred_probabilities
 from dfml.zoo.hub import absolute_path
@@ -75,9 +74,9 @@ class ZooEmbeddingLearner(EmbeddingLearner):
             logits = teacher_logits(member, images)
         elif self.representation == "features":
             assert isinstance(member, PretrainedClassifier)
-            return functional.normalize(member.features(resize_and_crop(images, member.size)), dim=1)
+            return functional.normalize(member.features(member.preprocessing.resize(images)), dim=1)
         else:
-            logits = member.logits(resize_and_crop(images, member.size))
+            logits = member.logits(member.preprocessing.resize(images))
         if self.representation == "logits":
             return logits
         return centred_probabilities(logits) if self.representation == "centred" else logits.softmax(dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +16,8 @@ from dfml.training.device import select_device
 from dfml.training.progress import Progress
 from dfml.training.run_folder import list_snapshots
 from dfml.zoo.hub import is_hub_id
+from dfml.zoo.manifest import read_manifest
+from dfml.zoo.usable_members import OnBadMember
 from dfml.zoo.zoo import Zoo
 
 
@@ -28,6 +30,9 @@ def open_learner(
     protocol: ProtocolName = "strict",
     seed: int = 0,
     progress: Callable[[str, int], Progress] | None = None,
+    networks: Mapping[str, str] | None = None,
+    on_bad_member: OnBadMember = "fail",
+    on_left_out: Callable[[Mapping[str, str]], None] | None = None,
 ) -> MetaLearner:
     """Open a saved learner, or make one by a method with little or no training.
 
@@ -43,6 +48,10 @@ def open_learner(
         seed: Seed of all random numbers.
         progress: Makes the progress display of a training, from the method's name and the number of meta-iterations
             (`dfml.training.progress.show_progress`). None shows nothing.
+        networks: Name of a member -> `FILE.py:CLASS`; see `Zoo.open`. Names that the zoo does not have are passed over
+            here: they may be those of another `METHOD:ZOO`.
+        on_bad_member: What to do about members of the zoo that cannot be used; see `Zoo.open`.
+        on_left_out: Called with the members that are left out: name -> reason.
 
     Returns:
         The learner, on the device.
@@ -72,11 +81,30 @@ def open_learner(
     command = f"`dfml train {zoo} --method {method_name} --out LEARNER`"
     if iterations and not method.trains_on_demand:
         raise UsageError(f"{method_name} has to be trained before it is used: {command}")
-    members = Zoo.open(zoo)
+    known = owner_network_names(zoo)
+    own = {member: network for member, network in (networks or {}).items() if member in known}
+    members = Zoo.open(zoo, networks=own, on_bad_member=on_bad_member)
+    if on_left_out:
+        on_left_out(members.left_out)
     shown = progress(method.name, iterations) if progress and iterations else None
     if shown:
         shown.message(f"{method_name} is trained on {zoo} first; {command} would keep it")
     return method.fit(members, device=str(device), progress=shown)
+
+
+def owner_network_names(zoo: str | Path) -> set[str]:
+    """Names of the members of a zoo whose network its manifest may describe; empty where there is no manifest.
+
+    Raises:
+        ZooError: If the manifest cannot be read.
+    """
+    manifest = None if is_hub_id(zoo) else read_manifest(Path(zoo))
+    return {member.member_name for member in manifest.members} if manifest else set()
+
+
+def zoo_of(name: str) -> str | None:
+    """The zoo of `METHOD:ZOO`; None for a learner's folder."""
+    return None if Path(name).is_dir() else _split(name)[1] or None
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from dfml.training.loop import TrainingConfig
 GROUP = "dfml.methods"
 """Group of the entry points by which packages declare methods: name -> `module:Class`."""
 
-RUN_ENTRIES = ("format_version", "method", "zoo", "class_identity", "members", "classes", "start_from")
+RUN_ENTRIES = ("format_version", "method", "zoo", "class_identity", "members", "left_out", "classes", "start_from")
 """Entries of a run's `config.yaml` besides the settings of its method, which no method may be called."""
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")

@@ -90,6 +90,15 @@ class RunFolder:
             return None
         return Path(config["start_from"]) if isinstance(config, dict) and config.get("start_from") else None
 
+    def left_out(self) -> list[str]:
+        """Names of the zoo's members that the run has left out; empty if it has none, or there is no run."""
+        try:
+            config = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            return []
+        names = config.get("left_out") if isinstance(config, dict) else None
+        return [str(name) for name in names] if isinstance(names, list) else []
+
     def newest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint; None if there is none."""
         checkpoints = list_checkpoints(self.checkpoints)
@@ -141,6 +150,7 @@ def describe(method: str, config: BaseModel, zoo: Zoo, start_from: Path | None =
         "zoo": zoo.source if len(zoo.paths) < 2 else [str(path) for path in zoo.paths],
         "class_identity": _plain(zoo.class_identity),
         "members": f"{len(zoo)} ({zoo.digest()})",
+        **({"left_out": sorted(zoo.left_out)} if zoo.left_out else {}),
         "classes": f"{len(zoo.classes)} ({zoo.classes.digest()})",
         **({"start_from": str(start_from)} if start_from else {}),
         method: config.model_dump(mode="json"),

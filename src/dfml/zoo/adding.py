@@ -6,38 +6,31 @@ stated, confirmed by labelled images, or accepted by the user. Nothing is guesse
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dfml.errors import ConfigError, ZooMemberError
 from dfml.zoo.adding_rules import Missing, find_labels, member_name, missing_architecture, missing_preprocessing
 from dfml.zoo.candidates import find_candidates
 from dfml.zoo.formats import MemberConfig, format_of
+from dfml.zoo.labelled_check import LabelledImages, better_interpolation, rank_by_labelled_images
 from dfml.zoo.manifest import Manifest, ManifestMember, entry_path
-from dfml.zoo.members import Predicts
-from dfml.zoo.preprocessing_ranking import (
-    Candidate,
-    PreprocessingRanking,
-    candidates_for,
-    match_classes,
-    rank_by_accuracy,
-    rank_by_statistics,
-)
-from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
+from dfml.zoo.pinned_code import is_allowed
+from dfml.zoo.preprocessing_ranking import Candidate, PreprocessingRanking, candidates_for, rank_by_statistics
+from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.sniffing import Found, Kind, sniff
 from dfml.zoo.vetting import load_member, read_member_config, sha256, weight_digest
 
 _SELF_DESCRIBING = frozenset({Kind.TIMM, Kind.TRANSFORMERS})
+_CODE = {Kind.TORCHSCRIPT: "torchscript", Kind.PT2: "pt2"}
+"""Kinds of files that run code when they are opened, and the names of their formats."""
 _PREPROCESSING = ("mean", "std", "range")
-
-LabelledImages = Callable[[int], tuple[Tensor, Tensor, Sequence[str]]]
-"""Size in pixels -> images in [0, 1] (NCHW, three channels), the class of each, and the names of the classes."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +41,8 @@ class Stated:
         fields: Fields of `ManifestMember` that are stated; they replace what is proposed.
         accept_preprocessing: Whether a clear ranking by batch-norm statistics is accepted.
         accept_architecture: Whether an architecture is accepted of which the weights leave something open.
+        distance: Distance between a network's batch-norm statistics and those of synthetic images, by which
+            architectures that the same weights fit are ordered (`dfml.inversion.proposal_scores`); None: not ordered.
         images: Labelled images to check with.
         class_index: Class of the labelled images -> index of the output; classes that it leaves out go by name.
     """
@@ -55,6 +50,7 @@ class Stated:
     fields: Mapping[str, Any] = field(default_factory=dict)
     accept_preprocessing: bool = False
     accept_architecture: bool = False
+    distance: Callable[[PretrainedClassifier], float | None] | None = None
     images: LabelledImages | None = None
     class_index: Mapping[str, int] = field(default_factory=dict)
 
@@ -105,7 +101,7 @@ def assess(path: Path, zoo: Path, manifest: Manifest, stated: Stated) -> Assessm
         ZooMemberError: If no classifier can be read from the file, or it does not fit what is stated.
     """
     found = sniff(path)
-    if found.reason is not None:
+    if found.reason is not None and not _may_run(found):
         raise ZooMemberError(path, found.reason, found.fix)
     if not found.is_candidate:
         raise ZooMemberError(path, "it is text or an image, not a model", "give the file that holds the weights")
@@ -118,6 +114,11 @@ def assess(path: Path, zoo: Path, manifest: Manifest, stated: Stated) -> Assessm
         raise ZooMemberError(path, str(error), "correct what is stated") from error
 
 
+def _may_run(found: Found) -> bool:
+    """Whether it is a file that runs code when it is opened, and the user has allowed its digest."""
+    return found.kind in _CODE and is_allowed(sha256(found.path))
+
+
 def _entries(
     found: Found, zoo: Path, manifest: Manifest, stated: Stated
 ) -> tuple[list[ManifestMember], list[Missing], list[str]]:
@@ -126,8 +127,13 @@ def _entries(
     common: dict[str, Any] = {"path": _stored_path(path, zoo), "name": member_name(path, zoo, manifest)}
     if found.kind in _SELF_DESCRIBING:
         described = format_of(path)
-        return [ManifestMember(**common, format=described.name, sha256=weight_digest(path), **fields)], [], []
+        own = {"format": described.name, "sha256": weight_digest(path)}
+        return [ManifestMember(**{**common, **own, **fields})], [], []
     common["sha256"] = sha256(path)
+    if found.kind in _CODE:
+        labels = find_labels(path, (), 2)
+        pinned = {"format": _CODE[found.kind], "allow_code": True, "labels": labels, **common, **fields}
+        return [ManifestMember(**pinned)], _missing_size(fields, None), []
     if found.kind is Kind.ONNX:
         return [_onnx_entry(path, common, fields)], [], []
     from dfml.zoo.checkpoint_files import read_checkpoint
@@ -201,18 +207,25 @@ def _checked(
     """Load the member, and find or check its preprocessing."""
     if any(each.field == "size" for each in missing):
         return Assessment(found, entries[0], tuple(missing), notes=tuple(notes))
-    config, entry = _best_fitting(entries, zoo, stated)
+    config, entry, note = _best_fitting(entries, zoo, stated)
+    notes += [note] if note else []
     member = load_member(config)
     evidence = {"architecture": _evidence(stated.fields, ("architecture", "network"), found)}
     declared = found.kind in _SELF_DESCRIBING or any(name in stated.fields for name in _PREPROCESSING)
     ranking = None
     if stated.images is not None:
-        ranking, counted = _by_accuracy(config, member, stated, entry, declared)
+        ranking, counted = rank_by_labelled_images(
+            config, member, stated.images, stated.class_index, grey=entry.channels == 1, declared=declared
+        )
         own = next((each for each in ranking.ranked if each.candidate.name == "as stated"), None)
         shown = own or ranking.ranked[0]
         evidence["accuracy"] = f"{shown.figure} of {counted} labelled images"
         if own and ranking.ranked[0] is not own and ranking.clear:
             notes.append(f"other preprocessing classifies the labelled images better: {ranking.describe()}")
+        better = None
+        if "interpolation" not in stated.fields:
+            better = better_interpolation(config, member, stated.images, stated.class_index, shown.candidate)
+        notes += [better] if better else []
     elif not declared and isinstance(member, PretrainedClassifier):
         ranking = rank_by_statistics(
             member.network, config.preprocessing.size, candidates_for(grey=entry.channels == 1)
@@ -233,67 +246,77 @@ def _checked(
 def _evidence(fields: Mapping[str, Any], names: Sequence[str], found: Found) -> str:
     if any(name in fields for name in names):
         return "stated by the user; a strict load fits"
+    if found.kind in _CODE:
+        return "code in the file, which the user allowed to run"
+    if found.kind is Kind.ONNX:
+        return "the graph in the file"
     return "stated by the files" if found.kind in _SELF_DESCRIBING else "proposed from the file; a strict load fits"
 
 
 def _config(entry: ManifestMember, zoo: Path) -> MemberConfig:
     """Configuration of a member that is not in the manifest yet, where its digest would be looked up."""
-    return read_member_config(entry_path(zoo, entry), entry.network, entry.model_copy(update={"sha256": None}))
+    unchecked = entry if entry.allow_code else entry.model_copy(update={"sha256": None})
+    return read_member_config(entry_path(zoo, entry), entry.network, unchecked)
 
 
-def _best_fitting(entries: Sequence[ManifestMember], zoo: Path, stated: Stated) -> tuple[MemberConfig, ManifestMember]:
-    """The first entry; with labelled images, the one that classifies most of them with its best preprocessing.
+def _best_fitting(
+    entries: Sequence[ManifestMember], zoo: Path, stated: Stated
+) -> tuple[MemberConfig, ManifestMember, str | None]:
+    """The entry that fits best, and a note on how the others fit.
+
+    Labelled images decide if there are any: the entry that classifies most of them with its best preprocessing. Else
+    the entry whose batch-norm statistics fit synthetic images best, in all layers (`Stated.distance`); the first one
+    where neither tells them apart.
 
     Raises:
         ZooMemberError: If none can be loaded; the error of the first.
     """
-    if len(entries) == 1 or stated.images is None:
-        return _config(entries[0], zoo), entries[0]
-    best: tuple[float, MemberConfig, ManifestMember] | None = None
+    if len(entries) == 1 or (stated.images is None and stated.distance is None):
+        return _config(entries[0], zoo), entries[0], None
+    tried: list[tuple[float, MemberConfig, ManifestMember]] = []
     first: ZooMemberError | None = None
     for entry in entries:
         try:
             config = _config(entry, zoo)
-            ranking, _ = _by_accuracy(config, load_member(config), stated, entry, declared=False)
+            tried.append((_misfit(config, entry, stated), config, entry))
         except ZooMemberError as error:
             first = first or error
-            continue
-        accuracy = ranking.ranked[0].accuracy or 0.0
-        if best is None or accuracy > best[0]:
-            best = accuracy, config, entry
-    if best is None:
+    if not tried:
         assert first is not None
         raise first
-    return best[1], best[2]
+    tried.sort(key=lambda each: each[0])  # stable: the first one stays first where nothing tells them apart
+    best, config, entry = tried[0]
+    if stated.images is not None or not best < tried[-1][0] < math.inf:
+        return config, entry, None
+    figures = ", ".join(f"{_describe_network(each)} {misfit:.3g}" for misfit, _, each in tried)
+    return config, entry, f"distance of batch-norm statistics in all layers, smaller is better: {figures}"
 
 
-def _by_accuracy(
-    config: MemberConfig, member: Predicts, stated: Stated, entry: ManifestMember, declared: bool
-) -> tuple[PreprocessingRanking, int]:
-    """Ranking by the labelled images that are of the member's classes, and their number."""
-    assert stated.images is not None
-    images, classes, names = stated.images(config.preprocessing.size)
-    outputs = torch.tensor(match_classes(names, config.labels, stated.class_index))
-    kept = outputs[classes] >= 0
-    if not bool(kept.any()):
-        raise ZooMemberError(
-            config.path,
-            f"none of the image folders ({', '.join(names[:5])}, ...) has the name of a label "
-            f"({', '.join(config.labels[:5])}, ...)",
-            "give --labels, or --class-index FILE that maps folders to outputs",
+def _misfit(config: MemberConfig, entry: ManifestMember, stated: Stated) -> float:
+    """How badly a member fits: errors on the labelled images, else the distance of its batch-norm statistics."""
+    member = load_member(config)
+    if stated.images is not None:
+        grey = entry.channels == 1
+        ranking, _ = rank_by_labelled_images(
+            config, member, stated.images, stated.class_index, grey=grey, declared=False
         )
-    candidates = candidates_for(grey=entry.channels == 1)
-    if declared:
-        own = config.preprocessing
-        candidates = (Candidate("as stated", own.mean, own.std), *candidates)
+        return 1.0 - (ranking.ranked[0].accuracy or 0.0)
+    if stated.distance is None or not isinstance(member, PretrainedClassifier):
+        return 0.0
+    if not any(name in stated.fields for name in _PREPROCESSING):
+        size = config.preprocessing.size
+        ranking = rank_by_statistics(member.network, size, candidates_for(grey=entry.channels == 1))
+        if ranking.best:
+            own = ranking.best.candidate.at(size)
+            member = PretrainedClassifier(member.network, member.labels, own, member.source)
+    found = stated.distance(member)
+    return 0.0 if found is None else found
 
-    def member_with(preprocessing: Preprocessing) -> Predicts:
-        if isinstance(member, PretrainedClassifier):
-            return PretrainedClassifier(member.network, member.labels, preprocessing, member.source)
-        return load_member(replace(config, preprocessing=preprocessing))
 
-    targets = outputs[classes[kept]]
-    return rank_by_accuracy(member_with, images[kept], targets, candidates), len(targets)
+def _describe_network(entry: ManifestMember) -> str:
+    if isinstance(entry.architecture, str):
+        return ", ".join([entry.architecture, *(f"{name} {value}" for name, value in entry.arguments.items())])
+    return f"[{', '.join(map(str, entry.architecture))}]"
 
 
 def _with_candidate(entry: ManifestMember, candidate: Candidate) -> ManifestMember:

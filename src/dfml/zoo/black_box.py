@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dfml.images import resize_and_crop
 from dfml.zoo.pretrained import Preprocessing
 
 
@@ -50,5 +49,5 @@ class BlackBoxClassifier:
 
     def predict_proba(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images labels"]:
         """Class probabilities of any number of images in [0, 1] of any size, on the images' device."""
-        resized = resize_and_crop(images.float(), self.preprocessing.size)
+        resized = self.preprocessing.resize(images.float())
         return self.predict_logits_of(resized).softmax(dim=1).to(images.device)

@@ -26,7 +26,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dfml.errors import ConfigError, ZooError
-from dfml.images import resize_and_crop, to_bytes
+from dfml.images import to_bytes
 from dfml.zoo.pretrained import Preprocessing
 
 Encoding = Literal["png", "raw"]
@@ -92,7 +92,7 @@ class HttpClassifier:
         Raises:
             ZooError: If the service cannot be reached after all attempts, refuses, or answers in another form.
         """
-        pixels = to_bytes(resize_and_crop(images.float(), self.preprocessing.size)).cpu()
+        pixels = to_bytes(self.preprocessing.resize(images.float())).cpu()
         rows = [self._query(part) for part in torch.split(pixels, self._batch)] if len(pixels) else []
         return torch.cat([torch.zeros(0, len(self.labels)), *rows]).to(images.device)
 

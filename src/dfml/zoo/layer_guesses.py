@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -27,11 +27,14 @@ _SIZES = {
 }
 """Side lengths of images that are tried, the most common first."""
 
-_POOLINGS = ((False, 2), (True, 2), (False, 3), (False, 4))
-"""Whether there is a pooling before the first convolution, and the window of all; a later one where no other fits."""
+_REDUCTIONS = ((False, 2, False), (True, 2, False), (False, 2, True), (False, 3, False), (False, 4, False))
+"""Whether there is a pooling before the first convolution, the window of all, and whether convolutions have that stride
+in place of a pooling after them; a later one where no other fits."""
 
 _POOL = re.compile(r"MaxPool2d\((\d+)\)")
-_CONVOLUTION = re.compile(r"Conv2d\(\d+, \d+, (\d+)(?:, padding=(\d+))?[,)]")  # square kernels, as `_text` writes them
+_CONVOLUTION = re.compile(
+    r"Conv2d\(\d+, \d+, (\d+)(?:, stride=(\d+))?(?:, padding=(\d+))?[,)]"
+)  # square kernels, as `_text` writes them
 
 _MAX_GUESSES, _MAX_POOLS = 6, 6
 _TRACKED = "num_batches_tracked"
@@ -69,9 +72,9 @@ def guess_layers(state_dict: Mapping[str, Tensor]) -> list[LayerGuess]:
     layers = read_layers(state_dict)
     if not layers:
         return []
-    for pooling in _POOLINGS:
+    for reduction in _REDUCTIONS:
         guesses: list[LayerGuess] = []
-        for guess in _complete(layers, *pooling):
+        for guess in _complete(layers, *reduction):
             if guess not in guesses and _fits(guess, state_dict):
                 guesses.append(guess)
             if len(guesses) == _MAX_GUESSES:
@@ -100,7 +103,7 @@ def head_layers(state_dict: Mapping[str, Tensor]) -> list[Any] | None:
     return _write(layers, before, first_fill="Dropout")
 
 
-def _complete(layers: Sequence[Layer], lead: bool, window: int) -> Iterator[LayerGuess]:
+def _complete(layers: Sequence[Layer], lead: bool, window: int, strided: bool) -> Iterator[LayerGuess]:
     """Yield guesses of what lies between the layers, the most usual first."""
     convolutions = [index for index, layer in enumerate(layers) if layer.kind == "Conv2d"]
     outputs = layers[-1].outputs
@@ -111,10 +114,13 @@ def _complete(layers: Sequence[Layer], lead: bool, window: int) -> Iterator[Laye
     linear = next((index for index, layer in enumerate(layers) if layer.kind == "Linear"), None)
     last = layers[convolutions[-1]].outputs
     wide = linear is not None and layers[linear].inputs != last
-    patterns = list(_pool_patterns(layers, convolutions))
-    for pools in patterns:
+    if strided and not wide:
+        return  # any stride fits: the shapes decide none
+    for chosen in _patterns(layers, convolutions, strided):
         for padded in (True, False):
-            pooled = _Pooling(dict(zip(convolutions, pools, strict=True)), f"MaxPool2d({window})", lead)
+            reduced = dict(zip(convolutions, chosen, strict=True))
+            strides = {index: window for index, reduces in reduced.items() if reduces} if strided else {}
+            pooled = _Pooling({} if strided else reduced, f"MaxPool2d({window})", lead, strides)
             if not wide:
                 steps = _steps(layers, pooled, padded, end=("AdaptiveAvgPool2d(1)", "Flatten"))
                 yield LayerGuess(steps, outputs, channels, None, (_UNSEEN, "the size of its images"))
@@ -129,16 +135,24 @@ def _complete(layers: Sequence[Layer], lead: bool, window: int) -> Iterator[Laye
 
 @dataclass(frozen=True)
 class _Pooling:
-    """Whether there is a pooling after each convolution, the pooling, and whether there is one before the first."""
+    """What makes feature maps smaller.
+
+    Attributes:
+        after: Whether there is a pooling after each convolution, by the position of the layer.
+        layer: The pooling.
+        lead: Whether there is one before the first convolution.
+        strides: Strides of convolutions that have another than 1.
+    """
 
     after: dict[int, bool]
     layer: str
     lead: bool
+    strides: dict[int, int] = field(default_factory=dict)
 
 
-def _pool_patterns(layers: Sequence[Layer], convolutions: Sequence[int]) -> Iterator[tuple[bool, ...]]:
-    """Whether there is a pooling after each convolution: after all first, then after fewer."""
-    free = [index for index in convolutions if index + 1 == len(layers) or _next_gap(layers, index) is None]
+def _patterns(layers: Sequence[Layer], convolutions: Sequence[int], strided: bool) -> Iterator[tuple[bool, ...]]:
+    """Whether there is a pooling after each convolution, or a stride in it: for all first, then for fewer."""
+    free = [index for index in convolutions if strided or index + 1 == len(layers) or _next_gap(layers, index) is None]
     choices = list(product((True, False), repeat=min(len(free), _MAX_POOLS)))
     for choice in sorted(choices, key=lambda each: each.count(False)):
         chosen = dict(zip(free, choice, strict=False))
@@ -161,7 +175,7 @@ def _steps(layers: Sequence[Layer], pooling: _Pooling, padded: bool, end: tuple[
     before: list[tuple[str, ...]] = [(pooling.layer,) if pooling.lead else ()]
     before += [_between(layers, index, pooling, end) for index in range(1, len(layers))]
     after = _after_last_convolution(layers, pooling, end) if layers[-1].kind not in FLAT else ()
-    return _write(layers, before, padded=padded, after=after)
+    return _write(layers, before, padded=padded, after=after, strides=pooling.strides)
 
 
 def _between(layers: Sequence[Layer], index: int, pooling: _Pooling, end: tuple[str, ...]) -> tuple[str, ...]:
@@ -184,9 +198,9 @@ def _between(layers: Sequence[Layer], index: int, pooling: _Pooling, end: tuple[
 
 
 def _after_last_convolution(layers: Sequence[Layer], pooling: _Pooling, end: tuple[str, ...]) -> tuple[str, ...]:
-    index = max(pooling.after)
+    index = max(position for position, layer in enumerate(layers) if layer.kind == "Conv2d")
     activated = index + 1 < len(layers) and bool(layers[index + 1].gap)
-    return (*(() if activated else ("ReLU",)), *((pooling.layer,) if pooling.after[index] else ()), *end)
+    return (*(() if activated else ("ReLU",)), *((pooling.layer,) if pooling.after.get(index) else ()), *end)
 
 
 def _write(
@@ -196,6 +210,7 @@ def _write(
     padded: bool = True,
     after: tuple[str, ...] = (),
     first_fill: str = "Identity",
+    strides: Mapping[int, int] | None = None,
 ) -> list[Any]:
     """Write layers and the steps between them as a list, each numbered list with exactly the entries of its gaps."""
     root: list[Any] = []
@@ -207,9 +222,10 @@ def _write(
         numbered = layer.path[-1].isdecimal()
         room = int(layer.path[-1]) - len(target) if numbered else None
         outer = _outer(root, layer.path)
+        text = _text(layer, padded, (strides or {}).get(index, 1))
         if room is None:
             outer += steps
-            target.append({layer.path[-1]: _text(layer, padded)})
+            target.append({layer.path[-1]: text})
             continue
         if not target and room < len(steps):  # the first of its list: what has no room stands before the list
             moved, steps = steps[: len(steps) - room], steps[len(steps) - room :]
@@ -219,7 +235,7 @@ def _write(
             room = int(layer.path[-1]) - len(target)
         steps = [*steps, *([_filling(layers, index, first_fill)] * max(0, room - len(steps)))][: max(0, room)]
         target += steps
-        target.append(_text(layer, padded))
+        target.append(text)
     return [*root, *after]
 
 
@@ -247,14 +263,15 @@ def _filling(layers: Sequence[Layer], index: int, first: str) -> str:
     return first if index == 0 else "Dropout"
 
 
-def _text(layer: Layer, padded: bool) -> str:
+def _text(layer: Layer, padded: bool, stride: int) -> str:
     if layer.kind == "Linear":
         return f"Linear({layer.inputs}, {layer.outputs}{'' if layer.bias else ', bias=False'})"
     if layer.is_norm:
         return f"{layer.kind}({layer.outputs})"
     kernel: Any = layer.kernel[0] if layer.kernel[0] == layer.kernel[1] else layer.kernel
     padding: Any = layer.kernel[0] // 2 if layer.kernel[0] == layer.kernel[1] else tuple(k // 2 for k in layer.kernel)
-    options = [f"padding={padding}"] if padded and padding not in (0, (0, 0)) else []
+    options = [f"stride={stride}"] if stride > 1 else []
+    options += [f"padding={padding}"] if padded and padding not in (0, (0, 0)) else []
     options += [f"groups={layer.groups}"] if layer.groups > 1 else []
     options += [] if layer.bias else ["bias=False"]
     return f"Conv2d({', '.join([str(layer.inputs), str(layer.outputs), str(kernel), *options])})"
@@ -280,8 +297,8 @@ def _final_side(layers: list[Any], size: int) -> int:
         elif window := _POOL.match(entry):
             size //= int(window[1])
         elif convolution := _CONVOLUTION.match(entry):
-            padding = int(convolution[2] or 0)
-            size = max(0, size + 2 * padding - int(convolution[1]) + 1)
+            stride, padding = int(convolution[2] or 1), int(convolution[3] or 0)
+            size = max(0, (size + 2 * padding - int(convolution[1])) // stride + 1)
     return size
 
 

@@ -18,6 +18,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from dfml.errors import ConfigError, DfmlError, ZooError
 from dfml.files import atomic_write, open_regular_file
+from dfml.images import Interpolation
 from dfml.settings import FrozenSettings, build_config
 from dfml.zoo.hub import is_hub_id
 from dfml.zoo.label_files import read_labels
@@ -91,6 +92,9 @@ class ManifestMember(FrozenSettings):
     std: Values = (1.0,)
     """Standard deviation of the pixels, in the unit of `range`: one value, or one per channel; positive."""
 
+    interpolation: Interpolation = "bilinear"
+    """How images of another size are resized: `nearest`, `bilinear` or `bicubic` (the latter two antialiased)."""
+
     output: Literal["logits", "logit", "softmax", "log_softmax", "sigmoid"] = "logits"
     """What the network returns: logits, probabilities (`softmax`) or their logarithms; for two classes also one number,
     the logit (`logit`) or the probability (`sigmoid`) of the second class."""
@@ -163,7 +167,7 @@ class ManifestMember(FrozenSettings):
             tuple(value / _SCALE[self.range] for value in (values * 3 if len(values) == 1 else values))
             for values in (self.mean, self.std)
         )
-        return Preprocessing(size, mean, std)  # type: ignore[arg-type]
+        return Preprocessing(size, mean, std, self.interpolation)  # type: ignore[arg-type]
 
     def label_names(self, folder: Path) -> tuple[str, ...]:
         """Class names; the numbers of the outputs where none are known.

@@ -31,6 +31,11 @@ ALLOWED = "DFML_ALLOW_CODE"
 """Environment variable with the SHA-256 digests, separated by commas, of files whose code the user allows to run."""
 
 
+def is_allowed(digest: str) -> bool:
+    """Whether the user allows to run the code of the file with this SHA-256 (`DFML_ALLOW_CODE`)."""
+    return digest in os.environ.get(ALLOWED, "").split(",")
+
+
 class PinnedCodeFormat:
     """A format of files that run code. Without an entry in `zoo.yaml` that pins a file, it is refused.
 
@@ -71,7 +76,7 @@ class PinnedCodeFormat:
         if entry is None or not entry.allow_code or entry.sha256 != digest:
             fix = "if you trust its author, pin it in its entry in zoo.yaml: "
             raise ZooMemberError(config.path, self._refusal(entry), f"{fix}allow_code: true, and sha256: {digest}")
-        if digest not in os.environ.get(ALLOWED, "").split(","):
+        if not is_allowed(digest):
             reason = (
                 f"{self._title} files can run code of their author when they are opened, and only zoo.yaml allows it"
             )

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dfml import seeds
 from dfml.drawn_images import dark_strokes, dead_leaves, pen_strokes
+from dfml.images import Interpolation
 from dfml.zoo.members import Predicts
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.statistics import LayerStatistics, batch_norm_layers, record_statistics
@@ -50,9 +51,9 @@ class Candidate:
         """Whether all channels are treated alike, so that it can be the preprocessing of a grey image."""
         return len(set(self.mean)) == len(set(self.std)) == 1
 
-    def at(self, size: int) -> Preprocessing:
-        """The preprocessing at `size` x `size` pixels."""
-        return Preprocessing(size, self.mean, self.std)
+    def at(self, size: int, interpolation: Interpolation = "bilinear") -> Preprocessing:
+        """The preprocessing at `size` x `size` pixels, of images that are resized by `interpolation`."""
+        return Preprocessing(size, self.mean, self.std, interpolation)
 
 
 def _same(name: str, mean: float, std: float, *, grey_only: bool = False) -> Candidate:
@@ -216,11 +217,21 @@ def rank_by_accuracy(
     accuracies = {candidate: float(hits.float().mean()) for candidate, hits in right.items()}
     order = sorted(candidates, key=lambda candidate: -accuracies[candidate])
     rival = next(each for each in order if not alike(each, order[0]))
-    won, lost = (int((right[a] & ~right[b]).sum()) for a, b in ((order[0], rival), (rival, order[0])))
     above_chance = _tail(len(images), int(right[order[0]].sum()), 1.0 / len(member.labels))
-    clear = _tail(won + lost, won, 0.5) <= CLEAR_ODDS and above_chance <= CLEAR_ODDS
+    clear = clearly_better(right[order[0]], right[rival]) and above_chance <= CLEAR_ODDS
     ranked = tuple(Ranked(candidate, accuracy=accuracies[candidate]) for candidate in order)
     return PreprocessingRanking(ranked, accuracies[order[0]] - accuracies[rival], clear)
+
+
+def clearly_better(one: Bool[Tensor, " images"], other: Bool[Tensor, " images"]) -> bool:
+    """Whether a sign test on the images that only one of two ways has right tells the first from the second.
+
+    Args:
+        one: For every image, whether the first way has it right.
+        other: The same of the second way.
+    """
+    won, lost = int((one & ~other).sum()), int((other & ~one).sum())
+    return _tail(won + lost, won, 0.5) <= CLEAR_ODDS
 
 
 def match_classes(folders: Sequence[str], labels: Sequence[str], mapping: Mapping[str, int] | None = None) -> list[int]:

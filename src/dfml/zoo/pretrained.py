@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dfml.backbones import head_inputs
-from dfml.images import resize_and_crop
+from dfml.images import Interpolation, resize_and_crop
 from dfml.zoo.statistics import LayerStatistics, batch_norm_layers, record_means, record_statistics
 
 _BATCH_PIXELS = 2**21  # in one forward pass of `predict_logits`: 2048 images of 32 x 32, 41 of 224 x 224
@@ -23,11 +23,17 @@ class Preprocessing:
         size: Height and width of the network's input, in pixels.
         mean: Mean of red, green and blue.
         std: Standard deviation of red, green and blue; positive.
+        interpolation: How images of another size are resized.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: Interpolation = field(default="bilinear", repr=False)
+
+    def resize(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images 3 size size"]:
+        """Resize images in [0, 1] to the input size, and crop the centre; see `dfml.images.resize_and_crop`."""
+        return resize_and_crop(images, self.size, self.interpolation)
 
     def normalise(self, images: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
         """Convert images in [0, 1] to the network's input; they are not resized."""
@@ -40,8 +46,9 @@ class Preprocessing:
         return torch.addcmul(mean, inputs, std)
 
     def as_dict(self) -> dict[str, int | list[float]]:
-        """Return plain values for a `config.json`."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Return size, mean and std as plain values for a `config.json`."""
+        values = asdict(self)
+        return {key: list(values[key]) if key != "size" else self.size for key in ("size", "mean", "std")}
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (torch.tensor(values, dtype=like.dtype).view(3, 1, 1) for values in (self.mean, self.std))
@@ -90,7 +97,7 @@ class PretrainedClassifier(nn.Module):
     def predict_logits(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images labels"]:
         """Logits of any number of images of any size, in batches of about two million pixels."""
         parts = torch.split(images, max(1, _BATCH_PIXELS // self.size**2))
-        return torch.cat([self.logits(resize_and_crop(part, self.size)) for part in parts])
+        return torch.cat([self.logits(self.preprocessing.resize(part)) for part in parts])
 
     def predict_proba(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images labels"]:
         """Class probabilities of any number of images in [0, 1] of any size."""
@@ -114,7 +121,7 @@ class PretrainedClassifier(nn.Module):
         A network without batch-norm layers has its logits instead. Images are resized to the network's input size.
         """
         with record_means(self.network) as means:
-            logits = self.logits(resize_and_crop(images, self.size))
+            logits = self.logits(self.preprocessing.resize(images))
         return torch.cat(means, dim=1) if means else logits
 
     def _input(self, images: Tensor) -> Tensor:

@@ -224,7 +224,7 @@ def _runs_code(path: Path, kind: Kind) -> Found:
     reason = f"{kind.value} files run code of their author when they are opened, so dfml does not open them"
     name = repr(path.name)
     load = f"torch.jit.load({name})" if kind is Kind.TORCHSCRIPT else f"torch.export.load({name}).module()"
-    pin = "; or, if you trust it, pin it: allow_code: true in zoo.yaml, and DFML_ALLOW_CODE (docs/formats.md)"
+    pin = "; or, if you trust it, pin it: name its SHA-256 in DFML_ALLOW_CODE and add it again (docs/formats.md)"
     return Found(path, kind, "", reason, _OWNER.format(load=load, out=_weights_name(path)) + pin)
 
 

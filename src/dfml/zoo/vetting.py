@@ -31,6 +31,9 @@ from dfml.zoo.pretrained import PretrainedClassifier
 # Larger than any classifier needs: a damaged or hostile configuration must not exhaust the memory.
 MAX_CLASSES, MAX_SIZE = 1_000_000, 4096
 
+_FIX_SIZE = "correct `input_size` or the architecture's arguments (`model_args`) in its configuration"
+_FIX_ENTRY = "correct `size` (`dfml zoo add --size`) or the architecture in its entry in zoo.yaml"
+
 Result = TypeVar("Result")
 Argument = TypeVar("Argument")
 
@@ -79,25 +82,6 @@ def _checked(config: MemberConfig, name: str) -> MemberConfig:
             "state the preprocessing that the classifier was trained with",
         )
     return config
-
-
-def read_configs(paths: Sequence[Path], networks: Mapping[str, str] | None = None) -> list[MemberConfig]:
-    """Read and check the configurations of all members of a zoo.
-
-    Args:
-        paths: See `dfml.zoo.folder.member_paths`.
-        networks: Name of a member -> `FILE.py:CLASS`; see `Zoo.open`.
-
-    Raises:
-        ZooMemberError: See `read_member_config`.
-        UsageError: If `networks` has the name of no member.
-    """
-    check_networks(paths, networks)
-    configs = []
-    for path in paths:
-        entry = find_entry(path)
-        configs.append(read_member_config(path, (networks or {}).get(entry.member_name) if entry else None))
-    return configs
 
 
 def check_networks(paths: Sequence[Path], networks: Mapping[str, str] | None) -> None:
@@ -181,8 +165,8 @@ def _classify_one(config: MemberConfig, classifier: PretrainedClassifier) -> Non
         reason = " ".join(str(error).split())
         raise ZooMemberError(
             config.path,
-            f"{config.architecture} cannot classify an image of {size} x {size} pixels, the `input_size` ({reason})",
-            "correct `input_size` or the architecture's arguments (`model_args`) in its configuration",
+            f"{config.architecture} cannot classify an image of {size} x {size} pixels, its input size ({reason})",
+            _FIX_ENTRY if config.entry else _FIX_SIZE,
         ) from error
     expected = (1, len(config.labels))
     if logits.shape != expected or not bool(torch.isfinite(logits).all()):

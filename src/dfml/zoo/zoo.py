@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,8 @@ from dfml.zoo.label_space import ClassIdentity, LabelSpace, build_label_space
 from dfml.zoo.members import Predicts, move_member
 from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.stack import stack_key
-from dfml.zoo.vetting import load_member, read_configs, weight_digest
+from dfml.zoo.usable_members import OnBadMember, raise_problems, read_usable
+from dfml.zoo.vetting import load_member, weight_digest
 
 
 class Zoo:
@@ -29,6 +30,7 @@ class Zoo:
         class_identity: The rule or mapping that `classes` was built with.
         member_configs: For every member its configuration, or None if it was given in memory.
         paths: The zoo's folders, usually one; none for a zoo in memory.
+        left_out: Name of a member that was left out when the zoo was opened -> why.
         device: The device that members are loaded to.
     """
 
@@ -49,6 +51,7 @@ class Zoo:
         self.classes = classes
         self.class_identity = class_identity
         self.paths = tuple(paths)
+        self.left_out: Mapping[str, str] = {}
         self.device = torch.device("cpu")
         self._names = list(names) if names else [f"member-{index:03d}" for index in range(len(configs))]
         self._in_memory = dict(in_memory or {})
@@ -63,8 +66,12 @@ class Zoo:
         class_identity: ClassIdentity = "names",
         max_resident: int = 1024,
         networks: Mapping[str, str] | None = None,
+        on_bad_member: OnBadMember = "fail",
+        leave_out: Collection[str] = (),
     ) -> Zoo:
         """Open a folder of members. Configurations are read and checked now, weights when a member is first used.
+
+        Where a configuration is wrong, and with `on_bad_member="skip"`, all weights are read and checked now too.
 
         Args:
             path: A folder with one file or folder per member, or with a manifest (`zoo.yaml`); the path of a single
@@ -75,21 +82,27 @@ class Zoo:
             max_resident: Largest number of members in memory at once; the least recently used one is dropped.
             networks: Name of a member -> `FILE.py:CLASS`, the network's class in its owner's Python file, which is run.
                 Needed for members whose manifest entry names such a file: the manifest alone cannot make it run.
+            on_bad_member: What to do about members that cannot be used: `fail`, an error that lists all of them; or
+                `skip`, leave them out (`left_out`).
+            leave_out: Names of members that are left out without being read, such as those of `left_out` of a zoo that
+                was opened before.
 
         Raises:
-            ZooError: If there is no member; `ZooMemberError`, a subclass, if a member's configuration is wrong.
+            ZooError: If there is no member, or none can be used; `ZooMemberError`, a subclass, if a member's
+                configuration is wrong; `ZooMembersError`, another one, if several members cannot be used.
             ConfigError: If `class_identity` cannot be used, or `max_resident` is below 1.
             UsageError: If `networks` has the name of no member.
         """
         given = [path] if isinstance(path, str | Path) else path
         paths = [absolute_path(each) if is_hub_id(each) else Path(each) for each in given]
         found = named_members(paths)
-        configs = read_configs(list(found.values()), networks)
-        labels = [config.labels for config in configs]
-        classes = build_label_space(list(zip(found, labels, strict=True)), class_identity)
-        return cls(
-            configs, classes, class_identity=class_identity, max_resident=max_resident, names=list(found), paths=paths
-        )
+        usable = read_usable(found, networks, on_bad_member=on_bad_member, leave_out=leave_out, max_loaded=max_resident)
+        names, configs = list(usable.configs), list(usable.configs.values())
+        classes = build_label_space([(name, usable.configs[name].labels) for name in names], class_identity)
+        zoo = cls(configs, classes, class_identity=class_identity, max_resident=max_resident, names=names, paths=paths)
+        zoo.left_out = usable.left_out
+        zoo._resident = OrderedDict((names.index(name), member) for name, member in usable.loaded.items())
+        return zoo
 
     @classmethod
     def of(
@@ -188,7 +201,9 @@ class Zoo:
             if config and not isinstance(member, nn.Module) and (weights := weight_digest(config.path)):
                 checksum = zlib.crc32(weights.encode(), checksum)
             identity = member.preprocessing if isinstance(member, PretrainedClassifier) else _description(member)
-            checksum = zlib.crc32(repr(identity).encode(), checksum)
+            interpolation = member.preprocessing.interpolation
+            named = "" if interpolation == "bilinear" else interpolation  # so that digests of older runs stay
+            checksum = zlib.crc32(f"{identity!r}{named}".encode(), checksum)
             module = member.network if isinstance(member, PretrainedClassifier) else member
             for name, value in module.state_dict().items() if isinstance(module, nn.Module) else ():
                 checksum = zlib.crc32(value.cpu().numpy().tobytes(), zlib.crc32(name.encode(), checksum))
@@ -209,12 +224,10 @@ class Zoo:
         """Load every member once, so that one that cannot be loaded is reported before work starts.
 
         Raises:
-            ZooMemberError: For the first member that cannot be used, with the number of others.
+            ZooMemberError: If one member cannot be used.
+            ZooMembersError: If several cannot.
         """
-        bad = [problem for index in range(len(self)) if (problem := self.problem(index))]
-        if bad:
-            more = f"{bad[0].fix} ({len(bad) - 1} more members cannot be used)" if len(bad) > 1 else bad[0].fix
-            raise ZooMemberError(bad[0].path, bad[0].reason, more)
+        raise_problems([problem for index in range(len(self)) if (problem := self.problem(index))], len(self))
 
     def problem(self, index: int) -> ZooMemberError | None:
         """The error that loading a member raises, as a return value; None if it can be loaded."""
