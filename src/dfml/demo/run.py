@@ -29,6 +29,7 @@ from dfml.methods.best_member import BestMember
 from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
 from dfml.methods.zoo_embedding import ZooEmbedding
+from dfml.methods.zoo_student import ZooStudent
 from dfml.pretraining import BuiltMember, build_zoo
 from dfml.settings import override
 from dfml.training.loop import TrainingRun
@@ -71,14 +72,10 @@ def run_quickstart(
     watch = watch or (lambda title, total: SilentProgress())
     stages = _Stages(report)
     with stages("draw the letters") as outcome:
-        train = glyphs("train", per_class=settings.train_images, size=settings.image_size, seed=seed)
+        train = _letters(settings, seed)
         test = glyphs("test", per_class=settings.test_images, size=settings.image_size, seed=seed)
         outcome.append(f"{len(train.classes)} Latin letters and digits, {len(test.classes)} Greek and Cyrillic letters")
-    with stages("build a zoo") as outcome:
-        members = _build(train, folder.zoo, settings, seed, watch)
-        held_out = sum(member.held_out_accuracy for member in members) / len(members)
-        way = settings.purer.way
-        outcome.append(f"{len(members)} classifiers with {way} classes each, {held_out:.0%} correct on held-out images")
+    members = _build(train, folder.zoo, settings, seed, stages, watch)
     zoo = Zoo.open(folder.zoo)
     trained = {name: _train(name, zoo, folder, settings, seed, stages, watch) for name in settings.trained}
     learners = [learner for learner, _ in trained.values()]
@@ -113,6 +110,35 @@ def run_quickstart(
     )
 
 
+def train_quickstart_learner(
+    folder: QuickstartFolder,
+    *,
+    seed: int = 0,
+    settings: QuickstartSettings | None = None,
+    report: Report | None = None,
+    watch: Watch | None = None,
+) -> MetaLearner:
+    """Build the quickstart's zoo and train its first learner, `zoo_student`, as `run_quickstart` does, and no more.
+
+    Args:
+        folder: A new or empty folder, in which the zoo and the run are created.
+        seed: Seed of all random draws; default 0.
+        settings: Settings; None: the defaults.
+        report: Called after every stage.
+        watch: Creates the progress display of a stage; None: no display.
+
+    Raises:
+        RunError: If the folder cannot be written.
+        Interrupted: After SIGINT or SIGTERM while the method trains.
+    """
+    settings = settings or QuickstartSettings()
+    watch = watch or (lambda title, total: SilentProgress())
+    stages = _Stages(report)
+    _build(_letters(settings, seed), folder.zoo, settings, seed, stages, watch)
+    learner, _ = _train(ZooStudent.name, Zoo.open(folder.zoo), folder, settings, seed, stages, watch)
+    return learner
+
+
 def training_stage(method: str) -> str:
     """Name of the stage that trains a method."""
     return f"train {method} without data"
@@ -139,18 +165,30 @@ class _Stages:
             self._report(name, self.seconds[name], " ".join(outcome))
 
 
-def _build(train: ImageDataset, out: Path, settings: QuickstartSettings, seed: int, watch: Watch) -> list[BuiltMember]:
-    with watch("zoo", settings.members) as progress:
-        return build_zoo(
-            [train],
-            out,
-            members=settings.members,
-            way=settings.purer.way,
-            recipe=settings.recipe,
-            disjoint=True,
-            seed=seed,
-            progress=lambda member, ready, total: progress.update(ready, {"held_out": member.held_out_accuracy}),
-        )
+def _letters(settings: QuickstartSettings, seed: int) -> ImageDataset:
+    """The Latin letters and digits that the zoo is trained on."""
+    return glyphs("train", per_class=settings.train_images, size=settings.image_size, seed=seed)
+
+
+def _build(
+    train: ImageDataset, out: Path, settings: QuickstartSettings, seed: int, stages: _Stages, watch: Watch
+) -> list[BuiltMember]:
+    way = settings.purer.way
+    with stages("build a zoo") as outcome:
+        with watch("zoo", settings.members) as progress:
+            members = build_zoo(
+                [train],
+                out,
+                members=settings.members,
+                way=way,
+                recipe=settings.recipe,
+                disjoint=True,
+                seed=seed,
+                progress=lambda member, ready, total: progress.update(ready, {"held_out": member.held_out_accuracy}),
+            )
+        held_out = sum(member.held_out_accuracy for member in members) / len(members)
+        outcome.append(f"{len(members)} classifiers with {way} classes each, {held_out:.0%} correct on held-out images")
+    return members
 
 
 def _train(
