@@ -57,6 +57,7 @@ SURFACE = {
         *COMMON,
     ],
     "benchmark": ["SUITE", "--data", "--device", "--jobs", "--json", "--out", "--resume", "--show", "--zoo"],
+    "playground": ["LEARNER", "--device", "--port", "--recovered", "--seed", "--threads"],
     "quickstart": ["--json", "--out", "--seed", "--threads"],
     "adapt": ["LEARNER", "SUPPORT_DIR", "--calibration", "--out", *COMMON],
     "predict": ["CLASSIFIER", "IMAGE...", "--json", "--threads", "--top"],

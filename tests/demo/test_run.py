@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from dfml.demo.quickstart_folder import QuickstartFolder
+from dfml.demo.run import train_quickstart_learner
 from dfml.training.checkpoint import load_checkpoint
 from dfml.zoo import Zoo
-from tests.demo.quickstart_small import METHODS, TRAINED, Finished
+from tests.demo.quickstart_small import METHODS, TRAINED, Finished, small
 
 
 def test_result_is_complete(finished: Finished) -> None:
@@ -26,6 +31,21 @@ def test_result_is_complete(finished: Finished) -> None:
     assert stored["zoo_embedding"] > stored["zoo_student"] > stored["purer"] == stored["free"]
     assert stored["zoo_embedding"] == 2 * stored["best_member"]
     assert len(Zoo.open(out / "zoo")) == 2
+
+
+def test_the_learner_alone_is_that_of_the_whole_quickstart(finished: Finished, tmp_path: Path) -> None:
+    stages: list[str] = []
+    train_quickstart_learner(
+        QuickstartFolder(tmp_path),
+        seed=3,
+        settings=small(),
+        report=lambda stage, seconds, outcome: stages.append(stage),
+    )
+    assert stages == ["build a zoo", "train zoo_student without data"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["learner", "zoo"]
+    weights = [load_file(folder / "learner" / "model.safetensors") for folder in (tmp_path, finished[1])]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def test_a_curve_in_seconds_has_the_points_of_its_meta_iterations(finished: Finished) -> None:

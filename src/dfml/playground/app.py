@@ -28,9 +28,15 @@ CSS = (
 .gradio-container { max-width: 84rem !important; }
 .html-container { padding: 0 !important; }
 .of-class { border: 1px solid var(--border-color-primary) !important; border-radius: .5rem !important; }
-.of-class .head { align-items: center; padding: .5rem; gap: .5rem; background: var(--block-background-fill); }
+.of-class .head { align-items: center; flex-wrap: nowrap; padding: .5rem; gap: .5rem;
+  background: var(--block-background-fill); }
+.of-class .head input, .of-class .head textarea { border: 1px solid var(--border-color-primary) !important;
+  border-radius: .35rem !important; padding: .35rem .6rem; }
 .of-class .block { border-width: 0 !important; }
-.images .grid-container { padding-top: 2rem !important; grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)) !important; gap: .4rem; }
+.images .grid-container { padding-top: 2rem !important; gap: .4rem;
+  grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)) !important; }
+.images.block { height: auto !important; min-height: 9rem; max-height: 20rem; }
+.images .grid-wrap { height: auto !important; max-height: 19rem; }
 .images .thumbnail-lg { height: auto; aspect-ratio: 1; }
 button:focus-visible, a:focus-visible, input:focus-visible, textarea:focus-visible {
   outline: 3px solid #2563eb !important; outline-offset: 2px; }
@@ -82,7 +88,12 @@ def build_app(
                     add = gr.Button("Add a class")
                     example = gr.Button("Fill in example letters", visible=examples is not None)
                     save = gr.Button("Save the classifier", variant="primary", interactive=False)
-                    saved = gr.File(label="Saved", visible=False, interactive=False, elem_id="saved")
+                    saved = gr.File(
+                        label="Unzip it, then: dfml predict classifier IMAGE...",
+                        visible=False,
+                        interactive=False,
+                        elem_id="saved",
+                    )
                 with gr.Column(scale=3, min_width=340):
                     tests = gr.Gallery(
                         label="Test images",
@@ -144,7 +155,7 @@ def _place(number: int) -> _Place:
                 scale=4,
                 min_width=120,
             )
-            folder = gr.UploadButton("Add a folder", file_count="directory", size="sm", scale=0, min_width=110)
+            folder = gr.UploadButton("Add a folder", file_count="directory", size="sm", scale=0, min_width=100)
             remove = gr.Button("Remove", size="sm", scale=0, min_width=80)
         gallery = gr.Gallery(
             label="Images",
