@@ -12,7 +12,8 @@ def test_the_letters_are_rendered_once_and_one_test_image_is_of_no_class(tmp_pat
     classes, tests = examples.files()
     assert list(classes) == list(examples.names)
     assert all(len(files) == 5 for files in classes.values())
-    assert Image.open(tests[0]).size == (16, 16)
+    with Image.open(tests[0]) as image:
+        assert image.size == (16, 16)
     names = [Path(test).name.rpartition("-")[0] for test in tests]
     assert set(names) - set(classes) == {names[-1]}
     assert not {*tests} & {file for files in classes.values() for file in files}

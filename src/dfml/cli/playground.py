@@ -39,14 +39,15 @@ def playground(
     Only this machine can open the page, and nothing is sent elsewhere. Ctrl-C ends it. Needs the extra `serve`.
     """
     output = Output()
-    prepare_torch(threads)
-    from dfml import open_learner
     from dfml.playground.server import require_free_port, require_gradio, serve_playground, wait_for_interrupt
-    from dfml.playground.zoo_view import open_zoo_view
-    from dfml.training.progress import show_progress
 
     require_gradio()
     require_free_port(port)
+    prepare_torch(threads)
+    from dfml import open_learner
+    from dfml.playground.zoo_view import open_zoo_view
+    from dfml.training.progress import show_progress
+
     if recovered:
         open_zoo_view("", recovered)  # a wrong path is an error now, not in the browser
     name = learner or str(_quickstart_learner(seed, output))

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dfml.errors import RunError, UsageError
-from dfml.learners import MetaLearner
-from dfml.playground.zoo_view import ZooView
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a port in use shall be an error at once
+    from dfml.learners import MetaLearner
+    from dfml.playground.zoo_view import ZooView
 
 HOST = "127.0.0.1"
 """The loopback address: other machines cannot connect."""
