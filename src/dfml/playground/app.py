@@ -10,6 +10,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import gradio as gr
+from fastapi import FastAPI
 
 from dfml.errors import DfmlError
 from dfml.learners import MetaLearner
@@ -19,10 +20,9 @@ from dfml.playground.session import MOST_CLASSES, PlaygroundSession
 from dfml.playground.zoo_tab import zoo_tab
 from dfml.playground.zoo_view import ZooView
 
-LARGEST_FILE = "20mb"
-"""Largest upload, as gradio writes sizes."""
+_LARGEST_FILE = "20mb"
 
-CSS = (
+_CSS = (
     STYLE
     + """
 .gradio-container { max-width: 84rem !important; }
@@ -42,13 +42,6 @@ button:focus-visible, a:focus-visible, input:focus-visible, textarea:focus-visib
   outline: 3px solid #2563eb !important; outline-offset: 2px; }
 """
 )
-
-
-def theme() -> gr.themes.Default:
-    """The theme: gradio's, with the fonts of the visitor's system, so that no font is loaded."""
-    return gr.themes.Default(
-        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )
 
 
 Gallery = list[tuple[str, str | None]] | None
@@ -123,6 +116,36 @@ def build_app(
             _connect_examples(example, examples, places, tests, session, answer)
         save.click(lambda opened: _save(opened, files), session, saved, **_QUIET)
     return app
+
+
+def mount(app: gr.Blocks, host: str, port: int) -> FastAPI:
+    """Make a web application of the page, without the parts of gradio that need or name another machine.
+
+    Args:
+        app: The page.
+        host: Address that it is served at.
+        port: Port that it is served at.
+    """
+    # The fonts of the visitor's system, so that none is loaded.
+    theme = gr.themes.Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    return gr.mount_gradio_app(
+        FastAPI(openapi_url=None),
+        app,
+        path="/",
+        server_name=host,
+        server_port=port,
+        theme=theme,
+        css=_CSS,
+        footer_links=[],
+        run_history=False,
+        max_file_size=_LARGEST_FILE,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+    )
 
 
 _QUIET: dict[str, Any] = {

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dfml.errors import RunError, UsageError
 
@@ -41,13 +41,15 @@ def require_free_port(port: int) -> None:
     Raises:
         RunError: If another program, such as another playground, uses it.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port of a program that has just ended is free
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            reason = "is in use, perhaps by another playground" if error.errno == errno.EADDRINUSE else error.strerror
-            raise RunError(f"port {port} of this machine {reason}; choose another with --port") from error
+    _listen(port).close()
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        reason = "is in use, perhaps by another playground" if error.errno == errno.EADDRINUSE else error.strerror
+        raise RunError(f"port {port} of this machine {reason}; choose another with --port") from error
 
 
 @contextmanager
@@ -69,37 +71,28 @@ def serve_playground(
     Raises:
         RunError: If the port is in use.
     """
-    require_free_port(port)
-    with TemporaryDirectory(prefix="dfml-playground-") as folder:
+    with TemporaryDirectory(prefix="dfml-playground-") as folder, _listen(port) as listener:
         _configure(Path(folder))
-        from dfml.playground.app import CSS, LARGEST_FILE, build_app, theme
+        import uvicorn
+
+        from dfml.playground.app import build_app, mount
         from dfml.playground.example_images import ExampleImages
 
         letters = ExampleImages(Path(folder) / "letters", learner.preprocessing.size) if examples else None
-        app = build_app(learner, source, view, letters, Path(folder))
-        options: dict[str, Any] = {"theme": theme(), "css": CSS, "footer_links": [], "run_history": False}
+        site = mount(build_app(learner, source, view, letters, Path(folder)), HOST, port)
+        # Not gradio's own `launch`: it gives up if the machine is too busy to answer within seconds, or has a proxy.
+        server = uvicorn.Server(uvicorn.Config(site, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
         try:
-            _, address, _ = app.launch(
-                server_name=HOST,
-                server_port=port,
-                share=False,
-                quiet=True,
-                prevent_thread_lock=True,
-                ssr_mode=False,
-                enable_monitoring=False,
-                pwa=False,
-                mcp_server=False,
-                max_file_size=LARGEST_FILE,
-                **options,
-            )
-        except OSError as error:  # another program was faster
-            raise RunError(
-                f"port {port} of this machine cannot be used ({error}); choose another with --port"
-            ) from error
-        try:
-            yield address
+            while not server.started:
+                thread.join(timeout=0.1)
+                if not thread.is_alive():
+                    raise RunError(f"the web server at port {port} has not started; see the messages above")
+            yield f"http://{HOST}:{port}"
         finally:
-            app.close(verbose=False)
+            server.should_exit = True
+            thread.join(timeout=10)
 
 
 def wait_for_interrupt() -> None:
