@@ -130,9 +130,8 @@ class InvertedZoo(ZooView):
     def __init__(self, folder: Path) -> None:
         self._folder, self.source = folder, f"dfml invert, {folder}"
         try:
-            self._members: dict[str, dict[str, Any]] = json.loads((folder / "fidelity.json").read_text("utf-8"))[
-                "members"
-            ]
+            content = json.loads((folder / "fidelity.json").read_text(encoding="utf-8"))
+            self._members: dict[str, dict[str, Any]] = dict(content["members"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"expected the output folder of `dfml invert` at {folder}, found no fidelity.json that can be read "
