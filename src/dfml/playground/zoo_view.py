@@ -190,7 +190,11 @@ def open_zoo_view(learner: str, recovered: Path | None = None) -> ZooView:
         ) from error
     check_format_version(config.get("format_version"), f"the run {folder}", RunError)
     paths = config["zoo"] if isinstance(config["zoo"], list) else [config["zoo"]]
-    zoo_of_run = Zoo.open([_find(path, folder) for path in paths], class_identity=config["class_identity"])
+    zoo_of_run = Zoo.open(
+        [_find(path, folder) for path in paths],
+        class_identity=config["class_identity"],
+        leave_out=config.get("left_out", ()),
+    )
     newest = RunFolder(folder).newest_checkpoint()
     if newest is None:
         return TrainedZoo(zoo_of_run, None, ", ".join(paths))
