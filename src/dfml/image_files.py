@@ -111,9 +111,7 @@ def read_file(path: str | os.PathLike[str], decoder: Callable[[bytes], npt.NDArr
         raise DataError(f"cannot decode {path}: {error}") from error
 
 
-def square(
-    image: Image.Image, size: int, interpolation: Interpolation = "bilinear"
-) -> npt.NDArray[np.uint8]:
+def square(image: Image.Image, size: int, interpolation: Interpolation = "bilinear") -> npt.NDArray[np.uint8]:
     """Convert an image of Pillow to RGB of shape (3, size, size), as `decode` does; the image itself is not changed.
 
     Raises:
