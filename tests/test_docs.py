@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from dfml.images import to_pil
+from dfml.learners import Student
 from dfml.registries import Registry
 from dfml.zoo import formats
-from tests.factories import written_zoo
+from tests.factories import PREPROCESSING, images, written_zoo
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = ("new-engine.md", "new-loss-term.md", "new-format.md", "black-box-members.md", "new-split.md")
@@ -53,3 +55,19 @@ def test_the_examples_of_a_page_run(page: str) -> None:
             Path(f"{name}.py").write_text(code, encoding="utf-8")
         else:
             exec(compile(code, page, "exec"), {"__name__": "example"})
+
+
+@pytest.mark.slow
+def test_the_examples_of_using_classifiers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Student.untrained("conv4", {}, (3, 2), PREPROCESSING).save_pretrained("learner")
+    names = ("unknown.jpg", "a.jpg", "b.jpg", "c.jpg", "cats/1.jpg", "cats/2.jpg", "dogs/1.jpg")
+    for name, image in zip(names, images(len(names), size=20), strict=True):
+        Path(name).parent.mkdir(exist_ok=True)
+        to_pil(image).save(name)
+    first, onnx, sklearn = (code for _, code in BLOCK.findall((DOCS / "using-classifiers.md").read_text("utf-8")))
+    values: dict[str, object] = {"__name__": "example"}
+    exec(compile(first, "first", "exec"), values)
+    values["classifier"].export("classifier.onnx")  # type: ignore[attr-defined]
+    for name, code in (("onnx", onnx), ("sklearn", sklearn)):
+        exec(compile(code, name, "exec"), values)

@@ -37,7 +37,7 @@ def test_training_evaluation_and_adaptation_in_python(tmp_path: Path) -> None:
     images = factories.images(3)
     labels = dfml.glyphs("test", per_class=1, size=16).labels[:3]
     classifier = again.adapt(images, labels)
-    assert classifier.predict(images).tolist() == learner.adapt(images, labels).predict(images).tolist()
+    assert classifier.predict(images) == learner.adapt(images, labels).predict(images)
 
 
 @pytest.mark.slow

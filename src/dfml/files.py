@@ -8,6 +8,7 @@ what is left.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SUFFIX = ".unfinished"
+_PYTORCH = {"format": "pt"}  # in the header of every safetensors file that is written
 
 FORMAT_VERSION = 1
 """Version of the formats that dfml itself defines; raised by one when files of the old format can no longer be read."""
@@ -149,10 +151,20 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     from safetensors.torch import save_file
 
     try:
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(plain, path, metadata={"format": "pt", **(metadata or {})})
+        save_file(_plain(tensors), path, metadata={**_PYTORCH, **(metadata or {})})
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, as hex digits, of the file that `save_tensors` writes without further metadata."""
+    from safetensors.torch import save
+
+    return hashlib.sha256(save(_plain(tensors), metadata=dict(_PYTORCH))).hexdigest()
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def shape_mismatch(

@@ -24,6 +24,9 @@ def resize_and_crop(
 ) -> Float[Tensor, "images 3 size size"]:
     """Resize the short side to `size`, then crop the centre.
 
+    Size and place of the crop follow the rule of torchvision's `Resize` and `CenterCrop`, as in
+    `dfml.image_files.decode`.
+
     Args:
         images: Floats in [0, 1]. Images that are `size` x `size` already are returned as they are.
         size: Height and width of the result, in pixels.
@@ -35,16 +38,51 @@ def resize_and_crop(
     if not images.is_floating_point():
         raise DataError(f"expected images as floats in [0, 1], found {images.dtype}; divide bytes by 255")
     height, width = images.shape[-2:]
-    if (height, width) == (size, size):
+    # In an export height and width may be symbols, whose comparison would fix them.
+    if isinstance(height, int) and isinstance(width, int) and height == width == size:
         return images
-    scale = size / min(height, width)
-    resized = (max(size, round(height * scale)), max(size, round(width * scale)))
+    if torch.compiler.is_exporting() and interpolation == "bilinear":
+        return _resize_by_products(images, size)
+    short = min(height, width)
+    resized = (size * height // short, size * width // short)
     if interpolation == "nearest":
         images = functional.interpolate(images, size=resized, mode="nearest-exact")
     else:
         images = functional.interpolate(images, size=resized, mode=interpolation, antialias=True, align_corners=False)
-    top, left = (resized[0] - size) // 2, (resized[1] - size) // 2
+    top, left = (round((length - size) / 2) for length in resized)
     return images[..., top : top + size, left : left + size].clamp(0.0, 1.0)
+
+
+def _resize_by_products(images: Tensor, size: int) -> Tensor:
+    """`resize_and_crop` as two matrix products, for `torch.export`: height and width of the images stay free.
+
+    It uses elementary operations only, so that every runtime can run the result: `interpolate` becomes an antialiased
+    ONNX Resize, which few implement.
+    """
+    height, width = images.shape[-2:]
+    # In float64 all integers are exact, and so are the floors of their quotients.
+    lengths = [torch.full((), length, dtype=torch.float64) for length in (height, width)]
+    short = torch.minimum(*lengths)
+    rows, columns = (
+        _crop_weights(count, length, short, size) for count, length in zip((height, width), lengths, strict=True)
+    )
+    return (rows.to(images) @ images @ columns.to(images).T).clamp(0.0, 1.0)
+
+
+def _crop_weights(count: int | torch.SymInt, length: Tensor, short: Tensor, size: int) -> Float[Tensor, "size length"]:
+    """Weights of the `count` pixels along one side, of length `length`, in each pixel of the resized and cropped side.
+
+    The weights of a pixel of the result fall linearly to 0, at a distance of one pixel of the coarser grid.
+    """
+    resized = torch.floor(length * size / short)
+    rest = resized - size
+    # Python's `round(rest / 2)`, which rounds 0.5 down and 1.5 up.
+    start = torch.floor(rest / 2) + torch.floor((rest - 4 * torch.floor(rest / 4)) / 3)
+    scale = length / resized
+    centres = (torch.arange(size, dtype=torch.float64) + start + 0.5) * scale
+    pixels = torch.arange(count, dtype=torch.float64) + 0.5
+    weights = (1.0 - (pixels - centres[:, None]).abs() / scale.clamp(min=1.0)).clamp(min=0.0)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def to_bytes(images: Float[Tensor, "*images 3 height width"]) -> UInt8[Tensor, "*images 3 height width"]:

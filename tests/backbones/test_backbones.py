@@ -6,14 +6,15 @@ import math
 from itertools import pairwise
 
 import pytest
-import timm
 import torch
 from torch import nn
 from torch.nn import functional
 
-from dfml.backbones import BACKBONES, create_backbone
+from dfml.backbones import BACKBONES, create_backbone, register_with_timm
 from dfml.backbones.conv4 import ConvBlock
 from dfml.errors import UsageError
+
+timm = register_with_timm()
 
 
 def parameters(network: nn.Module) -> int:

@@ -38,7 +38,7 @@ def test_a_classifier_that_cannot_be_written_is_blamed_on_the_output_folder(
     def refuse(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dfml.learners.classifier.write_pretrained", refuse)
+    monkeypatch.setattr("dfml.learners.sharing.write_pretrained", refuse)
     out = tmp_path / "out"
     line = error(dfml("adapt", world.purer, world.images / "test", "--out", out), 1)
     assert line == f"error: {out} cannot be written (No space left on device); make room, or choose another --out"

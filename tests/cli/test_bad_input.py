@@ -245,7 +245,7 @@ def test_a_bug_shows_its_traceback(world: World, monkeypatch: pytest.MonkeyPatch
     def bug(*arguments: object) -> None:
         raise AssertionError("a bug")
 
-    monkeypatch.setattr("dfml.data.support.read_image", bug)
+    monkeypatch.setattr("dfml.image_inputs.read_file", bug)
     with pytest.raises(AssertionError, match="a bug"):
         dfml("predict", world.classifier, world.images)
     assert not app.pretty_exceptions_enable

@@ -60,7 +60,11 @@ SURFACE = {
     "playground": ["LEARNER", "--device", "--port", "--recovered", "--seed", "--threads"],
     "quickstart": ["--json", "--out", "--seed", "--threads"],
     "adapt": ["LEARNER", "SUPPORT_DIR", "--calibration", "--out", *COMMON],
-    "predict": ["CLASSIFIER", "IMAGE...", "--json", "--threads", "--top"],
+    "predict": ["CLASSIFIER", "IMAGE...", "--csv", "--json", "--threads", "--top"],
+    "export": [
+        "CLASSIFIER",
+        *("--calibrate-with", "--check-with", "--int8", "--json", "--out", "--page", "--threads", "--to"),
+    ],
     "invert": [
         "ZOO",
         *("--engine", "--from", "--member", "--members", "--memory", "--network", "--out", "--per-class"),

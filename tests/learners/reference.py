@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from dfml.inversion.term_values import total_variation
 from dfml.learners.calibration import ICFILConfig, initial_pixels
-from dfml.learners.classifier import NetworkClassifier
 from dfml.learners.episode import Episode
 from dfml.learners.gradient_based import GradientLearner
+from dfml.learners.network_classifier import NetworkClassifier
 
 
 def native_network(learner: GradientLearner) -> nn.Module:

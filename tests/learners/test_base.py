@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dfml.errors import DataError, LearnerError
@@ -21,6 +22,8 @@ from dfml.learners import (
     ZooEmbeddingLearner,
     create_learner,
 )
+from dfml.methods.random_init import RandomInit
+from dfml.zoo.vetting import sha256
 from tests.factories import PREPROCESSING, images, written_zoo
 
 from .small import gradient_learner
@@ -59,6 +62,8 @@ def test_what_is_saved_is_the_config_and_the_state_dict(kind: str, tmp_path: Pat
         (classifier, tmp_path / "classifier", {"labels": ["0", "1", "2"]}),
     ):
         config = json.loads((folder / "config.json").read_text())
+        provenance = config.pop("provenance", {})
+        assert provenance == made.provenance
         assert config == json.loads(json.dumps(made.get_config()))
         assert config.items() >= {"format_version": 1, "kind": made.kind, **general}.items()
         assert (folder / "model.safetensors").exists() == bool(made.state_dict())
@@ -106,15 +111,45 @@ def test_names_must_match_the_number_of_classes() -> None:
 
 
 @every_learner
-def test_integer_images_are_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a user's calls are not type-checked
+def test_bytes_are_images_and_other_integers_are_refused(kind: str, tmp_path: Path) -> None:
     learner = LEARNERS[kind](tmp_path)
-    support, labels = images(4), torch.tensor([0, 0, 1, 1])
-    integers = (255 * support).to(torch.uint8)
-    with pytest.raises(DataError, match="divide bytes by 255"):
-        learner.adapt(integers, labels)
-    with pytest.raises(DataError, match="divide bytes by 255"):
-        learner.adapt(support, labels).predict(integers)
+    labels = torch.tensor([0, 0, 1, 1])
+    support = (255 * images(4)).to(torch.uint8)
+    classifier = learner.adapt(support, labels)
+    expected = learner.adapt(support / 255, labels).predict_proba(support / 255)
+    assert torch.equal(classifier.predict_proba(support), expected)
+    with pytest.raises(DataError, match=r"bytes \(uint8\) or floats in \[0, 1\], found torch.int64"):
+        learner.adapt(support.long(), labels)
+    with pytest.raises(DataError, match=r"floats in \[0, 1\], found values from 0 to 25.; divide bytes by 255"):
+        classifier.predict(support.float())
+
+
+def test_a_support_set_by_class_name_is_that_of_indices(tmp_path: Path) -> None:
+    learner, pixels = gradient_learner(), (255 * images(3, size=20)).to(torch.uint8)
+    arrays = pixels.permute(0, 2, 3, 1).numpy()
+    Image.fromarray(arrays[0]).save(tmp_path / "a.png")
+    expected = learner.adapt(pixels, torch.tensor([0, 0, 1]), ("dog", "cat")).predict_proba(pixels)
+    by_name = learner.adapt({"dog": [tmp_path / "a.png", arrays[1]], "cat": pixels[2]})
+    assert by_name.labels == ("dog", "cat")
+    torch.testing.assert_close(by_name.predict_proba(pixels), expected, atol=0.02, rtol=0)  # Pillow resizes in bytes
+    by_label = learner.adapt([arrays[0], Image.fromarray(arrays[1]), arrays[2]], ["dog", "dog", "cat"])
+    assert by_label.labels == ("cat", "dog")
+    torch.testing.assert_close(by_label.predict_proba(pixels).flip(1), expected, atol=0.02, rtol=0)
+    assert by_name.provenance["support"] == {"dog": 2, "cat": 1}
+
+
+@pytest.mark.parametrize(
+    ("images_", "labels", "message"),
+    [
+        ({"a": images(1), "b": images(0)}, None, "images of every class, found none of b"),
+        ({}, None, "found none of any"),
+        ({"a": images(1)}, [0], "found both"),
+        (images(2), None, "expected labels of the images, or images by class name"),
+    ],
+)
+def test_a_support_set_that_is_not_whole_is_refused(images_: Any, labels: Any, message: str) -> None:
+    with pytest.raises(LearnerError, match=message):
+        gradient_learner().adapt(images_, labels)
 
 
 def test_a_folder_without_a_learner_is_refused(tmp_path: Path) -> None:
@@ -216,21 +251,47 @@ def test_a_learner_without_weights_replaces_one_with_weights(tmp_path: Path) -> 
     assert MetaLearner.from_pretrained(tmp_path / "learner").kind == "zoo_embedding"
 
 
+@every_saved
 @every_learner
-def test_the_model_card_describes_the_learner(kind: str, tmp_path: Path) -> None:
-    learner, _ = saved(kind, tmp_path)
-    card = (tmp_path / "learner" / "README.md").read_text()
-    assert "# mine\n" in card
-    assert f"| kind of learner | `{learner.kind}` |" in card
+def test_the_model_card_says_what_it_is(kind: str, what: str, tmp_path: Path) -> None:
+    made = dict(zip(LOADERS, saved(kind, tmp_path), strict=True))[what]
+    file = tmp_path / what / "README.md"
+    card = file.read_text()
     assert "library_name: dfml" in card
-    assert "Mixin" not in card
-    (tmp_path / "learner" / "README.md").write_text("my own")
-    learner.save_pretrained(tmp_path / "learner")
-    assert (tmp_path / "learner" / "README.md").read_text() == "my own"
+    assert f"`{made.kind}`" in card or f"kind `{kind}`" in card
+    assert "## Limits" in card
+    assert "CITATION.cff" in card
+    assert "No evaluation is recorded here" in card
+    assert str(tmp_path) not in card
+    assert ("`strict`" in card) or ("`any`" in card)
+    file.write_text("my own")
+    made.save_pretrained(tmp_path / what)
+    assert file.read_text() == "my own"
 
 
-def test_push_to_hub_uploads_what_save_pretrained_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uploads = []
+def test_the_model_card_names_the_zoo_and_the_results(tmp_path: Path) -> None:
+    zoo = written_zoo(tmp_path / "zoo")
+    learner = RandomInit(way=3).fit(zoo)
+    names = ("a|b", "<script>", "c")
+    classifier = learner.adapt(images(4), torch.tensor([0, 0, 1, 2]), names)
+    classifier.save_pretrained(tmp_path / "classifier", results={"letters, 3-way": "70 %"})
+    card = (tmp_path / "classifier" / "README.md").read_text()
+    for name in ("m0", "m1", "m2"):
+        digest = sha256(tmp_path / "zoo" / name / "model.safetensors")
+        assert f"| {name} | `{digest}` |" in card
+    assert "The method `random_init` made it from 3 classifiers" in card
+    assert "| letters, 3-way | 70 % |" in card
+    assert "a\\|b (2), &lt;script> (1), c (1)" in card
+    weights = sha256(tmp_path / "classifier" / "model.safetensors")
+    assert f"`{weights}`" in card
+    assert FewShotClassifier.from_pretrained(tmp_path / "classifier").provenance == classifier.provenance
+
+
+@pytest.mark.parametrize("what", ["learner", "classifier"])
+def test_push_to_hub_uploads_what_save_pretrained_writes(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = tmp_path / "hub"
 
     class Api:
         def __init__(self, **options: object) -> None: ...
@@ -238,12 +299,33 @@ def test_push_to_hub_uploads_what_save_pretrained_writes(tmp_path: Path, monkeyp
         def create_repo(self, repo_id: str, **options: object) -> SimpleNamespace:
             return SimpleNamespace(repo_id=repo_id)
 
-        def upload_folder(self, *, repo_id: str, folder_path: Path, **options: object) -> str:
-            uploads.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+        def upload_folder(self, *, repo_id: str, folder_path: str, **options: object) -> str:
+            shutil.copytree(folder_path, hub / repo_id)
             return "address"
 
-    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
-    files = ["README.md", "config.json", "model.safetensors"]
-    assert gradient_learner().push_to_hub("me/mine") == "address"
-    assert gradient_learner().save_pretrained(tmp_path / "mine", push_to_hub=True) == "address"
-    assert uploads == [("me/mine", files), ("mine", files)]
+    def download(repo_id: str, **options: object) -> str:
+        if not (hub / repo_id).is_dir():
+            raise OSError("404")
+        return str(hub / repo_id)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    learner = gradient_learner()
+    made: Any = learner if what == "learner" else learner.adapt(images(3), torch.arange(3))
+    assert made.push_to_hub("me/mine") == "address"
+    assert sorted(path.name for path in (hub / "me/mine").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    again = LOADERS[what]("me/mine")
+    assert again.get_config() == made.get_config()
+    with pytest.raises(LearnerError, match=r"no folder me/other, and it cannot be downloaded .* \(404\); check"):
+        LOADERS[what]("me/other")
+
+
+def test_a_zoo_embedding_is_not_uploaded(tmp_path: Path) -> None:
+    learner, classifier = saved("zoo_embedding", tmp_path)
+    for made in (learner, classifier):
+        with pytest.raises(LearnerError, match="refers to files of its members on this machine"):
+            made.push_to_hub("me/mine")

@@ -20,7 +20,7 @@ def test_any_timm_network_can_be_a_backbone() -> None:
     assert torch.isfinite(outcome.loss)
     assert sum(value.abs().sum() for name, value in gradient.items() if name.startswith("backbone.")) > 0
     classifier = learner.adapt(episode.support_images, episode.support_labels)
-    assert classifier.predict(episode.query_images).shape == (9,)
+    assert len(classifier.predict(episode.query_images)) == 9
 
 
 @pytest.mark.parametrize("method", [PURER, ZooStudent])

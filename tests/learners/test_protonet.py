@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from dfml.learners.protonet import prototypes
+from dfml.learners.prototypes import prototypes
 
 from .small import WAY, gradient_learner, noise_episode
 

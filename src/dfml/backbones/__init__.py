@@ -1,23 +1,50 @@
-"""Backbones of the few-shot literature, registered with timm, and the function that builds any network by name."""
+"""Backbones of the few-shot literature, and the function that builds any network by name, dfml's own or timm's.
+
+timm, which imports torchvision and takes seconds, is imported when the first of its networks is in use.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
 from typing import Any
 
-import timm
 import torch
-from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from dfml.backbones import conv4, resnet
 from dfml.errors import UsageError
 
-BACKBONES = (*conv4.__all__, *resnet.__all__)
+_OWN = {name: getattr(module, name) for module in (conv4, resnet) for name in module.__all__}
+
+BACKBONES = tuple(_OWN)
 
 # Arguments of timm's factory that would read files, open connections, or replace the vetted configuration.
 _FORBIDDEN = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "checkpoint_path"})
+
+
+@cache
+def register_with_timm() -> ModuleType:
+    """Make `timm.create_model` know dfml's backbones, which happens once; return timm."""
+    import timm
+    from timm.models import register_model
+
+    for build in _OWN.values():
+        register_model(build)
+    module: ModuleType = timm
+    return module
+
+
+if "timm" in sys.modules:  # its user may build networks by timm's own functions
+    register_with_timm()
+
+
+def is_architecture(name: str) -> bool:
+    """Whether `create_backbone` knows the name."""
+    return name in _OWN or bool(register_with_timm().is_model(name))
 
 
 def create_backbone(architecture: str, num_classes: int, *, seed: int | None = None, **arguments: Any) -> nn.Module:
@@ -33,7 +60,7 @@ def create_backbone(architecture: str, num_classes: int, *, seed: int | None = N
     Raises:
         UsageError: If the name is unknown, or the architecture does not take the arguments.
     """
-    if not timm.is_model(architecture):
+    if not is_architecture(architecture):
         raise UsageError(
             f"unknown architecture {architecture!r}: expected one of {', '.join(BACKBONES)}, "
             "or a name in timm's registry"
@@ -45,18 +72,29 @@ def create_backbone(architecture: str, num_classes: int, *, seed: int | None = N
         if seed is not None:
             torch.manual_seed(seed)
         try:
-            network: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=num_classes, **arguments)
+            network = _build(architecture, {"num_classes": num_classes, **arguments})
         except Exception as error:  # third-party constructors raise anything for arguments that they do not expect
             reason = " ".join(str(error).split())
             raise UsageError(f"architecture {architecture!r} cannot be built with {arguments}: {reason}") from error
     return network
 
 
+def _build(architecture: str, arguments: dict[str, Any]) -> nn.Module:
+    if architecture in _OWN:
+        # As timm's factory: an argument of None is left out.
+        own: nn.Module = _OWN[architecture](**{name: value for name, value in arguments.items() if value is not None})
+        return own
+    network: nn.Module = register_with_timm().create_model(architecture, pretrained=False, **arguments)
+    return network
+
+
 def size_arguments(architecture: str, size: int) -> dict[str, Any]:
     """Arguments with which an architecture takes images of `size` x `size` pixels; empty if it takes any size."""
+    if architecture in _OWN:
+        return {"img_size": size}
+    timm = register_with_timm()
     known = timm.models.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
-    fixed = architecture in BACKBONES or bool(known and known.fixed_input_size)
-    return {"img_size": size} if fixed else {}
+    return {"img_size": size} if known and known.fixed_input_size else {}
 
 
 def require_whole_patches(network: nn.Module, architecture: str, size: int) -> None:
@@ -67,6 +105,10 @@ def require_whole_patches(network: nn.Module, architecture: str, size: int) -> N
     Raises:
         UsageError: If `size` is no multiple of the side length of the patches.
     """
+    if architecture in _OWN:
+        return
+    from timm.layers.patch_embed import PatchEmbed
+
     for layer in network.modules():
         if isinstance(layer, PatchEmbed) and not layer.dynamic_img_pad:
             side = max(layer.patch_size)

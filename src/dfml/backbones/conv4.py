@@ -12,13 +12,12 @@ from itertools import pairwise
 from typing import Any
 
 from jaxtyping import Float
-from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dfml.backbones.common import FewShotBackbone, initialise_convolutions, refuse_pretrained
 
-__all__: list[str] = []
+__all__ = ["conv4", "conv4_64", "conv4_pyramid"]
 
 
 class ConvBlock(nn.Module):
@@ -82,19 +81,16 @@ class Conv4(FewShotBackbone):
         return features
 
 
-@register_model
 def conv4(pretrained: bool = False, **kwargs: Any) -> Conv4:
     """Conv4 with 32 channels."""
     return Conv4(channels=32, **refuse_pretrained("conv4", pretrained, kwargs))
 
 
-@register_model
 def conv4_64(pretrained: bool = False, **kwargs: Any) -> Conv4:
     """Conv4 with 64 channels."""
     return Conv4(channels=64, **refuse_pretrained("conv4_64", pretrained, kwargs))
 
 
-@register_model
 def conv4_pyramid(pretrained: bool = False, **kwargs: Any) -> Conv4:
     """Conv4 with 32, 64, 128 and 256 channels; `channels` replaces them."""
     return Conv4(**{"channels": (32, 64, 128, 256), **refuse_pretrained("conv4_pyramid", pretrained, kwargs)})

@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from jaxtyping import Float
-from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dfml.backbones.common import FewShotBackbone, initialise_convolutions, refuse_pretrained
 
-__all__: list[str] = []
+__all__ = ["fewshot_resnet10", "fewshot_resnet18"]
 
 _WIDTHS = (64, 128, 256, 512)
 
@@ -89,13 +88,11 @@ class FewShotResNet(FewShotBackbone):
         return features
 
 
-@register_model
 def fewshot_resnet10(pretrained: bool = False, **kwargs: Any) -> FewShotResNet:
     """Few-shot ResNet-10: one basic block per stage."""
     return FewShotResNet(depths=(1, 1, 1, 1), **refuse_pretrained("fewshot_resnet10", pretrained, kwargs))
 
 
-@register_model
 def fewshot_resnet18(pretrained: bool = False, **kwargs: Any) -> FewShotResNet:
     """Few-shot ResNet-18: two basic blocks per stage."""
     return FewShotResNet(depths=(2, 2, 2, 2), **refuse_pretrained("fewshot_resnet18", pretrained, kwargs))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dfml.cli import adapt, benchmark, evaluate, invert, playground, predict, quickstart, train, zoo
+from dfml.cli import adapt, benchmark, evaluate, export, invert, playground, predict, quickstart, train, zoo
 from dfml.cli.error_handling import Subcommands, show_warning
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command()(evaluate.evaluate)
 app.command()(adapt.adapt)
 app.command()(predict.predict)
 app.command()(playground.playground)
+app.command()(export.export)
 app.command()(invert.invert)
 app.command()(benchmark.benchmark)
 

@@ -36,11 +36,14 @@ def adapt(
     with new_folder(out) as unfinished:
         from dfml import open_learner
         from dfml.data.support import read_support
-        from dfml.learners import CALIBRATIONS
         from dfml.training.progress import show_progress
 
         opened = open_learner(learner, device, seed=seed, progress=show_progress)
-        chosen = CALIBRATIONS[calibration]() if calibration else None
+        chosen = None
+        if calibration:
+            from dfml.learners import CALIBRATIONS
+
+            chosen = CALIBRATIONS[calibration]()
         images, labels, names = read_support(support, opened.preprocessing.size)
         classifier = opened.adapt(images, labels, names, calibration=chosen)
         with report_write_errors(out):

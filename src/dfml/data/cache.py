@@ -18,7 +18,7 @@ from dfml.data.dataset import ImageDataset
 from dfml.errors import DataError
 from dfml.files import atomic_file, save_tensors
 
-# Increase it when `dfml.data.decode` gives other pixels than before: files of older versions are no longer found then.
+# Increase it when `dfml.image_files` gives other pixels than before: files of older versions are no longer found then.
 # They are not removed.
 _VERSION = 1
 

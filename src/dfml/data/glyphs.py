@@ -16,8 +16,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dfml.data.dataset import ImageDataset
-from dfml.data.decode import check_size
 from dfml.errors import DataError, UsageError
+from dfml.image_files import check_size
 from dfml.seeds import rng
 
 Mask = npt.NDArray[np.uint8]

@@ -10,10 +10,10 @@ import torch
 
 from dfml.data.cache import CacheEntry, cache_folder
 from dfml.data.dataset import ImageDataset
-from dfml.data.decode import Progress, check_size, decode_all
 from dfml.data.sources import Source, Tree, arrange, open_source
 from dfml.data.splits import SPLITS, official_split, split_names
 from dfml.errors import DataError, UsageError
+from dfml.image_files import Progress, check_size, decode_all
 
 
 def open_images(

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from dfml.data.decode import is_image
 from dfml.data.splits import SPLITS
 from dfml.errors import DataError
+from dfml.image_files import is_image
 
 # The deepest valid path is wrapper/split/class/image; one level more is listed so that the error can name a file.
 _DEEPEST = 5

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dfml.data.decode import check_size, decode, decode_all
 from dfml.data.sources import arrange, open_source
 from dfml.errors import DataError
+from dfml.image_files import check_size, decode, decode_all, read_file
 from dfml.images import Interpolation, to_float
 
 
@@ -66,10 +65,4 @@ def read_image(path: str | os.PathLike[str], size: int) -> Float[Tensor, "3 size
         DataError: If there is no such file, or it cannot be decoded.
     """
     check_size(size)
-    try:
-        pixels = decode(Path(path).read_bytes(), size)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except DataError as error:
-        raise DataError(f"cannot decode {path}: {error}") from error
-    return to_float(torch.from_numpy(pixels.copy()))
+    return to_float(torch.from_numpy(read_file(path, lambda data: decode(data, size)).copy()))

@@ -1,18 +1,43 @@
-"""Few-shot learners, the classifiers that they adapt to a support set, episodes, and calibration (ICFIL)."""
+"""Few-shot learners, the classifiers that they adapt to a support set, episodes, and calibration (ICFIL).
+
+Names are imported when they are first used, so that a saved classifier loads only what its kind needs.
+"""
 
 from __future__ import annotations
 
-from dfml.learners.anil import ANIL
-from dfml.learners.base import Calibration, MetaLearner, ProtocolName
-from dfml.learners.calibration import ICFIL, ICFILConfig
-from dfml.learners.classifier import FewShotClassifier
-from dfml.learners.embedding import EmbeddingLearner
-from dfml.learners.gradient_based import GradientLearner, LearnerConfig
-from dfml.learners.maml import MAML
-from dfml.learners.protonet import ProtoNet
-from dfml.learners.student import Student
-from dfml.learners.zoo_embedding import ZooEmbeddingLearner
-from dfml.zoo.pretrained import Preprocessing
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dfml.learners.anil import ANIL
+    from dfml.learners.base import Calibration, MetaLearner, ProtocolName
+    from dfml.learners.calibration import ICFIL, ICFILConfig
+    from dfml.learners.classifier import FewShotClassifier
+    from dfml.learners.creation import CALIBRATIONS, create_learner
+    from dfml.learners.embedding import EmbeddingLearner
+    from dfml.learners.gradient_based import LearnerConfig
+    from dfml.learners.maml import MAML
+    from dfml.learners.protonet import ProtoNet
+    from dfml.learners.student import Student
+    from dfml.learners.zoo_embedding import ZooEmbeddingLearner
+    from dfml.zoo.pretrained import Preprocessing
+
+# Module -> its public names. The imports above repeat them for type checkers.
+_HOMES = {
+    "dfml.learners.anil": ("ANIL",),
+    "dfml.learners.base": ("Calibration", "MetaLearner", "ProtocolName"),
+    "dfml.learners.calibration": ("ICFIL", "ICFILConfig"),
+    "dfml.learners.classifier": ("FewShotClassifier",),
+    "dfml.learners.creation": ("CALIBRATIONS", "create_learner"),
+    "dfml.learners.embedding": ("EmbeddingLearner",),
+    "dfml.learners.gradient_based": ("LearnerConfig",),
+    "dfml.learners.maml": ("MAML",),
+    "dfml.learners.protonet": ("ProtoNet",),
+    "dfml.learners.student": ("Student",),
+    "dfml.learners.zoo_embedding": ("ZooEmbeddingLearner",),
+    "dfml.zoo.pretrained": ("Preprocessing",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ANIL",
@@ -25,38 +50,18 @@ __all__ = [
     "ICFILConfig",
     "LearnerConfig",
     "MetaLearner",
+    "Preprocessing",
     "ProtoNet",
+    "ProtocolName",
     "Student",
     "ZooEmbeddingLearner",
     "create_learner",
 ]
 
-CALIBRATIONS: dict[str, type[Calibration]] = {kind.name: kind for kind in (ICFIL,)}
-"""Calibrations by their name on the command line."""
 
-_KINDS: dict[str, type[GradientLearner]] = {kind.kind: kind for kind in (MAML, ANIL, ProtoNet)}
-
-
-def create_learner(
-    config: LearnerConfig,
-    preprocessing: Preprocessing,
-    *,
-    way: int = 5,
-    protocol: ProtocolName = "strict",
-    seed: int = 0,
-    name: str | None = None,
-) -> GradientLearner:
-    """Create an untrained learner of the kind that the config names.
-
-    Args:
-        config: Kind (`maml`, `anil` or `protonet`), backbone and inner loop.
-        preprocessing: Image size, mean and standard deviation of the network's input.
-        way: Number of rows of the head, which is the number of classes per training episode; default 5.
-        protocol: Batch-norm rule of training and adaptation; see `MetaLearner`.
-        seed: Seed of the initial weights.
-        name: Name in tables; default the learner's kind.
-
-    Raises:
-        UsageError: If the backbone is unknown, or cannot take images of this size.
-    """
-    return _KINDS[config.kind](config, preprocessing, way=way, protocol=protocol, seed=seed, name=name)
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dfml.learners' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

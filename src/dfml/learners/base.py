@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dfml.errors import LearnerError
-from dfml.files import FORMAT_VERSION, atomic_write
-from dfml.images import resize_and_crop
+from dfml.files import FORMAT_VERSION
+from dfml.image_inputs import ImageBatch, Images
 from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.saving import (
     add_kind,
@@ -22,8 +21,8 @@ from dfml.learners.saving import (
     find_kind,
     read_pretrained,
     what_is_saved,
-    write_pretrained,
 )
+from dfml.learners.sharing import Shareable, local_folder
 from dfml.zoo.pretrained import Preprocessing
 
 ProtocolName = Literal["strict", "paper"]
@@ -34,41 +33,7 @@ LearnerProtocol = Literal["strict", "paper", "any"]
 """`ProtocolName`, or `any` for a learner whose predictions do not depend on the rule."""
 
 
-_MODEL_CARD = """---
-{{ card_data }}
----
-
-# {{ name }}
-
-Few-shot image classifier: it adapts to new classes from a few labelled images of each, and was made from pre-trained
-classifiers without their training images.
-
-| | |
-|---|---|
-| kind of learner | `{{ kind }}` |
-| classes per training episode | {{ way }}; it adapts to any number |
-| evaluation protocol | `{{ protocol }}` |
-| image size | {{ size }} x {{ size }} pixels; other sizes are resized |
-
-```python
-import dfml
-
-learner = dfml.MetaLearner.from_pretrained("...")  # this folder, or its name on the Hugging Face Hub
-images, labels, names = dfml.read_support("support/", learner.preprocessing.size)  # support/CLASS/IMAGE
-classifier = learner.adapt(images, labels, names)
-```
-"""
-
-_MODEL_CARD_FILE = "README.md"
-
-
-class MetaLearner(
-    ABC,
-    ModelHubMixin,
-    library_name="dfml",
-    tags=["few-shot-learning", "data-free-meta-learning"],
-    model_card_template=_MODEL_CARD,
-):
+class MetaLearner(Shareable):
     """Few-shot learner: adapts to a support set, saves and loads like any model of the Hugging Face Hub.
 
     A subclass defines a class attribute `kind` (its name in `config.json`), `fit_support`, `get_config`, `state_dict`,
@@ -97,8 +62,8 @@ class MetaLearner(
     preprocessing: Preprocessing
     device: torch.device = torch.device("cpu")
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         add_kind(MetaLearner._kinds, cls)
 
     @abstractmethod
@@ -152,8 +117,8 @@ class MetaLearner(
 
     def adapt(
         self,
-        images: Float[Tensor, "support 3 height width"],
-        labels: Int64[Tensor, "labels"],
+        images: Images | Mapping[str, Images],
+        labels: Labels | None = None,
         names: tuple[str, ...] | None = None,
         *,
         calibration: Calibration | None = None,
@@ -161,99 +126,57 @@ class MetaLearner(
         """Adapt to a support set of any number of classes; the learner itself does not change.
 
         Args:
-            images: Support images, floats in [0, 1], `(support, 3, height, width)`. Another size than the learner's is
-                resized (short side, bilinear) and cropped to the centre.
-            labels: Class index of every image, `(support,)`: 0 to the number of classes minus 1, in any order. Classes
-                may have different numbers of images, but each has at least one.
-            names: Class names, in the order of the indices; default `("0", "1", ...)`.
+            images: Images of every class, `{"cat": ["a.jpg", "b.jpg"], "dog": [...]}`: paths, images of Pillow, arrays
+                or tensors (see `FewShotClassifier.predict_proba`). Or all images together, with their `labels`. Another
+                size than the learner's is resized (short side, bilinear) and cropped to the centre. Classes may have
+                different numbers of images, but each has at least one.
+            labels: Class of every image, where `images` names none: class names, or indices from 0 to the number of
+                classes minus 1, as integers or a tensor `(support,)`; in any order.
+            names: Class names in the order of the indices, where `labels` are indices; default `("0", "1", ...)`.
             calibration: Step that fine-tunes the adapted classifier, such as `dfml.ICFIL()`; default None: none.
 
         Returns:
-            Classifier of the support set's classes, on the learner's device.
+            Classifier of the support set's classes, on the learner's device. Names that `images` or `labels` give are
+            in the order of `images`, or sorted.
 
         Raises:
             LearnerError: If the support set is empty, labels and images differ in number, labels leave out a class,
                 `names` has another length, or the calibration does not support this kind of learner.
-            DataError: If the images are integers (bytes) instead of floats in [0, 1].
+            DataError: If an image cannot be read, or is neither bytes nor floats in [0, 1].
         """
-        if len(images) == 0 or len(images) != len(labels):
-            raise LearnerError(
-                f"expected a support set with one label per image, found {len(images)} images and {len(labels)} labels"
-            )
+        pixels, labels, names = read_support_set(images, labels, names, self.preprocessing.size)
         count = int(labels.max()) + 1
-        empty = sorted(set(range(count)) - set(labels.tolist()))
-        if int(labels.min()) < 0 or empty:
-            problem = f"no image of class {empty[0]}" if empty else f"label {int(labels.min())}"
-            raise LearnerError(f"expected support labels that count from 0 without gaps, found {problem}")
-        if names is not None and len(names) != count:
-            raise LearnerError(f"expected one name for each of the {count} support classes, found {len(names)} names")
         if calibration:
             calibration.check(self)
-        support = resize_and_crop(images, self.preprocessing.size).to(self.device), labels.to(self.device)
-        classifier = self.fit_support(*support, names or tuple(str(index) for index in range(count)))
-        return calibration.calibrate(self, [classifier], [support])[0] if calibration else classifier
+        names = names or tuple(str(index) for index in range(count))
+        support = pixels.to(self.device), labels.to(self.device)
+        classifier = self.fit_support(*support, names)
+        if calibration:
+            classifier = calibration.calibrate(self, [classifier], [support])[0]
+        classifier.provenance = {
+            "learner": {"name": self.name, "kind": self.kind, "protocol": self.protocol},
+            **self.provenance,
+            "support": dict(zip(names, labels.bincount().tolist(), strict=True)),
+            **({"calibration": calibration.name} if calibration else {}),
+        }
+        return classifier
 
-    def save_pretrained(
-        self,
-        save_directory: str | Path,
-        *,
-        repo_id: str | None = None,
-        push_to_hub: bool = False,
-        model_card_kwargs: dict[str, Any] | None = None,
-        **push_to_hub_kwargs: Any,
-    ) -> str | None:
-        """Write `config.json`, `model.safetensors` and, unless there is one, a `README.md` (model card) to a folder.
-
-        Files of these names are replaced once the new ones are complete, so an interrupted save leaves the old ones;
-        the method of `ModelHubMixin` would delete the old config first.
+    @staticmethod
+    def from_pretrained(
+        name: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+    ) -> MetaLearner:
+        """Load a learner that `save_pretrained` wrote, on the CPU, of whatever kind it is.
 
         Args:
-            save_directory: The folder; it is created if it does not exist. Other files in it stay.
-            repo_id: Name on the Hugging Face Hub; default None: the name of the folder.
-            push_to_hub: Whether to upload the learner, too; default False.
-            model_card_kwargs: Further values for the model card.
-            **push_to_hub_kwargs: Further arguments of `push_to_hub`.
-
-        Returns:
-            Address of the upload; None without one.
+            name: Folder, or OWNER/NAME on the Hugging Face Hub.
+            revision: Branch, tag or commit on the Hub; None: the main branch.
+            token: Token of the account; None: the one of `hf auth login`.
+            local_files_only: Use what has been downloaded from the Hub before, without a connection.
 
         Raises:
-            OSError: If the folder cannot be written.
+            LearnerError: If there is no learner, or an incomplete one, or one of another format version.
         """
-        push_to_hub_kwargs.pop("config", None)  # `ModelHubMixin` passes one; a learner writes its own
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_pretrained(folder, self.get_config(), self.state_dict())
-        card = folder / _MODEL_CARD_FILE
-        if not card.exists():
-            atomic_write(card, str(self.generate_model_card(**(model_card_kwargs or {}))))
-        if not push_to_hub:
-            return None
-        return str(
-            self.push_to_hub(repo_id=repo_id or folder.name, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs)
-        )
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Create the model card of the learner, for the Hugging Face Hub; arguments are values for its template."""
-        own = {
-            "name": self.name,
-            "kind": self.kind,
-            "way": self.way,
-            "protocol": self.protocol,
-            "size": self.preprocessing.size,
-        }
-        return super().generate_model_card(*args, **{**own, **kwargs})
-
-    @classmethod
-    def _from_pretrained(
-        cls, *, model_id: str, revision: str | None = None, cache_dir: str | Path | None = None, **options: Any
-    ) -> MetaLearner:
-        folder = Path(model_id)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            keep = {k: v for k, v in options.items() if k in ("force_download", "token", "local_files_only")}
-            folder = Path(snapshot_download(model_id, revision=revision, cache_dir=cache_dir, **keep))
+        folder = local_folder(name, revision, token, local_files_only)
         config, tensors = read_pretrained(folder, "learner (from `dfml train`)")
         kind = find_kind(MetaLearner._kinds, config["kind"])
         if kind is None:
@@ -266,7 +189,56 @@ class MetaLearner(
                 f"{folder} holds a learner of the kind {config['kind']!r}, which neither dfml nor an installed package "
                 "defines; declare the module that defines it as an entry point of dfml.learners (docs/new-method.md)"
             )
-        return build_pretrained(kind.from_config, folder, config, tensors)
+        learner: MetaLearner = build_pretrained(kind.from_config, folder, config, tensors)
+        learner.provenance = config.get("provenance", {})
+        return learner
+
+
+Labels = Tensor | Sequence[int] | Sequence[str]
+"""Labels of images: class names, or indices that count from 0."""
+
+
+def read_support_set(
+    images: Images | Mapping[str, Images], labels: Labels | None, names: tuple[str, ...] | None, size: int
+) -> tuple[Float[Tensor, "support 3 size size"], Int64[Tensor, "support"], tuple[str, ...] | None]:
+    """Read and check the arguments of `MetaLearner.adapt`.
+
+    Returns:
+        Floats in [0, 1] of the given size, the class index of each, and the class names; None if none are given.
+
+    Raises:
+        LearnerError: See `MetaLearner.adapt`.
+        DataError: See `MetaLearner.adapt`.
+    """
+    if isinstance(images, Mapping):
+        if labels is not None or names is not None:
+            raise LearnerError("expected images by class name, or labels and names beside the images, found both")
+        parts = [ImageBatch(some).read(size) for some in images.values()]
+        empty = [name for name, part in zip(images, parts, strict=True) if not len(part)]
+        if empty or not parts:
+            raise LearnerError(f"expected images of every class, found none of {empty[0] if empty else 'any'}")
+        indices = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(part) for part in parts]))
+        return torch.cat(parts), indices, tuple(str(name) for name in images)
+    if labels is None:
+        raise LearnerError("expected labels of the images, or images by class name, found neither")
+    if not isinstance(labels, Tensor):
+        if all(isinstance(label, str) for label in labels) and names is None:
+            names = tuple(sorted({str(label) for label in labels}))
+            labels = [names.index(str(label)) for label in labels]
+        labels = torch.as_tensor(labels, dtype=torch.int64)
+    batch = ImageBatch(images)
+    if len(batch) == 0 or len(batch) != len(labels):
+        raise LearnerError(
+            f"expected a support set with one label per image, found {len(batch)} images and {len(labels)} labels"
+        )
+    count = int(labels.max()) + 1
+    empty_classes = sorted(set(range(count)) - set(labels.tolist()))
+    if int(labels.min()) < 0 or empty_classes:
+        problem = f"no image of class {empty_classes[0]}" if empty_classes else f"label {int(labels.min())}"
+        raise LearnerError(f"expected support labels that count from 0 without gaps, found {problem}")
+    if names is not None and len(names) != count:
+        raise LearnerError(f"expected one name for each of the {count} support classes, found {len(names)} names")
+    return batch.read(size), labels, names
 
 
 class Calibration(ABC):

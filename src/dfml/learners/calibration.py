@@ -27,9 +27,10 @@ from dfml.errors import LearnerError
 from dfml.inversion.loss import InversionWeights, inversion_loss
 from dfml.inversion.views import AnyView, sample_view
 from dfml.learners.base import Calibration, MetaLearner
-from dfml.learners.classifier import FewShotClassifier, NetworkClassifier
+from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
+from dfml.learners.network_classifier import NetworkClassifier
 from dfml.schedules import half_cosine
 from dfml.settings import FrozenSettings, override
 from dfml.zoo.pretrained import Preprocessing

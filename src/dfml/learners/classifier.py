@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
-from torch.nn import functional
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from dfml.errors import LearnerError
 from dfml.files import FORMAT_VERSION
-from dfml.images import resize_and_crop
-from dfml.learners.network import EpisodeNetwork, Parameters, Statistics
+from dfml.image_inputs import ImageBatch, Images
 from dfml.learners.saving import (
     add_kind,
     build_pretrained,
     find_kind,
     read_pretrained,
-    require_tensors,
     what_is_saved,
-    write_pretrained,
 )
+from dfml.learners.sharing import Shareable, local_folder
 from dfml.zoo.pretrained import Preprocessing
 
+if TYPE_CHECKING:
+    from dfml.export.formats import ExportFormat
 
-class FewShotClassifier(ABC):
+
+class FewShotClassifier(Shareable):
     """Classifier of the classes of one support set, from `MetaLearner.adapt` or `FewShotClassifier.from_pretrained`.
 
     A subclass defines a class attribute `kind` (its name in `config.json`), `scores`, `get_config`, `state_dict` and
@@ -80,65 +80,103 @@ class FewShotClassifier(ABC):
             LearnerError: If tensors are missing or have other shapes; see `require_tensors`.
         """
 
+    def inference_module(self) -> nn.Module:
+        """Module from images in [0, 1], of the size in `preprocessing`, to logits: what `export` traces.
+
+        By default it calls `scores`. A subclass overrides it where another form runs faster, or where no graph can hold
+        what `scores` does.
+
+        Raises:
+            LearnerError: If no graph can hold what the classifier computes; one line says why.
+        """
+        return _Scores(self)
+
+    def export(self, path: str | Path, *, to: ExportFormat = "onnx") -> None:
+        """Write one file that other programs run: bytes of images of any size in, probabilities of the labels out.
+
+        The input `images` is (images, height, width, 3), RGB bytes, as decoders return them; the output `probabilities`
+        is (images, labels). Resizing and normalisation are inside. Labels and origin are in the metadata `labels` and
+        `dfml` (JSON). `dfml.export.quantisation.quantise` makes an ONNX file of 8-bit integers from it.
+
+        Args:
+            path: Name of the file; an existing one is replaced.
+            to: `onnx` (extra `onnx`), or `pt2`, a program of `torch.export` for PyTorch.
+
+        Raises:
+            LearnerError: If the classifier cannot be exported; one line says why.
+            UsageError: If the extra `onnx` is missing.
+            OSError: If the file cannot be written.
+        """
+        from dfml.export.formats import require_onnx, write_program
+        from dfml.export.graph import trace
+
+        if to == "onnx":
+            require_onnx()
+        if self.device.type != "cpu":
+            raise LearnerError(f"expected a classifier on the CPU, found {self.device}; save it, and load it again")
+        about = {**self.describe(), "image_size": self.preprocessing.size}
+        program = trace(self.inference_module(), self.preprocessing.size)
+        write_program(program, Path(path), to, {"labels": list(self.labels), "dfml": about})
+
     @torch.no_grad()
-    def predict_proba(
-        self, images: Float[Tensor, "images 3 height width"], *, batch_size: int = 256
-    ) -> Float[Tensor, "images labels"]:
+    def predict_proba(self, images: Images, *, batch_size: int = 256) -> Float[Tensor, "*images labels"]:
         """Predict the probability of every class for every image.
 
         Args:
-            images: Floats in [0, 1], `(images, 3, height, width)`, on any device. Another size than the classifier's is
-                resized (short side, bilinear) and cropped to the centre.
-            batch_size: Number of images per forward pass; default 256. It does not change a prediction, unless the
-                learner follows the transductive protocol `paper`, in which each batch is normalised with its own
-                statistics; see `dfml.learners.base.ProtocolName`.
+            images: One image: a path, an image of Pillow, an array `(height, width, 3)` or, grey, `(height, width)`, or
+                a tensor `(3, height, width)`. Or several: a sequence of these, of any sizes, an array `(images, height,
+                width, 3)`, or a tensor `(images, 3, height, width)`. Arrays and tensors, on any device, hold bytes or
+                floats in [0, 1]. Another size than the classifier's is resized (short side, bilinear) and cropped to
+                the centre.
+            batch_size: Number of images per forward pass; default 256. Images given by path are read batch by batch. It
+                does not change a prediction, unless the learner follows the transductive protocol `paper`, in which
+                each batch is normalised with its own statistics; see `dfml.learners.base.ProtocolName`.
 
         Returns:
-            Probabilities, `(images, classes)`; every row sums to 1. Columns are in the order of `labels`.
+            Probabilities, `(images, classes)`, or `(classes,)` for one image; every row sums to 1. Columns are in the
+            order of `labels`.
 
         Raises:
-            DataError: If the images are integers (bytes) instead of floats in [0, 1].
+            DataError: If an image cannot be read, or is neither bytes nor floats in [0, 1].
         """
-        resized = resize_and_crop(images, self.preprocessing.size).to(self.device)
-        return torch.cat([self.scores(part).softmax(dim=1) for part in torch.split(resized, batch_size)])
+        batch = ImageBatch(images)
+        parts = batch.batches(batch_size, self.preprocessing.size)
+        rows = torch.cat([self.scores(part.to(self.device)).softmax(dim=1) for part in parts])
+        return rows[0] if batch.single else rows
 
-    def predict(
-        self, images: Float[Tensor, "images 3 height width"], *, batch_size: int = 256
-    ) -> Int64[Tensor, "images"]:
+    def predict(self, images: Images, *, batch_size: int = 256) -> str | list[str]:
         """Predict the most probable class of every image.
 
         Args:
-            images: Floats in [0, 1], `(images, 3, height, width)`, of any size and on any device; see `predict_proba`.
+            images: One image or several, as for `predict_proba`.
             batch_size: Number of images per forward pass; default 256.
 
         Returns:
-            Index into `labels` for every image, `(images,)`; `classifier.labels[index]` is the class name.
+            Name of the class, one of `labels`, for one image; a list of names for several. Indices into `labels` are
+            `predict_proba(images).argmax(dim=-1)`.
 
         Raises:
-            DataError: If the images are integers (bytes) instead of floats in [0, 1].
+            DataError: If an image cannot be read, or is neither bytes nor floats in [0, 1].
         """
-        return self.predict_proba(images, batch_size=batch_size).argmax(dim=1)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` to a folder, which is created if it does not exist.
-
-        Files of these names are replaced once both new ones are complete, so an interrupted save leaves the old ones.
-
-        Raises:
-            OSError: If the folder cannot be written.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_pretrained(folder, self.get_config(), self.state_dict())
+        indices = self.predict_proba(images, batch_size=batch_size).argmax(dim=-1).tolist()
+        return [self.labels[index] for index in indices] if isinstance(indices, list) else self.labels[indices]
 
     @staticmethod
-    def from_pretrained(folder: str | Path) -> FewShotClassifier:
-        """Load a classifier that `save_pretrained` wrote, on the CPU.
+    def from_pretrained(
+        name: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+    ) -> FewShotClassifier:
+        """Load a classifier that `save_pretrained` wrote, on the CPU, of whatever kind it is.
+
+        Args:
+            name: Folder, or OWNER/NAME on the Hugging Face Hub.
+            revision: Branch, tag or commit on the Hub; None: the main branch.
+            token: Token of the account; None: the one of `hf auth login`.
+            local_files_only: Use what has been downloaded from the Hub before, without a connection.
 
         Raises:
-            LearnerError: If the folder holds no classifier, an incomplete one, or one of another format version.
+            LearnerError: If there is no classifier, or an incomplete one, or one of another format version.
         """
-        folder = Path(folder)
+        folder = local_folder(name, revision, token, local_files_only)
         config, tensors = read_pretrained(folder, "classifier (from `dfml adapt`)")
         kind = find_kind(FewShotClassifier._kinds, config["kind"])
         if kind is None:
@@ -151,71 +189,20 @@ class FewShotClassifier(ABC):
                 f"expected a few-shot classifier at {folder}, found the kind {config['kind']!r}; create a classifier "
                 "with `dfml adapt`, or install the package that defines this kind"
             )
-        return build_pretrained(kind.from_config, folder, config, tensors)
+        classifier: FewShotClassifier = build_pretrained(kind.from_config, folder, config, tensors)
+        classifier.provenance = config.get("provenance", {})
+        return classifier
 
 
-class NetworkClassifier(FewShotClassifier):
-    """Backbone with a linear head, which MAML, ANIL and ProtoNet (prototypes written as a linear layer) return.
+class _Scores(nn.Module):
+    """`FewShotClassifier.scores` as a module."""
 
-    Args:
-        network: Feature extractor, shared by all classifiers of a learner.
-        architecture: Name and arguments of the backbone, from `architecture_of`.
-        parameters: Adapted weights of backbone and head.
-        statistics: Batch-norm statistics that normalise all images (protocol `strict`; see
-            `dfml.learners.base.ProtocolName`); None: every batch is normalised with its own statistics (`paper`).
-        labels: Class names, one per row of the head.
-        preprocessing: Image size, mean and standard deviation of the network's input.
-    """
+    def __init__(self, classifier: FewShotClassifier) -> None:
+        super().__init__()
+        self._classifier = classifier
 
-    kind = "network"
-
-    def __init__(
-        self,
-        network: EpisodeNetwork,
-        architecture: dict[str, Any],
-        parameters: Parameters,
-        statistics: Statistics | None,
-        labels: tuple[str, ...],
-        preprocessing: Preprocessing,
-    ) -> None:
-        self.network = network
-        self.architecture = architecture
-        self.parameters = parameters
-        self.statistics = statistics
-        self.device = parameters["head.weight"].device
-        self.labels = labels
-        self.preprocessing = preprocessing
-
-    def scores(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images labels"]:
-        """Compute logits; see `FewShotClassifier.scores`."""
-        inputs = self.preprocessing.normalise(images)
-        features, _ = self.network.features(self.parameters, inputs, self.statistics)
-        return functional.linear(features, self.parameters["head.weight"], self.parameters["head.bias"])
-
-    def get_config(self) -> dict[str, Any]:
-        """See `FewShotClassifier.get_config`."""
-        return {**super().get_config(), "network": self.architecture, "transductive": self.statistics is None}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """See `FewShotClassifier.state_dict`."""
-        tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
-        return tensors | {f"statistics.{name}": value for name, value in (self.statistics or {}).items()}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> NetworkClassifier:
-        """See `FewShotClassifier.from_config`."""
-        backbone, labels = config["network"], tuple(config["labels"])
-        # The initial weights, of whatever seed, are not used: all weights come from `state_dict`.
-        network = EpisodeNetwork(backbone["architecture"], backbone["arguments"], seed=0)
-        preprocessing = read_preprocessing(config["preprocessing"])
-        parameters = select_prefix(state_dict, "parameters.")
-        statistics = None if config["transductive"] else select_prefix(state_dict, "statistics.")
-        width = network.width(preprocessing.size)
-        head = {"head.weight": torch.empty(len(labels), width), "head.bias": torch.empty(len(labels))}
-        require_tensors(parameters, {**network.initial(), **head})
-        if statistics is not None:
-            require_tensors(statistics, network.neutral_statistics())
-        return cls(network, backbone, parameters, statistics, labels, preprocessing)
+    def forward(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images labels"]:
+        return self._classifier.scores(images)
 
 
 def select_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dfml.errors import LearnerError
 from dfml.learners.base import MetaLearner
 from dfml.learners.classifier import FewShotClassifier, read_preprocessing, select_prefix
 from dfml.learners.episode import episode_labels
-from dfml.learners.protonet import prototypes
+from dfml.learners.prototypes import prototypes
 from dfml.learners.saving import find_kind
 from dfml.zoo.pretrained import Preprocessing
 
@@ -50,6 +50,10 @@ class EmbeddingLearner(MetaLearner):
         Args:
             images: Floats in [0, 1] of the learner's size, on its device.
         """
+
+    def tracing_problem(self) -> str | None:
+        """Reason why PyTorch cannot trace the embedding, so that it cannot be exported; None: there is none."""
+        return None
 
     @torch.no_grad()
     def fit_support(
@@ -88,6 +92,16 @@ class EmbeddingClassifier(FewShotClassifier):
     def scores(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images labels"]:
         """Compute logits; see `embedding_scores`."""
         return embedding_scores(self.learner.embed(images), self.head)
+
+    def sharing_problem(self) -> str | None:
+        """See `Shareable.sharing_problem`."""
+        return self.learner.sharing_problem()
+
+    def inference_module(self) -> nn.Module:
+        """See `FewShotClassifier.inference_module`."""
+        if problem := self.learner.tracing_problem():
+            raise LearnerError(f"the classifier cannot be exported: {problem}")
+        return super().inference_module()
 
     def get_config(self) -> dict[str, Any]:
         """See `FewShotClassifier.get_config`; holds the whole config of the learner."""

@@ -20,9 +20,10 @@ from torch.nn import functional
 
 from dfml import seeds
 from dfml.learners.base import MetaLearner, ProtocolName
-from dfml.learners.classifier import FewShotClassifier, NetworkClassifier, read_preprocessing, select_prefix
+from dfml.learners.classifier import FewShotClassifier, read_preprocessing, select_prefix
 from dfml.learners.episode import Episode
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics, architecture_of
+from dfml.learners.network_classifier import NetworkClassifier
 from dfml.learners.saving import require_tensors
 from dfml.settings import FrozenSettings
 from dfml.zoo.pretrained import Preprocessing

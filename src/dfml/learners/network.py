@@ -7,6 +7,7 @@ the forward pass, so that every learner states which ones it uses.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -65,6 +66,13 @@ class EpisodeBatchNorm2d(nn.Module):
             scale = self.weight * torch.rsqrt(self.variance + self.eps)
             normalised = torch.addcmul(self.bias - self.mean * scale, pixels, scale)
         return normalised.view(images, rows, columns, channels).permute(0, 3, 1, 2)
+
+    def native(self) -> nn.BatchNorm2d:
+        """Build PyTorch's own layer, whose running statistics are the present ones."""
+        norm = nn.BatchNorm2d(len(self.weight), eps=self.eps, device=self.weight.device).requires_grad_(False)
+        values = {"running_mean": self.mean, "running_var": self.variance, "num_batches_tracked": torch.tensor(0)}
+        norm.load_state_dict({"weight": self.weight, "bias": self.bias, **values})
+        return norm.eval()
 
 
 def architecture_of(backbone: str, arguments: dict[str, Any], size: int) -> dict[str, Any]:
@@ -134,6 +142,25 @@ class EpisodeNetwork:
         inputs = inputs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
         features = functional_call(self._module, values, (inputs,))
         return features, {name: values[name] for name in self._statistics}
+
+    def fixed(self, parameters: Parameters, statistics: Statistics) -> nn.Module:
+        """Build an ordinary module of the backbone, with native batch-norm layers, which runtimes fuse and quantise.
+
+        Args:
+            parameters: Weights named `backbone.*`; other entries are ignored.
+            statistics: Batch-norm statistics that normalise all images.
+
+        Returns:
+            A module in evaluation mode, on the device of the parameters, from normalised images to features. It shares
+            no memory with the parameters.
+        """
+        module = deepcopy(self._module).to(next(iter(parameters.values())).device)
+        values = {name.removeprefix("backbone."): v for name, v in parameters.items() if name.startswith("backbone.")}
+        module.load_state_dict({**module.state_dict(), **values, **statistics})
+        for name, layer in list(module.named_modules()):
+            if isinstance(layer, EpisodeBatchNorm2d):
+                module.set_submodule(name, layer.native())
+        return module.eval()
 
 
 def _with_episode_norms(module: nn.Module) -> nn.Module:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters, Statistics
+from dfml.learners.prototypes import prototypes
 
 
 class ProtoNet(GradientLearner):
@@ -47,12 +48,3 @@ class ProtoNet(GradientLearner):
         """Compute the prototypes from the changed backbone's features; see `GradientLearner.refit_head`."""
         way = len(parameters["head.bias"])
         return self.inner_loop(parameters, inputs, labels, way=way, steps=0, second_order=False)
-
-
-def prototypes(
-    features: Float[Tensor, "support features"], labels: Int64[Tensor, "support"], way: int
-) -> Float[Tensor, "way features"]:
-    """Compute the mean feature of every class; classes may have different numbers of images, but at least one."""
-    total = features.new_zeros(way, features.shape[1]).index_add(0, labels, features)
-    count = features.new_zeros(way).index_add(0, labels, features.new_ones(len(labels)))
-    return total / count[:, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,6 +17,12 @@ from dfml.errors import DfmlError, LearnerError
 from dfml.files import atomic_file, atomic_write, check_format_version, save_tensors, shape_mismatch
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+# Modules of dfml's own kinds of learners and classifiers, which are imported when one is loaded.
+_OWN_KINDS = {
+    **{kind: kind for kind in ("anil", "embedding", "maml", "protonet", "student", "zoo_embedding")},
+    "network": "network_classifier",
+}
 
 Kind = TypeVar("Kind")
 Built = TypeVar("Built")
@@ -43,12 +50,14 @@ def add_kind(kinds: dict[str, type[Kind]], kind: type[Kind]) -> None:
 def find_kind(kinds: Mapping[str, type[Kind]], name: str) -> type[Kind] | None:
     """Look up a kind of learner or classifier by the name in its `config.json`.
 
-    If no imported module defines the kind, the modules that installed packages declare as entry points in the group
-    `dfml.learners` under this name are imported first.
+    If no imported module defines the kind, dfml's own module of the kind is imported; otherwise the modules that
+    installed packages declare as entry points in the group `dfml.learners` under this name.
 
     Returns:
         None if the kind is unknown.
     """
+    if name not in kinds and name in _OWN_KINDS:
+        import_module(f"dfml.learners.{_OWN_KINDS[name]}")
     if name not in kinds:
         for entry_point in entry_points(group="dfml.learners", name=name):
             entry_point.load()

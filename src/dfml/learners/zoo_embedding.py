@@ -81,6 +81,23 @@ class ZooEmbeddingLearner(EmbeddingLearner):
             return logits
         return centred_probabilities(logits) if self.representation == "centred" else logits.softmax(dim=1)
 
+    def sharing_problem(self) -> str:
+        """See `Shareable.sharing_problem`: the members' weights stay in their own files."""
+        return (
+            "a zoo embedding refers to files of its members on this machine, and cannot be used on another one; share "
+            "one network that the zoo is distilled into (zoo_student)"
+        )
+
+    def tracing_problem(self) -> str | None:
+        """See `EmbeddingLearner.tracing_problem`: the network of a member that only predicts is not there."""
+        for member in self.members:
+            if not isinstance(member, Differentiable):
+                return (
+                    f"the zoo member {member.source} only predicts, so that its network cannot be part of a file; "
+                    "leave it out, or distil the zoo into one network (zoo_student)"
+                )
+        return None
+
     def to(self, device: torch.device) -> ZooEmbeddingLearner:
         """See `MetaLearner.to`."""
         self.device = device

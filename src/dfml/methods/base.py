@@ -148,4 +148,5 @@ class Method(ABC):
             done=done,
             progress=progress,
             device=chosen_device,
+            provenance={"method": self.name, "members": zoo.provenance()},
         )

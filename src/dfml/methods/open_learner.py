@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from dfml.errors import LearnerError, UsageError
 from dfml.learners.base import MetaLearner, ProtocolName
 from dfml.learners.saving import CONFIG
-from dfml.methods import find_method, method_names
-from dfml.methods.plugins import is_path
 from dfml.training.device import select_device
 from dfml.training.progress import Progress
-from dfml.training.run_folder import list_snapshots
-from dfml.zoo.hub import is_hub_id
-from dfml.zoo.manifest import read_manifest
-from dfml.zoo.usable_members import OnBadMember
-from dfml.zoo.zoo import Zoo
+
+if TYPE_CHECKING:
+    from dfml.zoo.usable_members import OnBadMember
 
 
 def open_learner(
@@ -64,13 +61,15 @@ def open_learner(
     name = str(name)
     device = device if isinstance(device, torch.device) else select_device(device)
     if Path(name).is_dir():
-        snapshots = list_snapshots(Path(name))
-        if snapshots and not (Path(name) / CONFIG).exists():
+        if not (Path(name) / CONFIG).exists() and (snapshots := _snapshots(Path(name))):
             raise LearnerError(
                 f"the run {name} is not finished: continue it with `dfml train --resume`, or use its newest snapshot, "
                 f"{snapshots[-1]}"
             )
         return MetaLearner.from_pretrained(name).to(device)
+    from dfml.methods import find_method
+    from dfml.zoo.zoo import Zoo
+
     method_name, zoo = _split(name)
     if not method_name:
         raise LearnerError(
@@ -98,6 +97,9 @@ def owner_network_names(zoo: str | Path) -> set[str]:
     Raises:
         ZooError: If the manifest cannot be read.
     """
+    from dfml.zoo.hub import is_hub_id
+    from dfml.zoo.manifest import read_manifest
+
     manifest = None if is_hub_id(zoo) else read_manifest(Path(zoo))
     return {member.member_name for member in manifest.members} if manifest else set()
 
@@ -107,11 +109,21 @@ def zoo_of(name: str) -> str | None:
     return None if Path(name).is_dir() else _split(name)[1] or None
 
 
+def _snapshots(run: Path) -> list[Path]:
+    from dfml.training.run_folder import list_snapshots
+
+    return list_snapshots(run)
+
+
 def _split(name: str) -> tuple[str, str]:
     """Split `METHOD:ZOO` into its parts; both are empty if the name has another form.
 
     A module is imported only if the folder of the zoo exists: otherwise a mistyped path could run code.
     """
+    from dfml.methods import method_names
+    from dfml.methods.plugins import is_path
+    from dfml.zoo.hub import is_hub_id
+
     method, _, zoo = name.partition(":")
     if zoo and method in method_names():
         return method, zoo

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -201,6 +202,7 @@ def train(
     done: int = 0,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> MetaLearner:
     """Run all remaining meta-iterations.
 
@@ -212,6 +214,7 @@ def train(
         done: Number of meta-iterations that the run has finished already (see `restore`).
         progress: Progress display, which is updated after every meta-iteration; None shows nothing.
         device: Device that checkpoints are loaded to; None: the CPU.
+        provenance: See `MetaLearner.provenance`; None notes nothing.
 
     Returns:
         The learner after the last meta-iteration.
@@ -245,7 +248,9 @@ def train(
                 row = {"iteration": iteration, **metrics, **({"messages": messages} if messages else {})}
                 folder.append_metrics(row)
                 if iteration % config.snapshot_every == 0 or iteration == run.iterations:
-                    run.learner().save_pretrained(folder.snapshots / f"{iteration:06d}")
+                    learner = run.learner()
+                    learner.provenance = provenance or {}
+                    learner.save_pretrained(folder.snapshots / f"{iteration:06d}")
                 if iteration % config.checkpoint_every == 0 or iteration == run.iterations or stop:
                     state = add_learned_engine(run.state_dict(), run.learned_engine())
                     save_checkpoint(folder.checkpoints, iteration, state)
@@ -253,6 +258,7 @@ def train(
             if stop:
                 raise Interrupted(stopped[0])
         learner = run.learner()
+        learner.provenance = provenance or {}
         if folder:
             learner.save_pretrained(folder.path)
     return learner

@@ -1,9 +1,25 @@
-"""Files of pre-trained classifiers, or classifiers in memory -> `Zoo` of members."""
+"""Files of pre-trained classifiers, or classifiers in memory -> `Zoo` of members.
 
-from dfml.zoo.formats import MemberConfig, MemberFormat, register_format
-from dfml.zoo.members import CountedMember, Differentiable, Predicts
-from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
-from dfml.zoo.zoo import Zoo
+Names are imported when they are first used: an adapted classifier needs a `Preprocessing`, but no file format.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dfml.zoo.formats import MemberConfig, MemberFormat, register_format
+    from dfml.zoo.members import CountedMember, Differentiable, Predicts
+    from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
+    from dfml.zoo.zoo import Zoo
+
+# Module -> its public names. The imports above repeat them for type checkers.
+_HOMES = {
+    "dfml.zoo.formats": ("MemberConfig", "MemberFormat", "register_format"),
+    "dfml.zoo.members": ("CountedMember", "Differentiable", "Predicts"),
+    "dfml.zoo.pretrained": ("Preprocessing", "PretrainedClassifier"),
+    "dfml.zoo.zoo": ("Zoo",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CountedMember",
@@ -16,3 +32,11 @@ __all__ = [
     "Zoo",
     "register_format",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dfml.zoo' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

@@ -121,11 +121,12 @@ def fingerprints_of(architecture: str, network: nn.Module, heads: Iterable[str])
 
 def installed_architectures() -> Iterator[tuple[str, nn.Module, list[str]]]:
     """Yield name, network on the meta device and heads of every architecture of timm and torchvision."""
-    import timm
     import torchvision
 
+    from dfml.backbones import register_with_timm
     from dfml.zoo.architectures import build_architecture
 
+    timm = register_with_timm()  # whose list then has dfml's own backbones too
     for name in timm.list_models():
         try:
             with torch.device("meta"):

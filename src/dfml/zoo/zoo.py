@@ -209,6 +209,14 @@ class Zoo:
                 checksum = zlib.crc32(value.cpu().numpy().tobytes(), zlib.crc32(name.encode(), checksum))
         return f"{checksum:08x}"
 
+    def provenance(self) -> list[dict[str, str]]:
+        """Name of every member and, where it has a weight file, its SHA-256 as hex digits; no paths."""
+        digests = [weight_digest(config.path) if config else None for config in self.member_configs]
+        return [
+            {"name": name, **({"sha256": digest} if digest else {})}
+            for name, digest in zip(self._names, digests, strict=True)
+        ]
+
     def to(self, device: torch.device) -> Zoo:
         """Move all members, also those that are loaded later; returns itself."""
         self.device = device

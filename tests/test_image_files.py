@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from dfml.data.decode import UndecodableError, check_size, decode, decode_all
 from dfml.errors import DataError, UsageError
-
-from .images import encode, huge_png, noise, plain
+from dfml.image_files import UndecodableError, check_size, decode, decode_all
+from tests.data.images import encode, huge_png, noise, plain
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -66,11 +67,22 @@ def decode(data: bytes, size: int, interpolation: Interpolation = "bilinear") ->
     Raises:
         UndecodableError: If the bytes are damaged, of another format, or hold too many pixels to be safe.
     """
+    return _decode(data, lambda image: square(image, size, interpolation))
+
+
+def decode_whole(data: bytes) -> npt.NDArray[np.uint8]:
+    """Decode one image to RGB of shape (height, width, 3), at its own size; otherwise as `decode`.
+
+    Raises:
+        UndecodableError: See `decode`.
+    """
+    return _decode(data, lambda image: np.asarray(_rgb(image)))
+
+
+def _decode(data: bytes, convert: Callable[[Image.Image], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _require_safe_size(image)
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(_centre_square(_rgb(image), size, _RESAMPLING[interpolation])).transpose(2, 0, 1)
+            return convert(image)
     except UndecodableError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning if filters raise it
@@ -79,6 +91,33 @@ def decode(data: bytes, size: int, interpolation: Interpolation = "bilinear") ->
         raise UndecodableError("not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image") from error
     except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise UndecodableError(str(error) or type(error).__name__) from error
+
+
+def read_file(path: str | os.PathLike[str], decoder: Callable[[bytes], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Read and decode one image file.
+
+    Args:
+        path: Path of the file.
+        decoder: Function of its bytes, such as `decode_whole`.
+
+    Raises:
+        DataError: If there is no such file, or it cannot be decoded.
+    """
+    try:
+        return decoder(Path(path).read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except DataError as error:
+        raise DataError(f"cannot decode {path}: {error}") from error
+
+
+def square(image: Image.Image, size: int, interpolation: Interpolation = "bilinear") -> npt.NDArray[np.uint8]:
+    """Convert an image of Pillow to RGB of shape (3, size, size), as `decode` does; the image itself is not changed.
+
+    Raises:
+        UndecodableError: If its pixels cannot be decoded, or are too many to be safe.
+    """
+    return np.asarray(_centre_square(_rgb(image), size, _RESAMPLING[interpolation])).transpose(2, 0, 1)
 
 
 def _require_safe_size(image: Image.Image) -> None:
@@ -98,6 +137,8 @@ def _require_safe_size(image: Image.Image) -> None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    _require_safe_size(image)
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise UndecodableError("floating-point pixels have no known range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
