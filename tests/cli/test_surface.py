@@ -62,8 +62,8 @@ SURFACE = {
     "predict": ["CLASSIFIER", "IMAGE...", "--json", "--threads", "--top"],
     "invert": [
         "ZOO",
-        *("--engine", "--from", "--member", "--members", "--memory", "--network", "--out", "--per-class"),
-        *("--on-bad-member", "--set", "--steps"),
+        *("--compare-with", "--engine", "--from", "--held-out", "--member", "--members", "--memory", "--network"),
+        *("--on-bad-member", "--out", "--per-class", "--set", "--steps"),
         *COMMON,
     ],
 }
