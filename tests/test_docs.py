@@ -1,18 +1,22 @@
-"""The Python examples of the pages on extensions run as they stand, one after the other, in a folder with a zoo."""
+"""The examples of the documentation run as they stand: Python of the pages on extensions, and whole tutorials."""
 
 from __future__ import annotations
 
 import re
+import runpy
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import dfml
 from dfml.images import to_pil
 from dfml.learners import Student
 from dfml.registries import Registry
 from dfml.zoo import formats
+from tests.cli.conftest import dfml as run_dfml
 from tests.factories import PREPROCESSING, images, written_zoo
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -71,3 +75,57 @@ def test_the_examples_of_using_classifiers_run(tmp_path: Path, monkeypatch: pyte
     values["classifier"].export("classifier.onnx")  # type: ignore[attr-defined]
     for name, code in (("onnx", onnx), ("sklearn", sklearn)):
         exec(compile(code, name, "exec"), values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["own-zoo.md", "audit.md"])
+def test_a_tutorial_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands and Python of a page, one after the other in an empty folder; all Python is one session."""
+    monkeypatch.setenv("DFML_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    session = {"__name__": "example"}
+    blocks = re.findall(
+        r"^```(sh|python)\n(.*?)^```", (DOCS / "tutorials" / page).read_text(encoding="utf-8"), re.M | re.S
+    )
+    assert {language for language, _ in blocks} == {"sh", "python"}
+    for language, code in blocks:
+        if language == "python":
+            exec(compile(code, page, "exec"), session)
+            continue
+        for line in code.splitlines():
+            command, *arguments = shlex.split(line)
+            assert command == "dfml"
+            result = run_dfml(*arguments)
+            assert result.exit_code == 0, (line, result.stderr)
+
+
+def test_every_public_name_is_in_the_api_reference() -> None:
+    documented = re.findall(
+        r"^\.\. (?:auto\w+|py:data):: dfml\.(\w+)$", (DOCS / "reference" / "api.md").read_text(encoding="utf-8"), re.M
+    )
+    assert sorted(documented) == sorted(set(dfml.__all__) - {"__version__"})
+
+
+def test_every_page_is_on_the_site() -> None:
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    listed = {f"{name}.md" for block in re.findall(r"```{toctree}\n(.*?)```", index, re.S) for name in block.split()}
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} - {"index.md"}
+    assert pages <= listed
+
+
+@pytest.mark.parametrize(
+    ("page", "problem"),
+    [
+        ('<a href="other.html#here">a</a><img src="picture.svg">', None),
+        ('<a href="gone.html">a</a>', "gone.html leads nowhere"),
+        ('<a href="other.html#gone">a</a>', "no such heading"),
+        ('<script src="https://example.org/a.js"></script>', "loads https://example.org/a.js"),
+        ('<a href="https://example.org/">a link that a reader may follow</a>', None),
+    ],
+)
+def test_a_built_site_is_checked(page: str, problem: str | None, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(page, encoding="utf-8")
+    (tmp_path / "other.html").write_text('<h1 id="here">a</h1>', encoding="utf-8")
+    (tmp_path / "picture.svg").write_text("<svg/>", encoding="utf-8")
+    problems = runpy.run_path(str(DOCS / "check_site.py"))["problems"](tmp_path)
+    assert [problem in line for line in problems] == ([True] if problem else [])

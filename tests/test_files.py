@@ -10,7 +10,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dfml.files import atomic_file, atomic_folder, atomic_write, remove_unfinished, save_tensors
+from dfml.files import (
+    atomic_file,
+    atomic_folder,
+    atomic_write,
+    open_regular_file,
+    remove_unfinished,
+    save_tensors,
+)
 
 
 class Failure(Exception):
@@ -186,3 +193,28 @@ def test_the_module_is_light() -> None:
     check = "import sys; import dfml.files; print('torch' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "False"
+
+
+def test_a_file_is_opened_on_a_system_without_nonblocking_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_NONBLOCK")
+    (tmp_path / "model").write_bytes(b"a\r\nb")
+    with open_regular_file(tmp_path / "model") as file:
+        assert file.read() == b"a\r\nb"
+
+
+def test_writing_flushes_no_folder_where_none_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    open_file = os.open
+
+    def record(path: Path, flags: int, **options: int) -> int:
+        opened.append(Path(path).name)
+        return open_file(path, flags, **options)
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "open", record)
+    with atomic_folder(tmp_path / "folder", fsync=True) as folder:
+        (folder / "file").write_text("text")
+    assert (tmp_path / "folder" / "file").read_text() == "text"
+    assert opened == ["file"]

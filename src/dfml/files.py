@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -117,7 +118,9 @@ def open_regular_file(path: Path) -> BufferedReader:
     Raises:
         OSError: If it cannot be opened, or is no regular file; links are followed.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    # Windows has neither FIFOs in folders nor O_NONBLOCK, and translates line ends unless O_BINARY is given.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
@@ -212,8 +215,13 @@ def _temporary(path: Path) -> Path:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file's content, or the names in a folder, are on the disk.
+
+    Windows opens no folder, and flushes only what is open for writing.
+    """
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -204,6 +204,10 @@ def test_folders_of_labels_that_look_alike_are_told_apart() -> None:
     assert names[:2] == ["a_b", "a_b-2"]
 
 
+def test_a_label_that_windows_takes_for_a_device_is_a_folder_too() -> None:
+    assert folder_names(["con", "AUX.b", "console", f"{'a' * 79}.b"]) == ["con_", "AUX_b_", "console", "a" * 79]
+
+
 def test_a_generator_from_scratch(world: World, tmp_path: Path) -> None:
     out = tmp_path / "recovered"
     small = ("--per-class", "2", "--set", "cmi.width=8", "--set", "cmi.steps=2")

@@ -67,8 +67,8 @@ SURFACE = {
     ],
     "invert": [
         "ZOO",
-        *("--engine", "--from", "--member", "--members", "--memory", "--network", "--out", "--per-class"),
-        *("--on-bad-member", "--set", "--steps"),
+        *("--compare-with", "--engine", "--from", "--held-out", "--member", "--members", "--memory", "--network"),
+        *("--on-bad-member", "--out", "--per-class", "--set", "--steps"),
         *COMMON,
     ],
 }

@@ -36,6 +36,17 @@ def test_a_torch_without_get_capabilities_computes_in_float32(monkeypatch: pytes
         assert (values @ values).dtype == torch.float32
 
 
+def test_the_gpu_of_a_mac_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: device)  # as if torch could use it
+    assert select_device("mps").type == "mps"
+
+
+def test_a_device_that_is_missing_is_refused_with_the_choices() -> None:
+    missing = "cuda" if torch.backends.mps.is_available() else "mps"
+    with pytest.raises(UsageError, match=f"device '{missing}' cannot be used .* cpu, cuda or mps"):
+        select_device(missing)
+
+
 def test_an_allocation_that_does_not_fit_the_memory_is_refused_with_both_sizes() -> None:
     total, cpu = psutil.virtual_memory().total, torch.device("cpu")
     require_memory(2**20, cpu, "a test")

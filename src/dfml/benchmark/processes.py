@@ -126,7 +126,7 @@ def _outcome(child: _Child) -> Outcome:
 def _killed(child: _Child) -> str:
     code = child.process.exitcode or 0
     reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    memory = "; the machine may be out of memory, try a smaller --jobs" if code == -signal.SIGKILL else ""
+    memory = "; the machine may be out of memory, try a smaller --jobs" if reason.endswith("SIGKILL") else ""
     return f"its process was {reason}{memory} (log: {child.log})"
 
 

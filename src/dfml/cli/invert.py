@@ -74,6 +74,22 @@ def invert(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the engine, such as ei.lr=0.05. Repeatable."),
     ] = None,
+    compare_with: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="Images that the members were trained on: a folder class/image or split/class/image, or a zip. Finds "
+            "the nearest to every recovered image, and writes DIR/nearest.png and DIR/nearest.json.",
+        ),
+    ] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="Images like those of --compare-with that no member was trained on: how near they are is the "
+            "baseline. Default: training images, each compared with all others.",
+        ),
+    ] = None,
     network: NetworksOption = None,
     on_bad_member: OnBadMemberOption = "fail",
     seed: SeedOption = 0,
@@ -84,9 +100,12 @@ def invert(
     """Recover images of every class from classifiers alone, and measure how faithful they are."""
     output = Output(json_file)
     require_empty(out)
+    if held_out and not compare_with:
+        raise UsageError("--held-out is the baseline of --compare-with IMAGES; give that too, or leave it out")
     output.say(f"inverting {zoo} with the engine {engine}")
     prepare_torch(threads)
     from dfml import invert as invert_zoo
+    from dfml.cli.compare_with import SHEET, compare, comparison_table, open_training
     from dfml.cli.tables import fidelity_table
     from dfml.inversion.invert import inversion_settings, not_invertible
     from dfml.inversion.registry import shares_pixels
@@ -120,6 +139,7 @@ def invert(
             raise UsageError(f"expected a member that {config.engine} can invert, found none; choose other members")
     # No member yet: checks that settings and engine fit before anything is written.
     inverted = invert_zoo(opened, members=[], learned=learned, config=config)
+    own = open_training(compare_with, held_out) if compare_with else None
     # The inversion of a member also writes its images; members that cannot be read raise errors of their own.
     with report_write_errors(out):
         _write_config(out, opened.paths[0], seed, config, learned)
@@ -152,6 +172,14 @@ def invert(
         if each.fidelity.warning:
             output.say(f"{each.name}: {each.fidelity.warning}")
     output.say(f"images: {out}; contact sheet: {out / 'contact_sheet.png'}")
+    if own:
+        found = {name for each in inverted for name in each.classes}
+        shared = [name for name in opened.classes.names if name in found] if together else None
+        with report_write_errors(out):
+            results["comparison"] = compare(own, inverted, out, shared=shared, seed=seed)
+        output.show(comparison_table(results["comparison"]))
+        output.say("near: nearer to a training image than 99% of the real images are; 1% of the images by chance")
+        output.say(f"recovered images beside the nearest training images: {out / SHEET}")
     output.results(results)
 
 

@@ -33,7 +33,8 @@ SeedOption = Annotated[
     int, typer.Option("--seed", min=0, metavar="N", rich_help_panel=COMMON, help="Seed of all random numbers.")
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="NAME", rich_help_panel=COMMON, help="Device: auto, cpu, cuda, cuda:1, ...")
+    str,
+    typer.Option("--device", metavar="NAME", rich_help_panel=COMMON, help="Device: auto, cpu, cuda, cuda:1, mps, ..."),
 ]
 ThreadsOption = Annotated[
     int | None,

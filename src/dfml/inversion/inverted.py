@@ -23,6 +23,9 @@ of a member, or of the first 100 classes of members that were inverted together.
 _PIXELS_AT_ONCE = 2**22  # pixels of a round, such as 83 images of 224 x 224; bounds the memory of the optimisation
 
 
+_DEVICE_OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class InvertedMember:
     """What was recovered from one member.
@@ -138,7 +141,9 @@ def folder_names(labels: Sequence[str]) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for index, label in enumerate(labels):
-        name = plain = re.sub(r"[^\w.,+()-]+", "_", label).strip("._")[:80] or "class"
+        name = plain = re.sub(r"[^\w.,+()-]+", "_", label).strip("._")[:80].rstrip(".") or "class"
+        if _DEVICE_OF_WINDOWS.fullmatch(plain):
+            name = plain = f"{plain.replace('.', '_', 1)}_"
         while name.lower() in taken:
             name = f"{plain}-{index}"
             index += 1

@@ -17,7 +17,7 @@ from dfml.inversion.inverted import InvertedMember
 
 _TILE = 64  # pixels per side: images are enlarged by the whole factor that comes closest
 _GAP, _MARGIN = 3, 20
-_TEXT, _TITLE = 13, 17  # font sizes
+_CAPTION, _TEXT, _TITLE = 11, 13, 17  # font sizes
 _MAX_LABEL_WIDTH = 160  # pixels
 _ROWS_PER_BLOCK = 8  # classes of one zoo: small blocks fill several columns evenly
 _INK, _FAINT, _PAPER = "#1c1c1c", "#6b6b6b", "#ffffff"
@@ -30,10 +30,12 @@ class Row:
     Attributes:
         label: Name of the class.
         images: Images in [0, 1]; values outside are clipped.
+        captions: A short text below each image; empty: no captions.
     """
 
     label: str
     images: Float[Tensor, "images 3 height width"]
+    captions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -123,17 +125,21 @@ def _draw_block(block: Block, label_width: int) -> Image.Image:
     side = _tile_side(block)
     heading = _draw_heading(block)
     width = _MARGIN + label_width + max(len(row.images) for row in block.rows) * (side + _GAP)
-    height = heading.height + len(block.rows) * (side + _GAP)
+    captions = _CAPTION + _GAP if any(row.captions for row in block.rows) else 0
+    height = heading.height + len(block.rows) * (side + captions + _GAP)
     picture = Image.new("RGB", (max(width, heading.width), height), _PAPER)
     picture.paste(heading, (0, 0))
     pen = ImageDraw.Draw(picture)
     for number, row in enumerate(block.rows):
-        top = heading.height + number * (side + _GAP)
+        top = heading.height + number * (side + captions + _GAP)
         label = _shorten(row.label, label_width - 12)
         pen.text((_MARGIN, top + side / 2), label, fill=_INK, font=_font(_TEXT), anchor="lm")
         for column, image in enumerate(row.images):
             tile = to_pil(image).resize((side, side), Image.Resampling.NEAREST)
             picture.paste(tile, (_MARGIN + label_width + column * (side + _GAP), top))
+        for column, caption in enumerate(row.captions):
+            left = _MARGIN + label_width + column * (side + _GAP)
+            pen.text((left, top + side + 1), caption, fill=_FAINT, font=_font(_CAPTION), anchor="lt")
     return picture
 
 

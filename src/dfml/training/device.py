@@ -24,7 +24,8 @@ def select_device(name: str = "auto") -> torch.device:
     """Return the device with a given name, after a check that it works.
 
     Args:
-        name: `auto` (a GPU if there is one, else the CPU), or a name that `torch.device` takes, such as `cuda:1`.
+        name: `auto` (a GPU of CUDA if there is one, else the CPU), or a name that `torch.device` takes, such as
+            `cuda:1` or `mps`.
 
     Raises:
         UsageError: If torch does not know the name, or there is no such device.
@@ -36,7 +37,7 @@ def select_device(name: str = "auto") -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda") from error
+        raise UsageError(f"device {name!r} cannot be used ({reason}); choose auto, cpu, cuda or mps") from error
     return device
 
 

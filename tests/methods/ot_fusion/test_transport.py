@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfml.methods.ot_fusion.transport import match_channels, permute_blocks
+from dfml.errors import RunError
+from dfml.methods.ot_fusion.transport import import_solver, match_channels, permute_blocks
 from tests.factories import images
 from tests.methods.ot_fusion.networks import permuted, random_network
 
@@ -60,3 +62,9 @@ def test_a_head_over_flattened_maps_is_reordered_by_blocks(seed: int, channels: 
         for pixel in range(pixels):
             expected[:, place * pixels + pixel] = head[:, order[place] * pixels + pixel]
     assert torch.equal(permute_blocks(head, order, 1), expected)
+
+
+def test_without_the_solver_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ot", None)  # Python's own way to make an import fail
+    with pytest.raises(RunError, match=r"pip install 'dfml\[ot\]'"):
+        import_solver()

@@ -27,6 +27,7 @@ from dfml.methods.ot_fusion.transport import (
     Permutations,
     channel_activations,
     channel_layers,
+    import_solver,
     match_by_activations,
     match_by_weights,
     permute_channels,
@@ -63,6 +64,7 @@ class OTFusion(Method):
 
     def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
         """See `Method.start`."""
+        import_solver()  # before anything is computed
         learner = untrained_learner(self.config, zoo, device, self.name)
         require_fusible(zoo, learner)
         layers, match = channel_layers(zoo.classifier(0).network), self._matcher(zoo)

@@ -8,11 +8,13 @@ Fusion via Optimal Transport", NeurIPS 2020).
 from __future__ import annotations
 
 import copy
+import importlib
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from dfml.backbones.conv4 import Conv4
 from dfml.backbones.resnet import FewShotResNet
+from dfml.errors import RunError
 
 _MAX_PIVOTS = 10_000_000  # of the solver; a few thousand are enough for 512 channels
 
@@ -137,15 +140,30 @@ def match_channels(
     Returns:
         For each channel of the reference, the index of the channel that matches it.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # POT's source gives compiler warnings when it is first imported
-        import ot
+    ot = import_solver()
     # Minus half a squared distance, up to the squared norms, whose sum is the same for every permutation.
     similarities = (reference @ features.T).double().cpu().numpy()
     costs = similarities.max() - similarities  # the solver fails for negative costs, and stops early for tiny ones
     mass = np.ones(len(costs))
     plan = ot.emd(mass, mass, costs / max(costs.max(), np.finfo(float).tiny), numItermax=_MAX_PIVOTS)
     return torch.from_numpy(plan.argmax(axis=1)).to(features.device)
+
+
+def import_solver() -> ModuleType:
+    """Import POT (Python Optimal Transport), which nothing else in dfml needs.
+
+    Raises:
+        RunError: If it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # POT's source gives compiler warnings when it is first imported
+            return importlib.import_module("ot")
+    except ImportError as error:
+        raise RunError(
+            f"ot_fusion needs POT (Python Optimal Transport), which cannot be imported ({error}); install it with "
+            "`pip install 'dfml[ot]'`"
+        ) from error
 
 
 def permute_channels(network: nn.Module, layers: Sequence[Layer], permutations: Permutations) -> nn.Module:
