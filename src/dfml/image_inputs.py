@@ -124,4 +124,5 @@ def _floats(images: Any) -> Float[Tensor, "images 3 height width"]:
                 f"expected floats in [0, 1], found values from {low:.3g} to {high:.3g}; divide bytes by 255, and leave "
                 "normalisation to the classifier"
             )
-    return images if kind == "tensor" else images.float()
+    floats: Tensor = images if kind == "tensor" else images.float()
+    return floats

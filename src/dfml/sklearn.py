@@ -95,7 +95,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X = validate_data(self, X, reset=False)
         probabilities = self.classifier_.predict_proba(self._images(X)).double().cpu().numpy()
         found: npt.NDArray[np.float64] = probabilities.reshape(-1, len(self.classes_))
-        return found / found.sum(axis=1, keepdims=True)
+        normalised: npt.NDArray[np.float64] = found / found.sum(axis=1, keepdims=True)
+        return normalised
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """Most probable class of every image, as in `classes_`."""

@@ -13,8 +13,8 @@ from rich.table import Table
 from dfml.cli.datasets import GLYPHS, open_data
 from dfml.cli.output import to_json
 from dfml.data.dataset import ImageDataset
-from dfml.data.decode import decode_all
 from dfml.data.sources import arrange, open_source
+from dfml.image_files import decode_all
 from dfml.inversion.inverted import InvertedMember, folder_names
 from dfml.inversion.nearest import COMPARED_SIZE, NEAR, compare_with_training
 from dfml.report.nearest_images import ComparedImages, render_nearest

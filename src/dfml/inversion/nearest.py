@@ -167,4 +167,5 @@ def find_nearest(
 def _normalised(images: UInt8[Tensor, "images 3 size size"]) -> Float[Tensor, "images values"]:
     values = images.flatten(1).float()
     values = values - values.mean(dim=1, keepdim=True)
-    return values / values.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    norms: Tensor = values.norm(dim=1, keepdim=True)
+    return values / norms.clamp_min(1e-6)

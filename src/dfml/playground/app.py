@@ -130,7 +130,7 @@ def mount(app: gr.Blocks, host: str, port: int) -> FastAPI:
     theme = gr.themes.Default(
         primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         app,
         path="/",
@@ -146,6 +146,7 @@ def mount(app: gr.Blocks, host: str, port: int) -> FastAPI:
         pwa=False,
         mcp_server=False,
     )
+    return mounted
 
 
 _QUIET: dict[str, Any] = {

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from dfml.data.decode import decode
 from dfml.errors import DataError, LearnerError
 from dfml.files import atomic_file
+from dfml.image_files import decode
 from dfml.images import to_float
 from dfml.learners import FewShotClassifier, MetaLearner
 from dfml.playground.support_similarity import SupportSimilarity, support_similarity

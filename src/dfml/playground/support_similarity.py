@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml.images import resize_and_crop
-from dfml.learners.classifier import FewShotClassifier, NetworkClassifier
+from dfml.learners.classifier import FewShotClassifier
 from dfml.learners.embedding import EmbeddingClassifier
+from dfml.learners.network_classifier import NetworkClassifier
 
 
 @dataclass(frozen=True)
