@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dfml.cli.options import MAX_RESIDENT
 from dfml.cli.output import Output
 from dfml.errors import UsageError
 
@@ -19,7 +20,11 @@ _LISTED = 200  # matches that are printed; `--json` and `--write-identity` have 
 
 
 def resolve_identity(
-    argument: str | None, zoo: Path | Sequence[Path], output: Output, networks: Mapping[str, str]
+    argument: str | None,
+    zoo: Path | Sequence[Path],
+    output: Output,
+    networks: Mapping[str, str],
+    max_resident: int = MAX_RESIDENT,
 ) -> ClassIdentity:
     """Read a class identity, or find it by behaviour, which takes minutes, and list what was matched.
 
@@ -28,6 +33,7 @@ def resolve_identity(
         zoo: The folder of a zoo, or of several.
         output: Output of the subcommand.
         networks: See `Zoo.open`.
+        max_resident: See `Zoo.open`.
 
     Raises:
         ConfigError: If the file that the argument names cannot be used.
@@ -41,7 +47,7 @@ def resolve_identity(
     from dfml.training.progress import deferred_progress
     from dfml.zoo.zoo import Zoo
 
-    members = Zoo.open(zoo, class_identity="distinct", networks=networks)
+    members = Zoo.open(zoo, class_identity="distinct", networks=networks, max_resident=max_resident)
     with deferred_progress("class identity") as report:
         found = identity_by_behaviour(members, on_member=lambda done, total: report(done, total, {}))
     for name, reason in found.left_out.items():

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dfml.cli.options import (
+    MAX_RESIDENT,
     CalibrationOption,
     DeviceOption,
     JsonOption,
+    MaxResidentOption,
     Protocol,
     SeedOption,
     SplitsOption,
@@ -70,6 +72,7 @@ def evaluate(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    max_resident: MaxResidentOption = MAX_RESIDENT,
     json_file: JsonOption = None,
 ) -> None:
     """Measure accuracy on unseen classes, with a 95% confidence interval.
@@ -100,7 +103,9 @@ def evaluate(
     for each in data:
         require_data(each)
     settings: dict[str, Any] = {"way": way, "shot": shot, "protocol": protocol, "seed": seed}
-    learners = [open_learner(name, device, **settings, progress=show_progress) for name in names]
+    learners = [
+        open_learner(name, device, **settings, progress=show_progress, max_resident=max_resident) for name in names
+    ]
     sizes = sorted({learner.preprocessing.size for learner in learners})
     images = {
         (each, size): open_data(each, split=split, usual="test", official=splits, size=size)

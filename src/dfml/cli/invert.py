@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dfml.cli.options import (
+    MAX_RESIDENT,
     DeviceOption,
     JsonOption,
+    MaxResidentOption,
     NetworksOption,
     SeedOption,
     ThreadsOption,
@@ -24,6 +27,9 @@ from dfml.errors import UsageError
 if TYPE_CHECKING:
     from dfml.inversion.inverted import InvertedMember
     from dfml.inversion.registry import InversionConfig, LearnedEngine
+
+
+_SHEET_MEMBERS = 100  # members on the contact sheet: one of 1,000 would have gigabytes
 
 
 def invert(
@@ -77,6 +83,7 @@ def invert(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    max_resident: MaxResidentOption = MAX_RESIDENT,
     json_file: JsonOption = None,
 ) -> None:
     """Recover images of every class from classifiers alone, and measure how faithful they are."""
@@ -105,7 +112,7 @@ def invert(
     config = inversion_settings(engine, learned, settings)
     if memory:
         config = config.model_copy(update={"memory": memory})
-    opened = Zoo.open(zoo, networks=read_networks(network)).to(place)
+    opened = Zoo.open(zoo, networks=read_networks(network), max_resident=max_resident).to(place)
     names = _names(opened, member or [], members)
     # No member yet: checks that settings and engine fit before anything is written.
     inverted = invert_zoo(opened, members=[], learned=learned, config=config)
@@ -129,7 +136,9 @@ def invert(
                     seed=seed,
                     on_step=on_step,
                 )
-    contact_sheet = render_shared(inverted) if together else render_inversion(inverted)
+            if not together:
+                inverted[_SHEET_MEMBERS:] = [replace(each, images=()) for each in inverted[_SHEET_MEMBERS:]]
+    contact_sheet = render_shared(inverted) if together else render_inversion(inverted[:_SHEET_MEMBERS])
     results = _results(inverted, per_class, seed)
     with report_write_errors(out):
         contact_sheet.save(out / "contact_sheet.png")
@@ -140,7 +149,8 @@ def invert(
     for each in inverted:
         if each.fidelity.warning:
             output.say(f"{each.name}: {each.fidelity.warning}")
-    output.say(f"images: {out}; contact sheet: {out / 'contact_sheet.png'}")
+    of_members = f" of the first {_SHEET_MEMBERS} members" if not together and len(inverted) > _SHEET_MEMBERS else ""
+    output.say(f"images: {out}; contact sheet{of_members}: {out / 'contact_sheet.png'}")
     output.results(results)
 
 

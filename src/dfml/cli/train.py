@@ -12,10 +12,12 @@ import typer
 
 from dfml.cli.options import (
     DEFAULT_METHOD,
+    MAX_RESIDENT,
     METHOD_NAMES,
     DeviceOption,
     IdentityOption,
     JsonOption,
+    MaxResidentOption,
     NetworksOption,
     Protocol,
     ThreadsOption,
@@ -23,7 +25,7 @@ from dfml.cli.options import (
     read_networks,
 )
 from dfml.cli.output import Output, to_json
-from dfml.errors import RunError, UsageError
+from dfml.errors import UsageError
 from dfml.files import atomic_write
 
 if TYPE_CHECKING:
@@ -59,7 +61,12 @@ def train(
     ] = False,
     start_from: Annotated[
         Path | None,
-        typer.Option("--from", metavar="PATH", help="Start from a checkpoint of another run: RUN/checkpoints/N."),
+        typer.Option(
+            "--from",
+            metavar="PATH",
+            help="Start from a checkpoint of another run: RUN/checkpoints/N, or RUN for the newest one. zoo_student "
+            "continues with further members.",
+        ),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="Named group of settings of the method, such as cpu.")
@@ -113,6 +120,7 @@ def train(
     ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    max_resident: MaxResidentOption = MAX_RESIDENT,
     json_file: JsonOption = None,
 ) -> None:
     """Train a few-shot learner from a zoo of classifiers, without any of their training images.
@@ -155,9 +163,12 @@ def train(
 
     prepare_torch(threads)
     networks = read_networks(network)
-    identity = resolve_identity(class_identity, zoo, output, networks) if class_identity else file.class_identity
+    identity = file.class_identity
+    if class_identity:
+        identity = resolve_identity(class_identity, zoo, output, networks, max_resident)
     # Absolute paths, so that the run's config.yaml names the same zoo in every working directory.
-    members = Zoo.open([absolute_path(path) for path in zoo], class_identity=identity, networks=networks)
+    paths = [absolute_path(path) for path in zoo]
+    members = Zoo.open(paths, class_identity=identity, networks=networks, max_resident=max_resident)
     output.say(f"{kind.name} on {len(members)} classifiers of {len(members.classes)} classes")
     start = time.perf_counter()
     done = _iterations_before(RunFolder(out) if resume else None, start_from)
@@ -191,15 +202,10 @@ def _iterations_before(resumed: RunFolder | None, start_from: Path | None) -> in
     Raises:
         RunError: If there is no checkpoint at `start_from`; raised here, before the run's folder is made.
     """
-    from dfml.training.checkpoint import list_checkpoints
+    from dfml.training.run_folder import find_checkpoint
 
     newest = resumed.newest_checkpoint() if resumed else None
     if newest:
         return int(newest.name)
     start = start_from or (resumed.started_from() if resumed else None)
-    if start and start not in list_checkpoints(start.parent):
-        raise RunError(
-            f"expected a checkpoint (RUN/checkpoints/N) at {start}, found none; check --from, or `start_from` in the "
-            "--config file"
-        )
-    return int(start.name) if start else 0
+    return int(find_checkpoint(start).name) if start else 0

@@ -16,7 +16,7 @@ from dfml.training.device import select_device
 from dfml.training.progress import Progress
 from dfml.training.run_folder import list_snapshots
 from dfml.zoo.hub import is_hub_id
-from dfml.zoo.zoo import Zoo
+from dfml.zoo.zoo import MAX_RESIDENT, Zoo
 
 
 def open_learner(
@@ -28,6 +28,7 @@ def open_learner(
     protocol: ProtocolName = "strict",
     seed: int = 0,
     progress: Callable[[str, int], Progress] | None = None,
+    max_resident: int = MAX_RESIDENT,
 ) -> MetaLearner:
     """Open a saved learner, or make one by a method with little or no training.
 
@@ -43,6 +44,7 @@ def open_learner(
         seed: Seed of all random numbers.
         progress: Makes the progress display of a training, from the method's name and the number of meta-iterations
             (`dfml.training.progress.show_progress`). None shows nothing.
+        max_resident: See `Zoo.open`; for `METHOD:ZOO`.
 
     Returns:
         The learner, on the device.
@@ -72,7 +74,7 @@ def open_learner(
     command = f"`dfml train {zoo} --method {method_name} --out LEARNER`"
     if iterations and not method.trains_on_demand:
         raise UsageError(f"{method_name} has to be trained before it is used: {command}")
-    members = Zoo.open(zoo)
+    members = Zoo.open(zoo, max_resident=max_resident)
     shown = progress(method.name, iterations) if progress and iterations else None
     if shown:
         shown.message(f"{method_name} is trained on {zoo} first; {command} would keep it")
