@@ -32,12 +32,13 @@ from dfml.inversion.agreement import CrossMemberAgreement
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.inverted_batch import RecoveredImages
 from dfml.inversion.registry import LearnedEngine
-from dfml.learners.classifier import select_prefix
+from dfml.learners.classifier import read_preprocessing, select_prefix
 from dfml.learners.embedding import episode_loss
 from dfml.learners.episode import sample_episode_indices
 from dfml.learners.student import Student
 from dfml.methods.base import Method
 from dfml.methods.zoo_student.config import ANY_ARCHITECTURE, ZooStudentConfig
+from dfml.methods.zoo_student.growing import describe_members, grown_state
 from dfml.methods.zoo_student.mixing import cut_and_mix
 from dfml.optimisers import MuonAndAdam
 from dfml.schedules import half_cosine
@@ -95,6 +96,7 @@ class ZooStudentRun(TrainingRun):
             name=ZooStudent.name,
         ).to(device)
         self.optimiser = MuonAndAdam(list(self.student.network.parameters()), config.lr, config.kernel_lr)
+        self._members = describe_members(zoo)
         self.updates = 0  # optimiser steps of the student so far, over all meta-iterations
         self.agreement = CrossMemberAgreement(zoo)
         self._messages: list[str] = []
@@ -337,7 +339,19 @@ class ZooStudentRun(TrainingRun):
         tensors |= {"updates": torch.tensor(self.updates), **self.optimiser.state_dict("optimiser")}
         # A run with other settings may load the checkpoint into a buffer of another capacity.
         any_length = frozenset(f"buffer.{name}" for name in DistillationBuffer.ROWS)
+        values |= {"members": self._members, "preprocessing": self.student.preprocessing.as_dict()}
         return State(tensors, values, any_length=any_length)
+
+    def convert_state(self, state: State) -> State:
+        """See `TrainingRun.convert_state`: a run continues with further members, `dfml.methods.zoo_student.growing`."""
+        stored = state.values.get("members", self._members)
+        if stored == self._members:
+            return state
+        names = {id(weight): name for name, weight in self.student.network.named_parameters()}
+        weights = list(self.student.network.get_classifier().parameters())  # type: ignore[operator]
+        head = [f"student.{names[id(weight)]}" for weight in weights]
+        head += [self.optimiser.prefix("optimiser", weight) for weight in weights]
+        return grown_state(state, stored, self.zoo, self.state_dict(), head)
 
     @torch.no_grad()
     def load_state_dict(self, state: State) -> None:
@@ -346,5 +360,8 @@ class ZooStudentRun(TrainingRun):
         self.buffer.load_state_dict(select_prefix(state.tensors, "buffer."))
         self.agreement.load_state_dict(select_prefix(state.tensors, "agreement."))
         self.student.network.load_state_dict(select_prefix(state.tensors, "student."))
+        if "preprocessing" in state.values:
+            # That of all members together; further members must not change what the student sees.
+            self.student.preprocessing = read_preprocessing(state.values["preprocessing"])
         self.updates = int(state.tensors["updates"])
         self.optimiser.load_state_dict("optimiser", state.tensors)
