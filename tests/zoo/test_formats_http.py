@@ -19,7 +19,6 @@ from tests.factories import SIZE, member, write
 from tests.zoo.test_http_member import LABELS, Service, service  # noqa: F401
 
 
-
 @pytest.fixture(autouse=True)
 def consent(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The user allows the test's service, and one whose address nobody has."""
@@ -89,7 +88,9 @@ def test_wrong_entries_are_refused(tmp_path: Path, changes: dict[str, Any], reas
         Zoo.open(write_entry(tmp_path / "zoo", "http://127.0.0.1:1/", **changes))[0]
 
 
-@pytest.mark.parametrize("allowed", [None, "", "example.org", "127.0.0.1", "127.0.0.1:2, localhost:1", "user@127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "allowed", [None, "", "example.org", "127.0.0.1", "127.0.0.1:2, localhost:1", "user@127.0.0.1:1"]
+)
 def test_a_host_that_the_user_has_not_named_gets_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str | None
 ) -> None:
