@@ -39,6 +39,7 @@ from dfml.learners.student import Student
 from dfml.methods.base import Method
 from dfml.methods.zoo_student.config import ANY_ARCHITECTURE, ZooStudentConfig
 from dfml.methods.zoo_student.growing import describe_members, grown_state
+from dfml.methods.zoo_student.metric_descriptions import describe_student_metrics
 from dfml.methods.zoo_student.mixing import cut_and_mix
 from dfml.optimisers import MuonAndAdam
 from dfml.schedules import half_cosine
@@ -46,7 +47,6 @@ from dfml.training.checkpoint import State
 from dfml.training.device import computing_in, require_memory
 from dfml.training.distillation_buffer import DistillationBuffer
 from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
-from dfml.training.metrics import describe_inversion_metrics
 from dfml.zoo.members import teacher_logits
 from dfml.zoo.zoo import Zoo
 
@@ -303,23 +303,7 @@ class ZooStudentRun(TrainingRun):
 
     def describe_metrics(self) -> Mapping[str, MetricDescription]:
         """See `TrainingRun.describe_metrics`."""
-        return {
-            "episodic_loss": MetricDescription(
-                "episodic loss",
-                "Episodic loss: cross-entropy in nats of nearest-mean classification of the query images by the "
-                "student's embeddings, in episodes of the zoo's classes.",
-                panel="losses",
-                headline=True,
-            ),
-            "distillation_loss": MetricDescription(
-                "distillation loss",
-                "Distillation loss: KL divergence of the student's predictions from the members' predictions, in nats, "
-                "times the squared temperature.",
-                panel="losses",
-                headline=True,
-            ),
-            **describe_inversion_metrics(disagreement=True),
-        }
+        return describe_student_metrics()
 
     def images(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
         """See `TrainingRun.images`."""
