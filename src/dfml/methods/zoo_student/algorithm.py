@@ -38,7 +38,7 @@ from dfml.learners.episode import sample_episode_indices
 from dfml.learners.student import Student
 from dfml.methods.base import Method
 from dfml.methods.zoo_student.config import ANY_ARCHITECTURE, ZooStudentConfig
-from dfml.methods.zoo_student.growing import describe_members, grown_state
+from dfml.methods.zoo_student.growing import describe_members, grown_state, head_names
 from dfml.methods.zoo_student.metric_descriptions import describe_student_metrics
 from dfml.methods.zoo_student.mixing import cut_and_mix
 from dfml.optimisers import MuonAndAdam
@@ -331,11 +331,7 @@ class ZooStudentRun(TrainingRun):
         stored = state.values.get("members", self._members)
         if stored == self._members:
             return state
-        names = {id(weight): name for name, weight in self.student.network.named_parameters()}
-        weights = list(self.student.network.get_classifier().parameters())  # type: ignore[operator]
-        head = [f"student.{names[id(weight)]}" for weight in weights]
-        head += [self.optimiser.prefix("optimiser", weight) for weight in weights]
-        return grown_state(state, stored, self.zoo, self.state_dict(), head)
+        return grown_state(state, stored, self.zoo, self.state_dict(), head_names(self.student, self.optimiser))
 
     @torch.no_grad()
     def load_state_dict(self, state: State) -> None:

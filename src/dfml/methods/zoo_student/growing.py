@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from dfml.errors import RunError
+from dfml.learners.student import Student
+from dfml.optimisers import MuonAndAdam
 from dfml.training.checkpoint import State
 from dfml.zoo.zoo import Zoo
 
@@ -65,6 +67,16 @@ def match_members(stored: Sequence[dict[str, Any]], zoo: Zoo) -> list[int]:
     return found
 
 
+def head_names(student: Student, optimiser: MuonAndAdam) -> list[str]:
+    """Beginnings of the names, in a run's state, of the tensors of the student's head and of the optimiser for them."""
+    names = {id(weight): name for name, weight in student.network.named_parameters()}
+    weights = list(student.network.get_classifier().parameters())  # type: ignore[operator]
+    return [
+        *(f"student.{names[id(weight)]}" for weight in weights),
+        *(optimiser.prefix("optimiser", weight) for weight in weights),
+    ]
+
+
 def grown_state(state: State, stored: Sequence[dict[str, Any]], zoo: Zoo, fresh: State, head: Sequence[str]) -> State:
     """The state of a run, in the places of a zoo that has the same members and further ones.
 
@@ -73,7 +85,7 @@ def grown_state(state: State, stored: Sequence[dict[str, Any]], zoo: Zoo, fresh:
         stored: The members of its run, from `describe_members`.
         zoo: The zoo.
         fresh: The state of a run on the zoo before its first step.
-        head: Beginnings of the names of tensors that have one row per output: weights, and the optimiser's for them.
+        head: See `head_names`; these tensors have one row per output.
 
     Raises:
         RunError: See `match_members`.
