@@ -40,6 +40,7 @@ MEMORY = 4 * 2**30
 
 MEMORY_PER_BYTE = 6
 
+_START_DEADLINE = 600.0  # seconds for the start of the child
 _LEAVE_OUT = "leave it out, or ask its owner for a file of its weights alone (safetensors)"
 _START = "import sys; sys.path[:] = {path!r}; from dfml.zoo.trial_child import main; main()"
 
@@ -51,6 +52,7 @@ class _Child:
         # -P and absolute entries: no module is imported from the folder that the command was started in.
         code = _START.format(path=[entry for entry in sys.path if os.path.isabs(entry)])
         self.owner = os.getpid()
+        self._is_ready = False
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", code],
             stdin=subprocess.PIPE,
@@ -63,21 +65,27 @@ class _Child:
     def ask(self, request: dict[str, Any], deadline: float) -> dict[str, Any] | None:
         """The response to a request; None if the process ended instead of it, at the latest at the deadline."""
         assert self.process.stdin is not None
+        found = None
+        # Its imports, after which it sends a first line, are not part of a trial.
+        if self._is_ready or self._receive(_START_DEADLINE) is not None:
+            self._is_ready = True
+            with suppress(OSError):
+                self.process.stdin.write(json.dumps(request).encode() + b"\n")
+                self.process.stdin.flush()
+                found = self._receive(deadline)
+        if found is None:
+            self.close()
+        return found
+
+    def _receive(self, deadline: float) -> dict[str, Any] | None:
+        """The next line that the process sends; None if it ends instead, at the latest after `deadline` seconds."""
         assert self.process.stdout is not None
         timer = threading.Timer(deadline, self.process.kill)
         timer.daemon = True
         timer.start()
-        try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-            found: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
-        except (OSError, ValueError):
-            found = None
-        finally:
-            timer.cancel()
-        if found is None:
-            self.close()
+        line = self.process.stdout.readline()
+        timer.cancel()
+        found: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
         return found
 
     def close(self) -> None:

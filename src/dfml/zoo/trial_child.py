@@ -30,6 +30,9 @@ def main() -> None:
     trial.enter_child()
     responses = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no response
+    import_module("dfml.zoo.checkpoint_files")
+    responses.write(b"{}\n")  # from now on, time counts
+    responses.flush()
     serve(os.fdopen(0, "rb"), responses)
 
 
