@@ -115,7 +115,8 @@ def open_regular_file(path: Path) -> BufferedReader:
     Raises:
         OSError: If it cannot be opened, or is no regular file; links are followed.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    # Windows has neither FIFOs in folders nor the first flag, and needs the second.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))

@@ -18,7 +18,7 @@ from dfml.training.run_folder import list_snapshots
 from dfml.zoo.hub import is_hub_id
 from dfml.zoo.manifest import read_manifest
 from dfml.zoo.usable_members import OnBadMember
-from dfml.zoo.zoo import Zoo
+from dfml.zoo.zoo import MAX_RESIDENT, Zoo
 
 
 def open_learner(
@@ -33,6 +33,7 @@ def open_learner(
     networks: Mapping[str, str] | None = None,
     on_bad_member: OnBadMember = "fail",
     on_left_out: Callable[[Mapping[str, str]], None] | None = None,
+    max_resident: int = MAX_RESIDENT,
 ) -> MetaLearner:
     """Open a saved learner, or make one by a method with little or no training.
 
@@ -52,6 +53,7 @@ def open_learner(
             here: they may be those of another `METHOD:ZOO`.
         on_bad_member: What to do about members of the zoo that cannot be used; see `Zoo.open`.
         on_left_out: Called with the members that are left out: name -> reason.
+        max_resident: See `Zoo.open`; for `METHOD:ZOO`.
 
     Returns:
         The learner, on the device.
@@ -83,7 +85,7 @@ def open_learner(
         raise UsageError(f"{method_name} has to be trained before it is used: {command}")
     known = owner_network_names(zoo)
     own = {member: network for member, network in (networks or {}).items() if member in known}
-    members = Zoo.open(zoo, networks=own, on_bad_member=on_bad_member)
+    members = Zoo.open(zoo, networks=own, on_bad_member=on_bad_member, max_resident=max_resident)
     if on_left_out:
         on_left_out(members.left_out)
     shown = progress(method.name, iterations) if progress and iterations else None
