@@ -118,9 +118,8 @@ def open_regular_file(path: Path) -> BufferedReader:
     Raises:
         OSError: If it cannot be opened, or is no regular file; links are followed.
     """
-    # Windows has neither FIFOs in folders nor O_NONBLOCK, and translates line ends unless O_BINARY is given.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
+    # Windows has neither FIFOs in folders nor the first flag, and needs the second.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))

@@ -55,6 +55,13 @@ class MuonAndAdam:
                     group["lr"] = rate * lr
                 optimiser.step()
 
+    def prefix(self, name: str, weight: Tensor) -> str:
+        """Beginning of the names that `state_dict(name)` gives to the state of one of the weights: `NAME.INDEX`."""
+        position = next(index for index, each in enumerate(self._weights) if each is weight)
+        is_kernel = self._is_kernel[position]
+        index = self._is_kernel[:position].count(is_kernel)
+        return f"{name}_of_kernels.{index}" if is_kernel else f"{name}.{index}"
+
     def state_dict(self, name: str) -> dict[str, Tensor]:
         """The state of both optimisers as named tensors; names begin with `name`."""
         kernels = optimiser_state_dict(f"{name}_of_kernels", self._muon) if self._muon else {}

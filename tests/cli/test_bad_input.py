@@ -123,7 +123,7 @@ def test_a_resume_with_other_settings_names_them(world: World) -> None:
 
 
 def test_a_start_from_a_path_that_is_no_checkpoint(world: World, tmp_path: Path) -> None:
-    start = ("--from", world.purer)
+    start = ("--from", world.zoo)
     line = error(dfml("train", world.zoo, "--out", tmp_path / "run", *SHORT, *start), 1)
     assert "expected a checkpoint" in line
     assert not (tmp_path / "run").exists()

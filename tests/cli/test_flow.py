@@ -93,6 +93,14 @@ def test_a_run_starts_from_a_checkpoint_of_another(world: World, tmp_path: Path)
     assert rows == [3, 4]
 
 
+def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(world: World, tmp_path: Path) -> None:
+    more = ("--iterations", "5", "--from", world.purer)
+    assert dfml("train", world.zoo, "--out", tmp_path / "run", *SHORT, *more).exit_code == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["start_from"] == str(world.purer / "checkpoints" / "000004")
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_a_run_without_own_checkpoint_is_resumed_from_the_one_it_started_from(world: World, tmp_path: Path) -> None:
     start, run = world.purer / "checkpoints" / "000002", tmp_path / "run"
     assert dfml("train", world.zoo, "--out", run, *SHORT, "--from", start).exit_code == 0

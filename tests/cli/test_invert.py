@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,31 @@ def test_folders_of_labels_that_look_alike_are_told_apart() -> None:
 
 def test_a_label_that_windows_takes_for_a_device_is_a_folder_too() -> None:
     assert folder_names(["con", "AUX.b", "console", f"{'a' * 79}.b"]) == ["con_", "AUX_b_", "console", "a" * 79]
+
+
+def test_no_label_leads_out_of_its_folder_or_is_too_long_for_a_file_system(tmp_path: Path) -> None:
+    labels = ("../../etc/passwd", "/root", "\x1b[2J", "a\nb", "x" * 2**20, "\U00010348" * 200, ".", "..", "\u202egpj")
+    names = folder_names(labels)
+    assert len(set(names)) == len(labels)
+    for name in names:
+        assert Path(name).name == name
+        assert name.isprintable()
+        (tmp_path / name).mkdir()
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+
+
+def test_the_contact_sheet_has_the_first_members_of_a_large_zoo(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = ("--per-class", "1", "--steps", "1")
+    whole = dfml("invert", world.zoo, "--out", tmp_path / "whole", *shown)
+    assert "contact sheet: " in whole.stdout
+    monkeypatch.setattr(sys.modules["dfml.cli.invert"], "_SHEET_MEMBERS", 1)
+    first = dfml("invert", world.zoo, "--out", tmp_path / "first", *shown)
+    assert "contact sheet of the first 1 members: " in first.stdout
+    sizes = [Image.open(tmp_path / name / "contact_sheet.png").size for name in ("whole", "first")]
+    assert sizes[1][0] * sizes[1][1] < sizes[0][0] * sizes[0][1]
+    assert len(pictures(tmp_path / "first")) == len(pictures(tmp_path / "whole"))
 
 
 def test_a_generator_from_scratch(world: World, tmp_path: Path) -> None:

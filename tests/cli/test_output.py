@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 from dfml.cli.output import Output, require_writable, to_json
 from dfml.errors import UsageError
@@ -58,3 +60,21 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing" / "file"):
         with pytest.raises(UsageError, match=r"--json .* cannot be written"):
             require_writable("--json", path)
+
+
+def test_control_characters_of_labels_reach_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    label = "\x1b[2Jred\u202egreen"
+    table = Table("label")
+    table.add_row(label)
+    output = Output()
+    output.say(f"merged class {label}")
+    output.show(table)
+    shown = capsys.readouterr().out
+    assert not set("\x1b\u202e") & set(shown)
+    assert shown.count(r"\x1b[2Jred\u202egreen") == 2
+    assert "┃" in shown or "|" in shown  # the table's own lines stay
+
+
+def test_a_name_that_is_no_text_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().say(os.fsdecode(b"zoo/caf\xe9"))
+    assert capsys.readouterr().out == "zoo/caf\\udce9\n"

@@ -16,6 +16,7 @@ from dfml.inversion.registry import engine_names
 from dfml.learners import CALIBRATIONS
 from dfml.methods import METHODS
 from dfml.pretraining import RECIPES
+from dfml.zoo.zoo import MAX_RESIDENT
 from tests.cli.conftest import dfml
 
 COMMON = ["--device", "--json", "--seed", "--threads"]
@@ -32,11 +33,12 @@ SURFACE = {
         *("--interpolation", "--labels", "--layers", "--mean", "--name", "--network", "--on-bad-member", "--output"),
         *("--range", "--size", "--std", "--yes", "--zoo"),
     ],
-    "zoo inspect": ["ZOO", "--class-identity", "--json", "--network", "--write-identity"],
+    "zoo inspect": ["ZOO", "--class-identity", "--json", "--max-resident", "--network", "--write-identity"],
     "train": [
         "ZOO...",
         *("--class-identity", "--config", "--from", "--iterations", "--method", "--out", "--preset", "--protocol"),
-        *("--network", "--on-bad-member", "--query", "--resume", "--set", "--shot", "--show-config", "--size", "--way"),
+        *("--max-resident", "--network", "--on-bad-member", "--query", "--resume", "--set", "--shot", "--show-config"),
+        *("--size", "--way"),
         *COMMON,
     ],
     "evaluate": [
@@ -45,6 +47,7 @@ SURFACE = {
             "--allow-other-protocol",
             "--calibration",
             "--episodes",
+            "--max-resident",
             "--network",
             "--on-bad-member",
             "--protocol",
@@ -59,7 +62,7 @@ SURFACE = {
     "benchmark": ["SUITE", "--data", "--device", "--jobs", "--json", "--out", "--resume", "--show", "--zoo"],
     "playground": ["LEARNER", "--device", "--port", "--recovered", "--seed", "--threads"],
     "quickstart": ["--json", "--out", "--seed", "--threads"],
-    "adapt": ["LEARNER", "SUPPORT_DIR", "--calibration", "--out", *COMMON],
+    "adapt": ["LEARNER", "SUPPORT_DIR", "--calibration", "--max-resident", "--out", *COMMON],
     "predict": ["CLASSIFIER", "IMAGE...", "--csv", "--json", "--threads", "--top"],
     "export": [
         "CLASSIFIER",
@@ -67,8 +70,8 @@ SURFACE = {
     ],
     "invert": [
         "ZOO",
-        *("--compare-with", "--engine", "--from", "--held-out", "--member", "--members", "--memory", "--network"),
-        *("--on-bad-member", "--out", "--per-class", "--set", "--steps"),
+        *("--compare-with", "--engine", "--from", "--held-out", "--max-resident", "--member", "--members", "--memory"),
+        *("--network", "--on-bad-member", "--out", "--per-class", "--set", "--steps"),
         *COMMON,
     ],
 }
@@ -117,6 +120,8 @@ def test_help_lists_all_choices() -> None:
         assert tuple(parameters[subcommand]["splits"].type.choices) == split_names()
         assert ", ".join(split_names()) in parameters[subcommand]["splits"].help
     assert tuple(parameters["zoo build"]["recipe"].type.choices) == tuple(RECIPES)
+    for subcommand in ("train", "invert", "evaluate", "adapt", "zoo inspect"):
+        assert parameters[subcommand]["max_resident"].default == MAX_RESIDENT
     assert all(engine in parameters["invert"]["engine"].help for engine in engine_names())
 
 

@@ -162,3 +162,9 @@ def test_an_interval_from_one_episode_does_not_break_the_page(tmp_path: Path) ->
 @pytest.mark.parametrize("scheme", ["prefers-color-scheme: dark", "max-width: 40rem", "viewport"])
 def test_page_adapts_to_dark_mode_and_phones(scheme: str) -> None:
     assert scheme in render_page(page())
+
+
+def test_control_characters_and_marks_of_direction_are_written_out() -> None:
+    read = Reader(render_page(page(words="a \x1b[31mred\x07 and \u202eleft label")))
+    assert not set("\x1b\x07\u202e") & set(read.text)
+    assert r"a \x1b[31mred\x07 and \u202eleft label" in read.text

@@ -21,6 +21,15 @@ def test_a_message_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == "train: member a is excluded\n"
 
 
+def test_names_of_members_reach_no_terminal_as_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainProgress("m\x1b[2J", 1, interval=0.0) as progress:
+        progress.update(1, {})
+        progress.message("\u202elabel")
+    shown = capsys.readouterr().err
+    assert "\x1b" not in shown
+    assert shown.splitlines()[1] == "m\\x1b[2J: \\u202elabel"
+
+
 def test_deferred_progress_is_shown_from_the_first_step(capsys: pytest.CaptureFixture[str]) -> None:
     with deferred_progress("invert") as on_step:
         assert not capsys.readouterr().err

@@ -13,9 +13,20 @@ from dfml.errors import QueryLimitError, ZooMemberError
 from dfml.methods.purer import PURER
 from dfml.methods.zoo_student import ZooStudent
 from dfml.zoo import CountedMember, Zoo
+from dfml.zoo.formats.http import ALLOWED
 from dfml.zoo.inspection import inspect_zoo
 from tests.factories import SIZE, member, write
 from tests.zoo.test_http_member import LABELS, Service, service  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def consent(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The user allows the test's service, and one whose address nobody has."""
+    hosts = ["127.0.0.1:1"]
+    if "service" in request.fixturenames:
+        hosts.append(request.getfixturevalue("service").address.split("/")[2])
+    monkeypatch.setenv(ALLOWED, ",".join(hosts))
+
 
 ENTRY: dict[str, Any] = {"name": "service", "format": "http", "labels": list(LABELS), "size": 8}
 
@@ -75,3 +86,30 @@ def test_the_limit_holds(service: Service, tmp_path: Path) -> None:  # noqa: F81
 def test_wrong_entries_are_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ZooMemberError, match=reason):
         Zoo.open(write_entry(tmp_path / "zoo", "http://127.0.0.1:1/", **changes))[0]
+
+
+@pytest.mark.parametrize(
+    "allowed", [None, "", "example.org", "127.0.0.1", "127.0.0.1:2, localhost:1", "user@127.0.0.1:1"]
+)
+def test_a_host_that_the_user_has_not_named_gets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str | None
+) -> None:
+    monkeypatch.delenv(ALLOWED)
+    if allowed is not None:
+        monkeypatch.setenv(ALLOWED, allowed)
+    with pytest.raises(ZooMemberError, match=rf"are sent to 127\.0\.0\.1:1.*set {ALLOWED}=127\.0\.0\.1:1"):
+        Zoo.open(write_entry(tmp_path / "zoo", "http://127.0.0.1:1/"))[0]
+
+
+@pytest.mark.parametrize("address", ["http://example.org@127.0.0.1:1/", "http://127.0.0.1:1/?example.org"])
+def test_only_the_host_of_an_address_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv(ALLOWED, "example.org")
+    with pytest.raises(ZooMemberError, match=r"are sent to 127\.0\.0\.1:1"):
+        Zoo.open(write_entry(tmp_path / "zoo", address))[0]
+    monkeypatch.setenv(ALLOWED, "example.org, 127.0.0.1:1")
+    assert Zoo.open(tmp_path / "zoo")[0].labels == LABELS
+
+
+def test_an_address_without_a_host_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ZooMemberError, match="an address with a host"):
+        Zoo.open(write_entry(tmp_path / "zoo", "http:///x"))[0]

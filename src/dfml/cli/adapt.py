@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from dfml.cli.options import CalibrationOption, DeviceOption, JsonOption, SeedOption, ThreadsOption, prepare_torch
+from dfml.cli.options import (
+    MAX_RESIDENT,
+    CalibrationOption,
+    DeviceOption,
+    JsonOption,
+    MaxResidentOption,
+    SeedOption,
+    ThreadsOption,
+    prepare_torch,
+)
 from dfml.cli.output import Output
 from dfml.cli.output_folder import new_folder, report_write_errors
 
@@ -28,6 +37,7 @@ def adapt(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    max_resident: MaxResidentOption = MAX_RESIDENT,
     json_file: JsonOption = None,
 ) -> None:
     """Adapt a learner to new classes, from one or a few labelled images of each."""
@@ -38,7 +48,7 @@ def adapt(
         from dfml.data.support import read_support
         from dfml.training.progress import show_progress
 
-        opened = open_learner(learner, device, seed=seed, progress=show_progress)
+        opened = open_learner(learner, device, seed=seed, progress=show_progress, max_resident=max_resident)
         chosen = None
         if calibration:
             from dfml.learners import CALIBRATIONS

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dfml.cli.options import OnBadMember
+from dfml.cli.options import MAX_RESIDENT, OnBadMember
 from dfml.cli.output import Output
 from dfml.errors import UsageError
 
@@ -25,6 +25,7 @@ def resolve_identity(
     output: Output,
     networks: Mapping[str, str],
     *,
+    max_resident: int = MAX_RESIDENT,
     on_bad_member: OnBadMember = "fail",
     leave_out: Collection[str] = (),
 ) -> ClassIdentity:
@@ -35,6 +36,7 @@ def resolve_identity(
         zoo: The folder of a zoo, or of several.
         output: Output of the subcommand.
         networks: See `Zoo.open`.
+        max_resident: See `Zoo.open`.
         on_bad_member: See `Zoo.open`.
         leave_out: See `Zoo.open`.
 
@@ -51,7 +53,12 @@ def resolve_identity(
     from dfml.zoo.zoo import Zoo
 
     members = Zoo.open(
-        zoo, class_identity="distinct", networks=networks, on_bad_member=on_bad_member, leave_out=leave_out
+        zoo,
+        class_identity="distinct",
+        networks=networks,
+        max_resident=max_resident,
+        on_bad_member=on_bad_member,
+        leave_out=leave_out,
     )
     with deferred_progress("class identity") as report:
         found = identity_by_behaviour(members, on_member=lambda done, total: report(done, total, {}))

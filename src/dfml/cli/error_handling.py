@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from dfml.errors import DfmlError, ZooMemberError, ZooMembersError
+from dfml.plain_text import plain_text
 
 _SKIP = "--on-bad-member"  # option by which a subcommand leaves out bad members
 
@@ -41,7 +42,7 @@ class Subcommands(TyperGroup):
 
 def show_error(message: str) -> None:
     """Print an error on standard error, as one line."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {plain_text(' '.join(message.split()))}", file=sys.stderr)
 
 
 def show_warning(
@@ -53,7 +54,7 @@ def show_warning(
     line: str | None = None,
 ) -> None:
     """Print a warning as one line; replaces `warnings.showwarning`, which would show the place in the code."""
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"warning: {plain_text(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 @contextmanager

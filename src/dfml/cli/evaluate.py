@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dfml.cli.options import (
+    MAX_RESIDENT,
     CalibrationOption,
     DeviceOption,
     JsonOption,
+    MaxResidentOption,
     NetworksOption,
     OnBadMemberOption,
     Protocol,
@@ -76,6 +78,7 @@ def evaluate(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    max_resident: MaxResidentOption = MAX_RESIDENT,
     json_file: JsonOption = None,
 ) -> None:
     """Measure accuracy on unseen classes, with a 95% confidence interval.
@@ -112,6 +115,7 @@ def evaluate(
         "networks": networks,
         "on_bad_member": on_bad_member,
         "on_left_out": lambda left_out: say_left_out(output, left_out),
+        "max_resident": max_resident,
     }
     learners = [open_learner(name, device, **settings, progress=show_progress, **zoos) for name in names]
     sizes = sorted({learner.preprocessing.size for learner in learners})

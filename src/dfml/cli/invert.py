@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dfml.cli.options import (
+    MAX_RESIDENT,
     DeviceOption,
     JsonOption,
+    MaxResidentOption,
     NetworksOption,
     OnBadMemberOption,
     SeedOption,
@@ -25,6 +28,9 @@ from dfml.errors import UsageError
 if TYPE_CHECKING:
     from dfml.inversion.inverted import InvertedMember
     from dfml.inversion.registry import InversionConfig, LearnedEngine
+
+
+_SHEET_MEMBERS = 100  # members on the contact sheet: one of 1,000 would have gigabytes
 
 
 def invert(
@@ -95,6 +101,7 @@ def invert(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    max_resident: MaxResidentOption = MAX_RESIDENT,
     json_file: JsonOption = None,
 ) -> None:
     """Recover images of every class from classifiers alone, and measure how faithful they are."""
@@ -126,7 +133,9 @@ def invert(
     config = inversion_settings(engine, learned, settings)
     if memory:
         config = config.model_copy(update={"memory": memory})
-    opened = Zoo.open(zoo, networks=read_networks(network), on_bad_member=on_bad_member).to(place)
+    opened = Zoo.open(zoo, networks=read_networks(network), max_resident=max_resident, on_bad_member=on_bad_member).to(
+        place
+    )
     say_left_out(output, opened.left_out)
     opened.vet()  # a bad member must not end the work after hours; those that are not inverted judge the images
     names = _names(opened, member or [], members)
@@ -160,7 +169,9 @@ def invert(
                     seed=seed,
                     on_step=on_step,
                 )
-    contact_sheet = render_shared(inverted) if together else render_inversion(inverted)
+            if not together and not own:  # a comparison needs the images of all members
+                inverted[_SHEET_MEMBERS:] = [replace(each, images=()) for each in inverted[_SHEET_MEMBERS:]]
+    contact_sheet = render_shared(inverted) if together else render_inversion(inverted[:_SHEET_MEMBERS])
     results = {**_results(inverted, per_class, seed), "left_out": dict(opened.left_out)}
     with report_write_errors(out):
         contact_sheet.save(out / "contact_sheet.png")
@@ -171,7 +182,8 @@ def invert(
     for each in inverted:
         if each.fidelity.warning:
             output.say(f"{each.name}: {each.fidelity.warning}")
-    output.say(f"images: {out}; contact sheet: {out / 'contact_sheet.png'}")
+    of_members = f" of the first {_SHEET_MEMBERS} members" if not together and len(inverted) > _SHEET_MEMBERS else ""
+    output.say(f"images: {out}; contact sheet{of_members}: {out / 'contact_sheet.png'}")
     if own:
         found = {name for each in inverted for name in each.classes}
         shared = [name for name in opened.classes.names if name in found] if together else None

@@ -18,6 +18,9 @@ METHOD_NAMES = (
 
 DEFAULT_METHOD = METHOD_NAMES[0]
 
+MAX_RESIDENT = 1024
+"""Default of `--max-resident`. Kept beside `dfml.zoo.zoo.MAX_RESIDENT`, whose import takes seconds."""
+
 Protocol = Literal["strict", "paper"]
 Recipe = Literal["paper", "strong"]
 CalibrationName = Literal["icfil"]
@@ -62,6 +65,17 @@ NetworksOption = Annotated[
         metavar="NAME=FILE.py:CLASS",
         help="Python file and class of a member's network, which the zoo's manifest names too. The file is run. "
         "Repeatable.",
+    ),
+]
+MaxResidentOption = Annotated[
+    int,
+    typer.Option(
+        "--max-resident",
+        min=1,
+        metavar="N",
+        rich_help_panel=COMMON,
+        help="Largest number of members in memory at once; others are read again when they are needed. Results do not "
+        "depend on it.",
     ),
 ]
 SplitsOption = Annotated[

@@ -7,11 +7,16 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dfml.errors import UsageError
+from dfml.plain_text import plain_text
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.segment import Segment
 
 _STDOUT = Path("-")
 _WIDE = 200  # columns of a table that is written to a file or a pipe, so that no cell is cut
@@ -47,12 +52,12 @@ class Output:
         return time.perf_counter() - self._start
 
     def say(self, text: str) -> None:
-        """Print one line, which is not wrapped."""
-        self._console.print(text, soft_wrap=True)
+        """Print one line, which is not wrapped; control characters are written out."""
+        self._console.print(plain_text(text), soft_wrap=True)
 
     def show(self, renderable: Any) -> None:
-        """Print a table or another renderable of rich."""
-        self._console.print(renderable)
+        """Print a table or another renderable of rich; control characters in its texts are written out."""
+        self._console.print(_Plain(renderable))
 
     def results(self, values: Mapping[str, Any], file: Path | None = None) -> None:
         """Write results, and the seconds since the subcommand started, as JSON if `--json` was given.
@@ -75,6 +80,19 @@ def say_left_out(output: Output, left_out: Mapping[str, str]) -> None:
     if left_out:
         reasons = " | ".join(f"{name}: {reason}" for name, reason in left_out.items())
         output.say(f"left out {len(left_out)} members that cannot be used: {' '.join(reasons.split())}")
+
+
+class _Plain:
+    """A renderable of rich whose texts hold other people's words, such as labels; styles and borders are rich's own."""
+
+    def __init__(self, renderable: Any) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        from rich.segment import Segment
+
+        for text, style, control in console.render(self._renderable, options):
+            yield Segment(plain_text(text), style, control)
 
 
 def require_writable(option: str, file: Path) -> None:

@@ -12,10 +12,12 @@ import typer
 
 from dfml.cli.options import (
     DEFAULT_METHOD,
+    MAX_RESIDENT,
     METHOD_NAMES,
     DeviceOption,
     IdentityOption,
     JsonOption,
+    MaxResidentOption,
     NetworksOption,
     OnBadMemberOption,
     Protocol,
@@ -24,7 +26,7 @@ from dfml.cli.options import (
     read_networks,
 )
 from dfml.cli.output import Output, say_left_out, to_json
-from dfml.errors import RunError, UsageError
+from dfml.errors import UsageError
 from dfml.files import atomic_write
 
 if TYPE_CHECKING:
@@ -61,7 +63,12 @@ def train(
     ] = False,
     start_from: Annotated[
         Path | None,
-        typer.Option("--from", metavar="PATH", help="Start from a checkpoint of another run: RUN/checkpoints/N."),
+        typer.Option(
+            "--from",
+            metavar="PATH",
+            help="Start from a checkpoint of another run: RUN/checkpoints/N, or RUN for the newest one. zoo_student "
+            "continues with further members.",
+        ),
     ] = None,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="Named group of settings of the method, such as cpu.")
@@ -116,6 +123,7 @@ def train(
     ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    max_resident: MaxResidentOption = MAX_RESIDENT,
     json_file: JsonOption = None,
 ) -> None:
     """Train a few-shot learner from a zoo of classifiers, without any of their training images.
@@ -160,12 +168,13 @@ def train(
     networks = read_networks(network)
     # A run that is resumed or repeated has the same members, also if one that was left out can be used by now.
     leave_out = RunFolder(out).left_out() if resume else file.left_out
-    bad: Any = {"on_bad_member": on_bad_member, "leave_out": leave_out}
+    opening: Any = {"max_resident": max_resident, "on_bad_member": on_bad_member, "leave_out": leave_out}
     identity: ClassIdentity = file.class_identity
     if class_identity:
-        identity = resolve_identity(class_identity, zoo, output, networks, **bad)
+        identity = resolve_identity(class_identity, zoo, output, networks, **opening)
     # Absolute paths, so that the run's config.yaml names the same zoo in every working directory.
-    members = Zoo.open([absolute_path(path) for path in zoo], class_identity=identity, networks=networks, **bad)
+    paths = [absolute_path(path) for path in zoo]
+    members = Zoo.open(paths, class_identity=identity, networks=networks, **opening)
     say_left_out(output, members.left_out)
     output.say(f"{kind.name} on {len(members)} classifiers of {len(members.classes)} classes")
     start = time.perf_counter()
@@ -201,15 +210,10 @@ def _iterations_before(resumed: RunFolder | None, start_from: Path | None) -> in
     Raises:
         RunError: If there is no checkpoint at `start_from`; raised here, before the run's folder is made.
     """
-    from dfml.training.checkpoint import list_checkpoints
+    from dfml.training.run_folder import find_checkpoint
 
     newest = resumed.newest_checkpoint() if resumed else None
     if newest:
         return int(newest.name)
     start = start_from or (resumed.started_from() if resumed else None)
-    if start and start not in list_checkpoints(start.parent):
-        raise RunError(
-            f"expected a checkpoint (RUN/checkpoints/N) at {start}, found none; check --from, or `start_from` in the "
-            "--config file"
-        )
-    return int(start.name) if start else 0
+    return int(find_checkpoint(start).name) if start else 0

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from dfml.cli.options import (
+    MAX_RESIDENT,
     DeviceOption,
     IdentityOption,
     JsonOption,
+    MaxResidentOption,
     NetworksOption,
     Recipe,
     SeedOption,
@@ -164,6 +166,7 @@ def inspect(
             help="Write the class of every output to a YAML file that --class-identity reads; you may edit it.",
         ),
     ] = None,
+    max_resident: MaxResidentOption = MAX_RESIDENT,
     json_file: JsonOption = None,
 ) -> None:
     """List all members of a zoo and all model files below it, with what is wrong with them.
@@ -178,7 +181,7 @@ def inspect(
     from dfml.zoo.inspection import inspect_zoo
 
     networks = read_networks(network)
-    identity = resolve_identity(class_identity, zoo, output, networks)
+    identity = resolve_identity(class_identity, zoo, output, networks, max_resident=max_resident)
     if identity_file:
         write_identity(identity, identity_file)
     report = inspect_zoo(zoo, class_identity=identity, networks=networks)

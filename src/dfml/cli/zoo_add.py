@@ -12,6 +12,7 @@ import typer
 from dfml.cli.error_handling import show_error
 from dfml.cli.options import JsonOption, OnBadMember, OnBadMemberOption
 from dfml.cli.output import Output
+from dfml.plain_text import plain_text
 
 if TYPE_CHECKING:
     from dfml.zoo.adding import Assessment, Stated
@@ -265,7 +266,7 @@ def _ask(missing: Missing, stated: Stated) -> Stated:
     """
     from dfml.cli.member_statement import read_size, read_values
 
-    typer.echo(missing.reason)
+    typer.echo(plain_text(missing.reason))
     fields = dict(stated.fields)
     if missing.field == "size":
         fields["size"] = read_size(typer.prompt("input size in pixels"))

@@ -107,22 +107,23 @@ class CrossMemberAgreement:
         Returns:
             Index of the member -> the reason, for a message.
         """
-        found = {}
+        # Element (row, member): of the images of `row`, what all members but `member` were asked about and agreed with.
         expected = self.pairs * self._chance
-        for member in range(len(self._chance)):
-            others = torch.arange(len(self._chance)) != member
-            by_others, chance = self.agreed[:, others].sum(dim=1), expected[:, others].sum(dim=1)
-            sound = others & (by_others > 0) & (by_others >= _SOUND_FACTOR * chance)
-            queried, correct = int(self.pairs[sound, member].sum()), int(self.agreed[sound, member].sum())
-            members = int((self.pairs[sound, member] > 0).sum())
-            if queried < _LEAST_SOUND_IMAGES or members < _LEAST_SOUND_MEMBERS:
-                continue
-            if correct <= _CHANCE_FACTOR * float(self._chance[member]) * queried:
-                found[member] = (
-                    f"it recognises {correct} of {queried} images of its classes that were recovered from {members} "
-                    "other members and that further members recognise, which is chance level: its labels may be in "
-                    "another order, its normalisation another one, or it is untrained"
-                )
+        by_others = self.agreed.sum(dim=1, keepdim=True) - self.agreed
+        chance = expected.sum(dim=1, keepdim=True) - expected
+        sound = (by_others > 0) & (by_others >= _SOUND_FACTOR * chance)
+        sound.fill_diagonal_(False)
+        queried, correct = (self.pairs * sound).sum(dim=0), (self.agreed * sound).sum(dim=0)
+        members = ((self.pairs > 0) & sound).sum(dim=0)
+        enough = (queried >= _LEAST_SOUND_IMAGES) & (members >= _LEAST_SOUND_MEMBERS)
+        at_chance = enough & (correct <= _CHANCE_FACTOR * self._chance * queried)
+        found = {}
+        for member in at_chance.nonzero().flatten().tolist():
+            found[member] = (
+                f"it recognises {int(correct[member])} of {int(queried[member])} images of its classes that were "
+                f"recovered from {int(members[member])} other members and that further members recognise, which is "
+                "chance level: its labels may be in another order, its normalisation another one, or it is untrained"
+            )
         return found
 
     def warnings(self) -> list[str]:

@@ -19,6 +19,10 @@ from dfml.zoo.members import Differentiable, teacher_logits
 from dfml.zoo.statistics import LayerStatistics
 from dfml.zoo.zoo import Zoo
 
+MOST_OTHERS = 64
+"""Largest number of other members that are asked about the images of one: in a zoo of 1,000, a class may have hundreds,
+and asking all of them about all images would take quadratic time."""
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -31,7 +35,8 @@ class Fidelity:
             recovered together. Smaller batches have larger distances. 0 without batch-norm layers.
         noise_batch_norm_distance: The same distance for uniform noise in batches of the same sizes, for comparison.
         other_agreement: Over all pairs of an image and another member that has the image's class: the fraction in which
-            that member predicts the class. None if there is no such pair.
+            that member predicts the class. None if there is no such pair. At most `MOST_OTHERS` members are asked, a
+            random choice.
         chance: Mean over these pairs of 1 / (number of classes of the other member); without pairs, 1 / (number of
             classes of the member itself).
         warning: What is wrong, if the images are only noise; otherwise None.
@@ -91,15 +96,28 @@ class FidelityMeter:
         """Count pairs of an image and another member with its class, those that agree, and those expected by chance."""
         classes_of = self._zoo.classes.of_member
         wanted = torch.tensor(classes_of[self._member], device=labels.device)[labels]
-        for index, classes in enumerate(classes_of):
+        for index in self._others():
+            classes = classes_of[index]
             known = torch.isin(wanted, torch.tensor(classes, device=labels.device))
-            if index == self._member or not bool(known.any()):
+            if not bool(known.any()):
                 continue
             predicted = teacher_logits(self._zoo[index], images[known]).argmax(dim=1)
             correct = torch.tensor(classes, device=labels.device)[predicted] == wanted[known]
             self._others_agreed += int(correct.sum())
             self._expected += len(correct) / len(classes)
             self._pairs += len(correct)
+
+    def _others(self) -> list[int]:
+        """Other members with a class of the member's, in order; at most `MOST_OTHERS` of them, drawn at random."""
+        classes_of = self._zoo.classes.of_member
+        own = set(classes_of[self._member])
+        sharing = [
+            index for index, classes in enumerate(classes_of) if index != self._member and not own.isdisjoint(classes)
+        ]
+        if len(sharing) > MOST_OTHERS:
+            order = torch.randperm(len(sharing), generator=seeds.generator(0, "others", self._member))
+            sharing = [sharing[position] for position in sorted(order[:MOST_OTHERS].tolist())]
+        return sharing
 
     def read(self) -> Fidelity:
         """Return the figures of all images added so far.

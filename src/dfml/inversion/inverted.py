@@ -141,7 +141,9 @@ def folder_names(labels: Sequence[str]) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for index, label in enumerate(labels):
-        name = plain = re.sub(r"[^\w.,+()-]+", "_", label).strip("._")[:80].rstrip(".") or "class"
+        safe = re.sub(r"[^\w.,+()-]+", "_", label).strip("._")[:80]
+        # 255 bytes are the longest name of most file systems.
+        name = plain = safe.encode()[:200].decode(errors="ignore").rstrip(".") or "class"
         if _DEVICE_OF_WINDOWS.fullmatch(plain):
             name = plain = f"{plain.replace('.', '_', 1)}_"
         while name.lower() in taken:

@@ -23,13 +23,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from dfml.errors import UsageError
+from dfml.errors import RunError, UsageError
 from dfml.learners.base import MetaLearner
 from dfml.settings import build_config, merge
 from dfml.training.device import select_device
 from dfml.training.loop import TrainingConfig, TrainingRun, restore, train
 from dfml.training.progress import Progress
-from dfml.training.run_folder import CONFIG, RunFolder, describe
+from dfml.training.run_folder import CONFIG, RunFolder, describe, describe_classes, find_checkpoint
 from dfml.zoo.zoo import Zoo
 
 
@@ -112,10 +112,11 @@ class Method(ABC):
             out: Folder of the run; None writes nothing to the disk.
             resume: Continue the run in `out` from its newest checkpoint. If `out` is new or empty, start a new run. A
                 run with other settings in `out` is an error.
-            start_from: Checkpoint folder of another run (`RUN/checkpoints/N`) to start from, so that settings can be
-                compared from a common state. The other run must have the same method, zoo, way, backbone and engine,
-                and heads and memory of the same size. Meta-iterations are counted on from that of the checkpoint. If
-                `resume` finds a checkpoint in `out`, that one is loaded instead.
+            start_from: Checkpoint folder of another run (`RUN/checkpoints/N`), or its folder for the newest one, to
+                start from, so that settings can be compared from a common state. The other run must have the same
+                method, classes, way, backbone and engine, and heads and memory of the same size; `zoo_student` also
+                continues with further members and their classes. Meta-iterations are counted on from that of the
+                checkpoint. If `resume` finds a checkpoint in `out`, that one is loaded instead.
             device: `auto`, or a name that torch knows.
             progress: Progress display, which is updated after every meta-iteration; None shows nothing.
 
@@ -133,7 +134,10 @@ class Method(ABC):
         run = self.run_ = self.start(zoo.to(chosen_device), chosen_device)
         folder = RunFolder(Path(out)) if out is not None else None
         # A run that was interrupted before its first checkpoint begins again, from the checkpoint that it started from.
-        start = Path(start_from).resolve() if start_from else folder.started_from() if folder and resume else None
+        start = folder.started_from() if folder and resume else None
+        if start_from:
+            start = find_checkpoint(Path(start_from).resolve())
+            _require_classes(start, run, zoo)
         has_checkpoint = resume and folder is not None and folder.newest_checkpoint() is not None
         done = restore(run, start, chosen_device) if start and not has_checkpoint else 0
         if folder:
@@ -149,4 +153,21 @@ class Method(ABC):
             progress=progress,
             device=chosen_device,
             provenance={"method": self.name, "members": zoo.provenance()},
+        )
+
+
+def _require_classes(checkpoint: Path, run: TrainingRun, zoo: Zoo) -> None:
+    """Check that a run of a method that cannot convert states has the members' classes of the checkpoint's run.
+
+    Tensors of both may have the same shapes, and classes another order.
+
+    Raises:
+        RunError: If it has others.
+    """
+    stated = RunFolder(checkpoint.parent.parent).stated("classes")
+    here = describe_classes(zoo)
+    if stated not in (None, here) and type(run).convert_state is TrainingRun.convert_state:
+        raise RunError(
+            f"checkpoint {checkpoint} is of a run with other members or classes ({stated} classes, here {here}); use "
+            "the same zoo. The method zoo_student continues with further members"
         )

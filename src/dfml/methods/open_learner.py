@@ -30,6 +30,7 @@ def open_learner(
     networks: Mapping[str, str] | None = None,
     on_bad_member: OnBadMember = "fail",
     on_left_out: Callable[[Mapping[str, str]], None] | None = None,
+    max_resident: int | None = None,
 ) -> MetaLearner:
     """Open a saved learner, or make one by a method with little or no training.
 
@@ -49,6 +50,7 @@ def open_learner(
             here: they may be those of another `METHOD:ZOO`.
         on_bad_member: What to do about members of the zoo that cannot be used; see `Zoo.open`.
         on_left_out: Called with the members that are left out: name -> reason.
+        max_resident: See `Zoo.open`; for `METHOD:ZOO`. None: the default of `Zoo.open`.
 
     Returns:
         The learner, on the device.
@@ -68,7 +70,7 @@ def open_learner(
             )
         return MetaLearner.from_pretrained(name).to(device)
     from dfml.methods import find_method
-    from dfml.zoo.zoo import Zoo
+    from dfml.zoo.zoo import MAX_RESIDENT, Zoo
 
     method_name, zoo = _split(name)
     if not method_name:
@@ -82,7 +84,7 @@ def open_learner(
         raise UsageError(f"{method_name} has to be trained before it is used: {command}")
     known = owner_network_names(zoo)
     own = {member: network for member, network in (networks or {}).items() if member in known}
-    members = Zoo.open(zoo, networks=own, on_bad_member=on_bad_member)
+    members = Zoo.open(zoo, networks=own, on_bad_member=on_bad_member, max_resident=max_resident or MAX_RESIDENT)
     if on_left_out:
         on_left_out(members.left_out)
     shown = progress(method.name, iterations) if progress and iterations else None

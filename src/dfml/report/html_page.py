@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfml.evaluation.protocol import Difference, Evaluation
 from dfml.files import atomic_write
+from dfml.plain_text import plain_text
 from dfml.report.table import Table, differences_table, results_table
 from dfml.training.run_folder import flatten
 
@@ -163,6 +164,11 @@ class Page:
     highlighted: int = 1
 
 
+def _without_controls(value: Any) -> Any:
+    """Labels and names as they are written into a page; what is markup already stays."""
+    return plain_text(value) if type(value) is str else value
+
+
 def render_page(page: Page) -> str:
     """Render a page as one HTML document that refers to no other file."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -170,6 +176,7 @@ def render_page(page: Page) -> str:
     environment = Environment(
         loader=PackageLoader("dfml.report"),
         autoescape=True,
+        finalize=_without_controls,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

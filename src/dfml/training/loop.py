@@ -144,6 +144,16 @@ class TrainingRun(ABC):
         """Everything that `load_state_dict` needs to continue the run; tensors need not be copied."""
         return State()
 
+    def convert_state(self, state: State) -> State:
+        """The state of another run in the form that this run loads, such as of a run on fewer members.
+
+        Called before shapes are compared.
+
+        Raises:
+            RunError: If this run cannot continue from that state; says why.
+        """
+        return state
+
     def load_state_dict(self, state: State) -> None:  # noqa: B027
         """Load a state that `state_dict` returned; the loop has checked that all tensors are there and fit."""
 
@@ -182,6 +192,7 @@ def restore(run: TrainingRun, checkpoint: Path, device: torch.device) -> int:
         RunError: If the checkpoint is damaged, or its tensors have other shapes than those of the run.
     """
     iteration, state = load_checkpoint(checkpoint, device)
+    state = run.convert_state(state)
     expected = run.state_dict()
     mismatch = shape_mismatch(state.tensors, expected.tensors, expected.any_length)
     if mismatch:

@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
+from dfml.plain_text import plain_text
+
 
 @runtime_checkable
 class Progress(Protocol):
@@ -74,11 +76,11 @@ class PlainProgress(SilentProgress):
         if done > finished or done == self._total:
             left = f"  {clock((now - since) / max(done - finished, 1) * (self._total - done))} left"
         shown = "".join(f"  {name} {value:.4g}" for name, value in metrics.items())
-        print(f"{self._title} {done}/{self._total}{left}{shown}", file=sys.stderr, flush=True)
+        print(f"{plain_text(self._title)} {done}/{self._total}{left}{shown}", file=sys.stderr, flush=True)
 
     def message(self, text: str) -> None:
         """Print a line."""
-        print(f"{self._title}: {text}", file=sys.stderr, flush=True)
+        print(plain_text(f"{self._title}: {text}"), file=sys.stderr, flush=True)
 
 
 class BarProgress:
@@ -96,7 +98,7 @@ class BarProgress:
         from rich.progress import Progress as Bar
 
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -106,7 +108,7 @@ class BarProgress:
             console=Console(stderr=True),
             refresh_per_second=4,
         )
-        self._task = self._bar.add_task(title, total=total, completed=start, metrics="")
+        self._task = self._bar.add_task(plain_text(title), total=total, completed=start, metrics="")
 
     def __enter__(self) -> BarProgress:
         self._bar.start()
@@ -124,7 +126,7 @@ class BarProgress:
 
     def message(self, text: str) -> None:
         """Print a line above the bar."""
-        self._bar.console.print(text, markup=False)
+        self._bar.console.print(plain_text(text), markup=False)
 
 
 def show_progress(title: str, total: int, start: int = 0) -> Progress:

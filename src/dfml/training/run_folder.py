@@ -84,11 +84,16 @@ class RunFolder:
 
     def started_from(self) -> Path | None:
         """The checkpoint of another run that this run started from; None if it did not, or there is no run."""
+        start = self.stated("start_from")
+        return Path(start) if start else None
+
+    def stated(self, name: str) -> Any:
+        """An entry of `config.yaml`, as `describe` wrote it; None if there is no such entry, or no run."""
         try:
             config = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
             return None
-        return Path(config["start_from"]) if isinstance(config, dict) and config.get("start_from") else None
+        return config.get(name) if isinstance(config, dict) else None
 
     def left_out(self) -> list[str]:
         """Names of the zoo's members that the run has left out; empty if it has none, or there is no run."""
@@ -127,6 +132,26 @@ class RunFolder:
         return rows
 
 
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint at a path, which may be a run's folder: then it is the newest one.
+
+    Args:
+        path: `RUN/checkpoints/N` or `RUN`.
+
+    Raises:
+        RunError: If there is none.
+    """
+    if path in list_checkpoints(path.parent):
+        return path
+    newest = RunFolder(path).newest_checkpoint()
+    if newest is None:
+        raise RunError(
+            f"expected a checkpoint (RUN/checkpoints/N), or the folder of a run with one, at {path}, found none; check "
+            "--from, or `start_from` in the --config file"
+        )
+    return newest
+
+
 def list_snapshots(run: Path) -> list[Path]:
     """Folders of the learners that a run has saved during training, oldest first."""
     numbered = (path for path in (run / SNAPSHOTS).glob("*") if path.name.isdecimal())
@@ -151,10 +176,15 @@ def describe(method: str, config: BaseModel, zoo: Zoo, start_from: Path | None =
         "class_identity": _plain(zoo.class_identity),
         "members": f"{len(zoo)} ({zoo.digest()})",
         **({"left_out": sorted(zoo.left_out)} if zoo.left_out else {}),
-        "classes": f"{len(zoo.classes)} ({zoo.classes.digest()})",
+        "classes": describe_classes(zoo),
         **({"start_from": str(start_from)} if start_from else {}),
         method: config.model_dump(mode="json"),
     }
+
+
+def describe_classes(zoo: Zoo) -> str:
+    """Number of classes, and a digest of their names and of the members' outputs."""
+    return f"{len(zoo.classes)} ({zoo.classes.digest()})"
 
 
 def _plain(identity: ClassIdentity) -> str | dict[str, dict[str, str]]:

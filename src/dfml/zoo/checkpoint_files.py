@@ -23,6 +23,7 @@ from dfml.zoo.label_files import labels_in
 from dfml.zoo.pickle_contents import MAX_BYTES, printable, read_pickle_contents
 from dfml.zoo.sniffing import Kind, sniff
 from dfml.zoo.state_dicts import find_state_dict, tidy
+from dfml.zoo.trial import try_first
 
 MAX_FILE_BYTES = 32 * 2**30
 """Largest file that is read; larger than any published image classifier."""
@@ -71,7 +72,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         path: A safetensors file, or one that `torch.save` wrote in any release.
 
     Raises:
-        ZooMemberError: If it is of another kind, damaged, out of bounds, or holds no weights.
+        ZooMemberError: If it is of another kind, damaged, out of bounds, or holds no weights; of a pickle, also if
+            reading it takes too much time or memory (`dfml.zoo.trial`).
     """
     found = sniff(path)
     if found.kind not in _READ:
@@ -80,6 +82,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.stat().st_size > MAX_FILE_BYTES:
         reason = f"expected at most {MAX_FILE_BYTES} bytes, found {path.stat().st_size}"
         raise ZooMemberError(path, reason, "save only the weights, not the optimiser's state")
+    if found.kind is not Kind.SAFETENSORS:
+        try_first("checkpoint", path)
     content = _read_safetensors(path) if found.kind is Kind.SAFETENSORS else _read_pickle(path)
     weights, entry = find_state_dict(content)
     if weights is None:
@@ -123,10 +127,17 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals(inert):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch raise errors of any type
-        said = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2].partition(" Please use")[0]
-        reason = printable(said, limit=200)
+        reason = printable(_said(error), limit=200)
         message = f"torch.load(..., weights_only=True) cannot read it ({type(error).__name__}: {reason})"
         raise ZooMemberError(path, message, "ask its owner for a file of the network's state_dict()") from error
+
+
+def _said(error: Exception) -> str:
+    """What torch says is wrong, without its advice to load the file with `weights_only=False`."""
+    said = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
+    for advice in (" Please use", " In PyTorch 2.6", " Check the documentation", " Re-running"):
+        said = said.partition(advice)[0]
+    return said
 
 
 def _foreign_names(path: Path) -> tuple[str, ...]:

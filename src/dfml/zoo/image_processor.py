@@ -20,6 +20,7 @@ from dfml.errors import ZooMemberError
 from dfml.seeds import generator
 from dfml.zoo.bounds import check_arguments
 from dfml.zoo.member_files import read_json
+from dfml.zoo.pickle_contents import printable
 from dfml.zoo.pretrained import Preprocessing
 
 PROCESSOR = "preprocessor_config.json"
@@ -63,11 +64,11 @@ def read_image_processor(member: Path, model_type: str, image_size: int | None) 
     if not isinstance(values, dict):
         raise ZooMemberError(member, f"{PROCESSOR} must hold an object", _STATE)
     check_arguments(member, values, PROCESSOR)
-    for key in ("size", "crop_size"):
-        sides = values.get(key)
-        for side in sides.values() if isinstance(sides, dict) else [sides]:
-            if isinstance(side, int) and not 1 <= side <= _MAX_SIDE:
-                reason = f"expected a `{key}` of 1 to {_MAX_SIDE} pixels in {PROCESSOR}, found {side}"
+    for key, stated in values.items():  # sizes, crops, paddings and what they are multiples of: all of them are pixels
+        least = 1 if key in ("size", "crop_size") else -_MAX_SIDE
+        for side in stated.values() if isinstance(stated, dict) else [stated]:
+            if isinstance(side, int) and not least <= side <= _MAX_SIDE:
+                reason = f"expected a `{printable(key)}` of {least} to {_MAX_SIDE} pixels in {PROCESSOR}, found {side}"
                 raise ZooMemberError(member, reason, _STATE)
     settings = {key: value for key, value in values.items() if key not in _NO_CODE and not key.startswith("_")}
     try:

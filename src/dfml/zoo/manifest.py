@@ -8,8 +8,9 @@ user allows that outside of the zoo, by `Zoo.open(networks=...)` or by DFML_ALLO
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,8 @@ MANIFEST = "zoo.yaml"
 
 _SEPARATOR = "#"  # between the manifest and a member's name in the path of a member
 _MAX_BYTES = 64 * 2**20
+_MAX_EVENTS, _MAX_NESTING = 2_000_000, 32
+_MAX_KEYS = 10_000  # of one mapping: numbers can be chosen such that a table of them takes quadratic time
 _SCALE = {"0..1": 1.0, "0..255": 255.0}
 _NAME = re.compile(r"[^\w.+=-]+")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -200,15 +203,20 @@ class Manifest(FrozenSettings):
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Manifest:
-        names = [member.member_name for member in self.members]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        names = Counter(member.member_name for member in self.members)
+        twice = sorted(name for name, count in names.items() if count > 1)
         if twice:
-            raise ValueError(f"several members have the same name ({', '.join(twice)}): give them a `name` each")
+            shown = ", ".join(twice[:5]) + (", ..." if len(twice) > 5 else "")
+            raise ValueError(f"several members have the same name ({shown}): give them a `name` each")
         return self
+
+    @cached_property
+    def _by_name(self) -> dict[str, ManifestMember]:
+        return {member.member_name: member for member in self.members}
 
     def find(self, name: str) -> ManifestMember | None:
         """The member of a name; None if there is none."""
-        return next((member for member in self.members if member.member_name == name), None)
+        return self._by_name.get(name)
 
     def with_member(self, member: ManifestMember) -> Manifest:
         """A copy with a further entry; it replaces an entry for the same member name.
@@ -249,8 +257,7 @@ def _read(path: Path, modified: int, size: int) -> Manifest:
             raise ValueError(f"at most {_MAX_BYTES} bytes are read, it has {size}")
         with open_regular_file(path) as file:
             text = file.read(_MAX_BYTES).decode("utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
-            raise ValueError("it uses aliases (*name), which can stand for any amount of data; write the values out")
+        _check_events(yaml.parse(text, Loader=_Loader))
         content = yaml.load(text, Loader=_Loader) or {}
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not a mapping with `members`")
@@ -258,6 +265,30 @@ def _read(path: Path, modified: int, size: int) -> Manifest:
     except (OSError, ValueError, yaml.YAMLError, RecursionError, DfmlError) as error:
         reason = " ".join(str(error).split())
         raise ZooError(f"{path}: expected the manifest of a zoo, but {reason}; correct it") from error
+
+
+def _check_events(events: Iterable[yaml.Event]) -> None:
+    """Check what a text would become, before anything of it is kept.
+
+    Raises:
+        ValueError: If it has aliases, or too many or too deeply nested values.
+    """
+    keys: list[int] = []  # of each mapping or list that is open, the values so far
+    for count, event in enumerate(events):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it uses aliases (*name), which can stand for any amount of data; write the values out")
+        if count > _MAX_EVENTS:
+            raise ValueError(f"it has more than {_MAX_EVENTS} values; name files of labels instead of listing them")
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and keys and keys[-1] >= 0:
+            keys[-1] += 1
+            if keys[-1] > 2 * _MAX_KEYS:
+                raise ValueError(f"a mapping in it has more than {_MAX_KEYS} keys")
+        if isinstance(event, yaml.CollectionStartEvent):
+            keys.append(0 if isinstance(event, yaml.MappingStartEvent) else -1)
+            if len(keys) > _MAX_NESTING:
+                raise ValueError(f"its values are nested more than {_MAX_NESTING} deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            keys.pop()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dfml.errors import ConfigError, ZooMemberError
+from dfml.zoo.bounds import check_arguments
 from dfml.zoo.formats import MemberConfig, MemberFormat
 from dfml.zoo.manifest import MANIFEST, ManifestMember
 
@@ -25,7 +26,7 @@ def read_entry(path: Path, entry: ManifestMember, member_format: MemberFormat, n
 
     Raises:
         ZooMemberError: If the file is missing, or the entry lacks something or names a Python file that the user did
-            not name.
+            not name, or its arguments are out of bounds.
     """
     file = entry.location(path.parent)
     if not entry.is_remote and not file.exists():
@@ -42,6 +43,7 @@ def read_entry(path: Path, entry: ManifestMember, member_format: MemberFormat, n
         labels, preprocessing = entry.label_names(path.parent), entry.preprocessing()
     except ConfigError as error:
         raise ZooMemberError(path, str(error), f"correct the entry of {entry.member_name} in {MANIFEST}") from error
+    check_arguments(path, entry.arguments, f"`arguments` in {MANIFEST}")
     written = isinstance(entry.architecture, str)
     return MemberConfig(
         path=path,

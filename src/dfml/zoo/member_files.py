@@ -18,6 +18,9 @@ RESTORE = "restore the file from where the member came from, or remove the membe
 MAX_JSON_BYTES = 64 * 2**20
 """Largest JSON file that is read: the names of a million classes need about half of it."""
 
+MAX_VALUES = 4_000_000
+"""Largest number of values of such a file: a list in it takes 60 bytes of memory for two bytes of the file."""
+
 _LFS_MARK = b"version https://git-lfs"
 
 
@@ -26,13 +29,25 @@ def parse_json(path: Path) -> Any:
 
     Raises:
         OSError: If it cannot be opened, or is no regular file.
-        ValueError: If it is too large, or not JSON.
+        ValueError: If it is too large, has more than `MAX_VALUES` values, or is not JSON.
         RecursionError: If its values are nested too deeply.
     """
     with open_regular_file(path) as file:
         content = file.read(MAX_JSON_BYTES + 1)
     if len(content) > MAX_JSON_BYTES:
         raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes")
+    return bounded_json(content)
+
+
+def bounded_json(content: bytes) -> Any:
+    """Parse bytes as JSON.
+
+    Raises:
+        ValueError: If they have more than `MAX_VALUES` values, or are not JSON in UTF-8.
+        RecursionError: If the values are nested too deeply.
+    """
+    if content.count(b",") > MAX_VALUES:
+        raise ValueError(f"it has more than {MAX_VALUES} values")
     return json.loads(content.decode("utf-8"))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from dfml.errors import ZooMemberError
 from dfml.zoo.member_files import RESTORE
+from dfml.zoo.trial import try_first
 
 MAX_FILE_BYTES = 2**31 - 1
 """Largest ONNX file: the limit of the format's encoding."""
@@ -61,7 +62,7 @@ def read_onnx_graph(path: Path) -> OnnxGraph:
 
     Raises:
         ZooMemberError: If onnx is not installed; if the file is damaged, refers to files outside of its folder, uses
-            operators of a library, or asks for too much memory; or if it is no classifier of images.
+            operators of a library, or asks for too much time or memory; or if it is no classifier of images.
     """
     try:
         import onnx
@@ -70,6 +71,7 @@ def read_onnx_graph(path: Path) -> OnnxGraph:
         raise ZooMemberError(path, f"ONNX members need onnx and onnxruntime ({error})", fix) from error
     if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
         raise ZooMemberError(path, f"expected a file of at most {MAX_FILE_BYTES} bytes", RESTORE)
+    try_first("onnx_graph", path)
     try:
         model = onnx.load_model(path, load_external_data=False)
     except Exception as error:

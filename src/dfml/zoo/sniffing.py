@@ -7,7 +7,6 @@ failed. `dfml.zoo.candidates` applies it to all files below a folder.
 
 from __future__ import annotations
 
-import json
 import stat
 import zipfile
 import zlib
@@ -19,6 +18,7 @@ from typing import BinaryIO
 
 from dfml.files import open_regular_file
 from dfml.zoo.formats import CONFIG
+from dfml.zoo.member_files import bounded_json
 from dfml.zoo.pickle_contents import MAX_BYTES, PickleContents, printable, read_pickle_contents
 from dfml.zoo.protobuf import is_onnx
 
@@ -112,7 +112,7 @@ def _sniff_folder(path: Path) -> Found:
         return Found(path, Kind.TENSORFLOW, "SavedModel", "dfml does not read TensorFlow models", _to_onnx(path))
     try:
         with open_regular_file(path / CONFIG) as file:
-            config = json.loads(file.read(_MAX_CONFIG))
+            config = bounded_json(file.read(_MAX_CONFIG))
     except (OSError, ValueError, RecursionError):
         config = None
     if isinstance(config, dict) and isinstance(config.get("architecture"), str):
@@ -190,7 +190,7 @@ def _safetensors(path: Path, file: BinaryIO, head: bytes, size: int) -> Found | 
         return None
     file.seek(8)
     try:
-        header = json.loads(file.read(length)) if length + 8 <= size else None
+        header = bounded_json(file.read(length)) if length + 8 <= size else None
         ends = [entry["data_offsets"][1] for name, entry in (header or {}).items() if name != "__metadata__"]
         complete = header is not None and max(ends, default=0) + length + 8 == size
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):

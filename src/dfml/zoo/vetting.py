@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dfml.errors import UsageError, ZooError, ZooMemberError
 from dfml.files import open_regular_file
 from dfml.zoo.black_box import BlackBoxClassifier
-from dfml.zoo.bounds import TooManyModulesError, bounded_modules
+from dfml.zoo.bounds import TooCostlyError, TooManyModulesError, bounded_modules, check_buffers, largest_tensor
 from dfml.zoo.formats import WEIGHTS, MemberConfig, format_named, format_of
 from dfml.zoo.hub import absolute_path, is_hub_id, local_folder
 from dfml.zoo.manifest import ManifestMember, entry_path, find_entry
@@ -30,6 +30,9 @@ from dfml.zoo.pretrained import PretrainedClassifier
 
 # Larger than any classifier needs: a damaged or hostile configuration must not exhaust the memory.
 MAX_CLASSES, MAX_SIZE = 1_000_000, 4096
+MIN_STD, MAX_MAGNITUDE = 1e-6, 1e6
+"""Bounds of the standard deviation, and of the absolute values of both, in units of pixels in [0, 1]: normalised images
+must be finite numbers, and differ."""
 
 _FIX_SIZE = "correct `input_size` or the architecture's arguments (`model_args`) in its configuration"
 _FIX_ENTRY = "correct `size` (`dfml zoo add --size`) or the architecture in its entry in zoo.yaml"
@@ -78,7 +81,8 @@ def _checked(config: MemberConfig, name: str) -> MemberConfig:
     if not input_is_usable(preprocessing.size, preprocessing.mean, preprocessing.std):
         raise ZooMemberError(
             path,
-            f"expected a size from 1 to {MAX_SIZE}, a finite mean and a positive std, found {preprocessing}",
+            f"expected a size from 1 to {MAX_SIZE}, a finite mean and a positive std (up to {MAX_MAGNITUDE:.0e}; std "
+            f"from {MIN_STD:.0e}), found {preprocessing}",
             "state the preprocessing that the classifier was trained with",
         )
     return config
@@ -107,7 +111,7 @@ def load_member(config: MemberConfig) -> Predicts:
             classify an image of the stated size.
     """
     member_format = format_named(config.format)
-    if config.entry and config.entry.sha256 and sha256(config.weight_file) != config.entry.sha256:
+    if config.entry and config.entry.sha256 and _digest(config) != config.entry.sha256:
         reason = f"{config.weight_file.name} has another SHA-256 than the entry in zoo.yaml"
         raise ZooMemberError(config.path, reason, "restore the file, or add it again with `dfml zoo add`")
     network = _call(member_format.name, member_format.load, config, config.path)
@@ -123,6 +127,15 @@ def load_member(config: MemberConfig) -> Predicts:
     classifier = PretrainedClassifier(network, config.labels, config.preprocessing, source=str(config.path))
     _classify_one(config, classifier)
     return classifier
+
+
+def _digest(config: MemberConfig) -> str:
+    """SHA-256 of a member's weight file."""
+    try:
+        return sha256(config.weight_file)
+    except OSError as error:
+        reason = f"{config.weight_file.name} cannot be read ({error.strerror or error})"
+        raise ZooMemberError(config.path, reason, RESTORE) from error
 
 
 def load_entry(entry: ManifestMember, folder: Path, network: str | None = None) -> Predicts:
@@ -158,6 +171,7 @@ def _call(name: str, function: Callable[[Argument], Result], argument: Argument,
 @torch.no_grad()
 def _classify_one(config: MemberConfig, classifier: PretrainedClassifier) -> None:
     size = config.preprocessing.size
+    _check_cost(config, classifier.network)
     try:
         # Zeros after normalisation: every pixel has the mean colour of the preprocessing.
         logits = classifier.network(torch.zeros(1, 3, size, size))
@@ -174,6 +188,23 @@ def _classify_one(config: MemberConfig, classifier: PretrainedClassifier) -> Non
         raise ZooMemberError(
             config.path, f"expected finite logits of shape {expected} for one image, found {found}", RESTORE
         )
+
+
+_affordable: set[tuple[str, int, int]] = set()
+
+
+def _check_cost(config: MemberConfig, network: nn.Module) -> None:
+    """Check the memory and operations of one image; once for members that have the same network up to its weights."""
+    size = config.preprocessing.size
+    kind = config.network_key, len(config.labels), size
+    if kind in _affordable:
+        return
+    try:
+        largest_tensor(network, size)
+    except TooCostlyError as error:
+        fix = "correct the input size in its configuration, or leave the member out"
+        raise ZooMemberError(config.path, f"at {size} x {size} pixels {error}", fix) from error
+    _affordable.add(kind)
 
 
 def _query_once(config: MemberConfig, member: Predicts) -> None:
@@ -193,13 +224,13 @@ def _query_once(config: MemberConfig, member: Predicts) -> None:
 
 
 def input_is_usable(size: object, mean: Sequence[float], std: Sequence[float]) -> bool:
-    """Whether a network's input is within bounds: size, three finite means, three positive standard deviations."""
+    """Whether a network's input is within bounds: size, three means, three positive standard deviations."""
     return (
         isinstance(size, int)
         and 1 <= size <= MAX_SIZE
         and len(mean) == len(std) == 3
-        and all(math.isfinite(value) for value in (*mean, *std))
-        and min(std) > 0
+        and all(math.isfinite(value) and abs(value) <= MAX_MAGNITUDE for value in (*mean, *std))
+        and min(std) >= MIN_STD
     )
 
 
@@ -223,7 +254,8 @@ def load_strictly(
     try:
         with bounded_modules():
             network = build("meta")
-    except TooManyModulesError as error:
+        check_buffers(network)
+    except (TooManyModulesError, TooCostlyError) as error:
         raise ZooMemberError(config.path, f"{config.architecture} cannot be built: {error}", fix) from error
     weights = read()
     _compare(config, network.state_dict(), weights, fix)

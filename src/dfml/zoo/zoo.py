@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
 from dfml.zoo.stack import stack_key
 from dfml.zoo.usable_members import OnBadMember, raise_problems, read_usable
 from dfml.zoo.vetting import load_member, weight_digest
+
+MAX_RESIDENT = 1024
+"""Largest number of members that a zoo keeps in memory unless another is stated."""
 
 
 class Zoo:
@@ -41,7 +45,7 @@ class Zoo:
         *,
         in_memory: Mapping[int, Predicts] | None = None,
         class_identity: ClassIdentity = "names",
-        max_resident: int = 1024,
+        max_resident: int = MAX_RESIDENT,
         names: Sequence[str] | None = None,
         paths: Sequence[Path] = (),
     ) -> None:
@@ -57,6 +61,7 @@ class Zoo:
         self._in_memory = dict(in_memory or {})
         self._resident: OrderedDict[int, Predicts] = OrderedDict()
         self._max_resident = max_resident
+        self._digests: tuple[str, tuple[str, ...]] | None = None
 
     @classmethod
     def open(
@@ -64,7 +69,7 @@ class Zoo:
         path: str | Path | Sequence[str | Path],
         *,
         class_identity: ClassIdentity = "names",
-        max_resident: int = 1024,
+        max_resident: int = MAX_RESIDENT,
         networks: Mapping[str, str] | None = None,
         on_bad_member: OnBadMember = "fail",
         leave_out: Collection[str] = (),
@@ -79,7 +84,8 @@ class Zoo:
                 in this order; its members are then named `FOLDER/MEMBER`.
             class_identity: Which outputs are the same class: `names`, `distinct` or a mapping; see
                 `dfml.zoo.label_space.build_label_space`.
-            max_resident: Largest number of members in memory at once; the least recently used one is dropped.
+            max_resident: Largest number of members in memory at once; the least recently used one is dropped, and read
+                again when it is needed. Results do not depend on it.
             networks: Name of a member -> `FILE.py:CLASS`, the network's class in its owner's Python file, which is run.
                 Needed for members whose manifest entry names such a file: the manifest alone cannot make it run.
             on_bad_member: What to do about members that cannot be used: `fail`, an error that lists all of them; or
@@ -196,18 +202,28 @@ class Zoo:
         Raises:
             ZooMemberError: If a member's weights cannot be used.
         """
-        checksum = 0
-        for config, member in zip(self.member_configs, self, strict=True):
-            if config and not isinstance(member, nn.Module) and (weights := weight_digest(config.path)):
-                checksum = zlib.crc32(weights.encode(), checksum)
-            identity = member.preprocessing if isinstance(member, PretrainedClassifier) else _description(member)
-            interpolation = member.preprocessing.interpolation
-            named = "" if interpolation == "bilinear" else interpolation  # so that digests of older runs stay
-            checksum = zlib.crc32(f"{identity!r}{named}".encode(), checksum)
-            module = member.network if isinstance(member, PretrainedClassifier) else member
-            for name, value in module.state_dict().items() if isinstance(module, nn.Module) else ():
-                checksum = zlib.crc32(value.cpu().numpy().tobytes(), zlib.crc32(name.encode(), checksum))
-        return f"{checksum:08x}"
+        return self._read_digests()[0]
+
+    def member_digests(self) -> tuple[str, ...]:
+        """For every member eight hex digits that change with its weights, labels and preprocessing.
+
+        Raises:
+            ZooMemberError: If a member's weights cannot be used.
+        """
+        return self._read_digests()[1]
+
+    def _read_digests(self) -> tuple[str, tuple[str, ...]]:
+        """Digest of the zoo and of each member, in one pass: in a large zoo, each member is read from the disk."""
+        if self._digests is None:
+            checksum, own = 0, []
+            for config, member in zip(self.member_configs, self, strict=True):
+                parts = list(_content(config, member))
+                for part in parts:
+                    checksum = zlib.crc32(part, checksum)
+                labels = repr(member.labels).encode()
+                own.append(f"{functools.reduce(lambda sum, part: zlib.crc32(part, sum), [labels, *parts], 0):08x}")
+            self._digests = f"{checksum:08x}", tuple(own)
+        return self._digests
 
     def provenance(self) -> list[dict[str, str]]:
         """Name of every member and, where it has a weight file, its SHA-256 as hex digits; no paths."""
@@ -298,7 +314,22 @@ class Zoo:
 
 def common_size(sizes: Sequence[int]) -> int:
     """Return the most common of some sizes, the larger one on a tie."""
-    return max(sizes, key=lambda size: (sizes.count(size), size))
+    counts = Counter(sizes)
+    return max(counts, key=lambda size: (counts[size], size))
+
+
+def _content(config: MemberConfig | None, member: Predicts) -> Iterator[bytes]:
+    """What a digest of a member is made of: the bytes of its weights, with their names, and its preprocessing."""
+    if config and not isinstance(member, nn.Module) and (weights := weight_digest(config.path)):
+        yield weights.encode()
+    identity = member.preprocessing if isinstance(member, PretrainedClassifier) else _description(member)
+    yield repr(identity).encode()
+    if member.preprocessing.interpolation != "bilinear":  # so that digests of older runs stay
+        yield member.preprocessing.interpolation.encode()
+    module = member.network if isinstance(member, PretrainedClassifier) else member
+    for name, value in module.state_dict().items() if isinstance(module, nn.Module) else ():
+        yield name.encode()
+        yield value.cpu().numpy().tobytes()
 
 
 def _description(member: Predicts) -> tuple[str, tuple[str, ...], Preprocessing]:

@@ -32,12 +32,14 @@ from dfml.inversion.agreement import CrossMemberAgreement
 from dfml.inversion.image_source import ImageSource
 from dfml.inversion.inverted_batch import RecoveredImages
 from dfml.inversion.registry import LearnedEngine
-from dfml.learners.classifier import select_prefix
+from dfml.learners.classifier import read_preprocessing, select_prefix
 from dfml.learners.embedding import episode_loss
 from dfml.learners.episode import sample_episode_indices
 from dfml.learners.student import Student
 from dfml.methods.base import Method
 from dfml.methods.zoo_student.config import ZooStudentConfig
+from dfml.methods.zoo_student.growing import describe_members, grown_state, head_names
+from dfml.methods.zoo_student.metric_descriptions import describe_student_metrics
 from dfml.methods.zoo_student.mixing import cut_and_mix
 from dfml.optimisers import MuonAndAdam
 from dfml.schedules import half_cosine
@@ -45,7 +47,6 @@ from dfml.training.checkpoint import State
 from dfml.training.device import computing_in, require_memory
 from dfml.training.distillation_buffer import DistillationBuffer
 from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
-from dfml.training.metrics import describe_inversion_metrics
 from dfml.zoo.members import teacher_logits
 from dfml.zoo.zoo import Zoo
 
@@ -94,6 +95,7 @@ class ZooStudentRun(TrainingRun):
             name=ZooStudent.name,
         ).to(device)
         self.optimiser = MuonAndAdam(list(self.student.network.parameters()), config.lr, config.kernel_lr)
+        self._members = describe_members(zoo)
         self.updates = 0  # optimiser steps of the student so far, over all meta-iterations
         self.agreement = CrossMemberAgreement(zoo)
         self._messages: list[str] = []
@@ -300,23 +302,7 @@ class ZooStudentRun(TrainingRun):
 
     def describe_metrics(self) -> Mapping[str, MetricDescription]:
         """See `TrainingRun.describe_metrics`."""
-        return {
-            "episodic_loss": MetricDescription(
-                "episodic loss",
-                "Episodic loss: cross-entropy in nats of nearest-mean classification of the query images by the "
-                "student's embeddings, in episodes of the zoo's classes.",
-                panel="losses",
-                headline=True,
-            ),
-            "distillation_loss": MetricDescription(
-                "distillation loss",
-                "Distillation loss: KL divergence of the student's predictions from the members' predictions, in nats, "
-                "times the squared temperature.",
-                panel="losses",
-                headline=True,
-            ),
-            **describe_inversion_metrics(disagreement=True),
-        }
+        return describe_student_metrics()
 
     def images(self, class_index: int, count: int) -> Float[Tensor, "images 3 size size"]:
         """See `TrainingRun.images`."""
@@ -336,7 +322,15 @@ class ZooStudentRun(TrainingRun):
         tensors |= {"updates": torch.tensor(self.updates), **self.optimiser.state_dict("optimiser")}
         # A run with other settings may load the checkpoint into a buffer of another capacity.
         any_length = frozenset(f"buffer.{name}" for name in DistillationBuffer.ROWS)
+        values |= {"members": self._members, "preprocessing": self.student.preprocessing.as_dict()}
         return State(tensors, values, any_length=any_length)
+
+    def convert_state(self, state: State) -> State:
+        """See `TrainingRun.convert_state`: a run continues with further members, `dfml.methods.zoo_student.growing`."""
+        stored = state.values.get("members", self._members)
+        if stored == self._members:
+            return state
+        return grown_state(state, stored, self.zoo, self.state_dict(), head_names(self.student, self.optimiser))
 
     @torch.no_grad()
     def load_state_dict(self, state: State) -> None:
@@ -345,5 +339,8 @@ class ZooStudentRun(TrainingRun):
         self.buffer.load_state_dict(select_prefix(state.tensors, "buffer."))
         self.agreement.load_state_dict(select_prefix(state.tensors, "agreement."))
         self.student.network.load_state_dict(select_prefix(state.tensors, "student."))
+        if "preprocessing" in state.values:
+            # That of all members together; further members must not change what the student sees.
+            self.student.preprocessing = read_preprocessing(state.values["preprocessing"])
         self.updates = int(state.tensors["updates"])
         self.optimiser.load_state_dict("optimiser", state.tensors)

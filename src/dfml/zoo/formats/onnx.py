@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from dfml.errors import ZooMemberError
@@ -24,6 +25,7 @@ from dfml.zoo.onnx_graph import OnnxGraph, read_onnx_graph
 from dfml.zoo.onnx_networks import ConversionError, RuntimeNetwork, convert, logits_graph
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.protobuf import read_onnx_metadata
+from dfml.zoo.trial import try_first
 
 _FIX = "correct its entry in zoo.yaml"
 
@@ -89,8 +91,32 @@ class OnnxFormat:
 FORMAT = OnnxFormat()
 
 
+def try_network(path: Path, size: int) -> None:
+    """Run and convert a graph, and throw away the result: for a trial (`dfml.zoo.trial`).
+
+    Args:
+        path: The ONNX file.
+        size: Height and width of the images, where the graph leaves them open.
+
+    Raises:
+        ZooMemberError: If the file is damaged or out of bounds, or cannot be run.
+    """
+    graph = read_onnx_graph(path)
+    height, width = side = graph.size or (size, size)
+    shape = (height, width, graph.channels) if graph.channels_last else (graph.channels, height, width)
+    try:
+        RuntimeNetwork(graph)(torch.zeros(1, *shape))
+        convert(logits_graph(graph)[0], side)
+    except ConversionError:
+        pass  # then it only predicts
+    except Exception as error:  # ONNX Runtime raises errors of many types
+        reason = " ".join(str(error).split())[:300]
+        raise ZooMemberError(path, f"ONNX Runtime cannot run it ({reason})", "export the classifier again") from error
+
+
 def _network(config: MemberConfig, graph: OnnxGraph, output: str) -> nn.Module | Predicts:
     size = config.preprocessing.size
+    try_first("onnx_network", config.weight_file, size=size)
 
     def adapted(network: nn.Module, returned: str) -> nn.Module:
         return adapt_network(

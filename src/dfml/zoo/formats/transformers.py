@@ -9,7 +9,6 @@ transformers.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from dfml.errors import ZooMemberError
-from dfml.zoo.bounds import TooManyModulesError, bounded_modules, check_arguments
+from dfml.zoo.bounds import TooCostlyError, TooManyModulesError, bounded_modules, check_arguments, check_buffers
 from dfml.zoo.formats import CONFIG, WEIGHTS, MemberConfig
 from dfml.zoo.image_processor import read_image_processor
-from dfml.zoo.member_files import RESTORE, read_json, read_safetensors
+from dfml.zoo.member_files import RESTORE, parse_json, read_json, read_safetensors
 from dfml.zoo.vetting import MAX_CLASSES
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class TransformersFormat:
     def recognises(self, path: Path) -> bool:
         """Whether a folder's `config.json` names a `model_type` or `architectures`, and is not timm's."""
         try:
-            config = json.loads((path / CONFIG).read_text(encoding="utf-8")) if (path / CONFIG).is_file() else None
+            config = parse_json(path / CONFIG)
         except (OSError, ValueError, RecursionError):
             return False
         if not isinstance(config, dict) or isinstance(config.get("architecture"), str):
@@ -204,8 +203,10 @@ def _load_model(config: MemberConfig) -> PreTrainedModel:
     fix = f"correct {CONFIG}, or restore the weights that belong to it"
     try:
         with bounded_modules(), torch.device("meta"):
-            expected = model_class(stated).state_dict()
-    except TooManyModulesError as error:
+            untrained = model_class(stated)
+        check_buffers(untrained)
+        expected = untrained.state_dict()
+    except (TooManyModulesError, TooCostlyError) as error:
         raise ZooMemberError(config.path, f"{config.architecture} cannot be built: {error}", fix) from error
     weights: dict[str, Tensor] = {}
     for shard in config.shards or (config.weight_file,):
