@@ -11,7 +11,9 @@ import yaml
 
 from dfml.cli.run_config import RunFile, resolve
 from dfml.errors import ConfigError
-from dfml.methods import METHODS, PURER, Average
+from dfml.methods import METHODS
+from dfml.methods.average import Average
+from dfml.methods.purer import PURER
 from dfml.settings import merge
 from dfml.training.loop import TrainingConfig
 from tests.cli.conftest import dfml, error

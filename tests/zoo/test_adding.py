@@ -95,7 +95,7 @@ def test_labelled_images_confirm_it(weights: Path, tmp_path: Path) -> None:
 
 
 def test_images_of_other_classes_confirm_nothing(weights: Path, tmp_path: Path) -> None:
-    def others(size: int) -> tuple[Tensor, Tensor, list[str]]:
+    def others(size: int, interpolation: Interpolation) -> tuple[Tensor, Tensor, list[str]]:
         return images(2, size=size), torch.tensor([0, 1]), ["cat", "dog"]
 
     with pytest.raises(ZooMemberError, match=r"none of the image folders .cat, dog, .* --class-index"):
