@@ -17,7 +17,7 @@ from tests.cli.conftest import write_images
 NOTHING: dict[str, Any] = dict.fromkeys(
     (
         *("name", "architecture", "layers", "network", "labels", "size", "channels", "mean", "std", "pixel_range"),
-        *("output", "images", "class_index"),
+        *("interpolation", "output", "images", "class_index"),
     )
 )
 

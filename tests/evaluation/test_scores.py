@@ -14,6 +14,7 @@ def test_embedding_every_image_once_gives_the_accuracies_of_adapting_to_every_ep
     fast = evaluate(learner, DATA, **QUICK)
 
     class Slow(MetaLearner):
+        kind = "slow"
         name, way, protocol, preprocessing = "slow", 3, "any", PREPROCESSING
 
         def fit_support(self, *arguments: object) -> FewShotClassifier:
