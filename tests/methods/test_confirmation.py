@@ -18,7 +18,11 @@ from tests.factories import member
 
 CPU = torch.device("cpu")
 LABELS = ("ant", "bee", "cat", "dog")
-INVERSION: dict[str, Any] = {"engine": "ei", "ei": {"start": "noise", "steps": 3, "search_steps": 0, "lr": 0.1}}
+INVERSION: dict[str, Any] = {
+    "engine": "ei",
+    "fallback": None,
+    "ei": {"start": "noise", "steps": 3, "search_steps": 0, "lr": 0.1},
+}
 
 
 def students(**inversion: Any) -> ZooStudentRun:

@@ -19,7 +19,12 @@ from tests.report.outside_method import OutsideMethod, OutsideRun
 from tests.report.test_html_page import Reader
 
 SETTINGS = {"way": 3, "shot": 1, "query": 2, "iterations": 2, "checkpoint_every": 2, "snapshot_every": 2}
-ENGINE = {"engine": "ei", "confirmed_only": False, "ei": {"start": "dead_leaves", "steps": 2, "search_steps": 0}}
+ENGINE = {
+    "engine": "ei",
+    "confirmed_only": False,
+    "fallback": None,
+    "ei": {"start": "dead_leaves", "steps": 2, "search_steps": 0},
+}
 STUDENT = {"members_per_step": 2, "images_per_class": 2, "memory": 32, "student_steps": 2, "batch": 8}
 METHODS = {
     "purer": PURER(**SETTINGS, warm_up=1, learner={"inner_steps": 2}),

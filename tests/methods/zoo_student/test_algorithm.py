@@ -36,7 +36,14 @@ SMALL: dict[str, Any] = {
     "batch": 8,
     "precision": "float32",  # the same on any machine
     # The few steps of these tests recover hardly an image that a member recognises: test_confirmation.py has that rule.
-    "inversion": {"confirmed_only": False, "five": TINY, "fast_dfkd": TINY, "cmi": TINY, "ei": {"steps": 2}},
+    "inversion": {
+        "confirmed_only": False,
+        "fallback": None,
+        "five": TINY,
+        "fast_dfkd": TINY,
+        "cmi": TINY,
+        "ei": {"steps": 2, "search_steps": 0},
+    },
     "checkpoint_every": 2,
     "snapshot_every": 2,
 }
