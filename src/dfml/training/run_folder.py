@@ -84,20 +84,21 @@ class RunFolder:
 
     def started_from(self) -> Path | None:
         """The checkpoint of another run that this run started from; None if it did not, or there is no run."""
-        try:
-            config = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError):
-            return None
-        return Path(config["start_from"]) if isinstance(config, dict) and config.get("start_from") else None
+        start = self._stated().get("start_from")
+        return Path(start) if start else None
 
     def left_out(self) -> list[str]:
         """Names of the zoo's members that the run has left out; empty if it has none, or there is no run."""
+        names = self._stated().get("left_out")
+        return [str(name) for name in names] if isinstance(names, list) else []
+
+    def _stated(self) -> dict[str, Any]:
+        """The contents of `config.yaml`; empty if there is no run, or the file cannot be read."""
         try:
             config = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
-            return []
-        names = config.get("left_out") if isinstance(config, dict) else None
-        return [str(name) for name in names] if isinstance(names, list) else []
+            return {}
+        return config if isinstance(config, dict) else {}
 
     def newest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint; None if there is none."""

@@ -101,7 +101,7 @@ class Zoo:
         classes = build_label_space([(name, usable.configs[name].labels) for name in names], class_identity)
         zoo = cls(configs, classes, class_identity=class_identity, max_resident=max_resident, names=names, paths=paths)
         zoo.left_out = usable.left_out
-        zoo._resident = OrderedDict((names.index(name), member) for name, member in usable.loaded.items())
+        zoo._resident = OrderedDict((i, usable.loaded[name]) for i, name in enumerate(names) if name in usable.loaded)
         return zoo
 
     @classmethod
@@ -201,9 +201,7 @@ class Zoo:
             if config and not isinstance(member, nn.Module) and (weights := weight_digest(config.path)):
                 checksum = zlib.crc32(weights.encode(), checksum)
             identity = member.preprocessing if isinstance(member, PretrainedClassifier) else _description(member)
-            interpolation = member.preprocessing.interpolation
-            named = "" if interpolation == "bilinear" else interpolation  # so that digests of older runs stay
-            checksum = zlib.crc32(f"{identity!r}{named}".encode(), checksum)
+            checksum = zlib.crc32(repr(identity).encode(), checksum)
             module = member.network if isinstance(member, PretrainedClassifier) else member
             for name, value in module.state_dict().items() if isinstance(module, nn.Module) else ():
                 checksum = zlib.crc32(value.cpu().numpy().tobytes(), zlib.crc32(name.encode(), checksum))
