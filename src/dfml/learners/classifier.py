@@ -212,4 +212,5 @@ def select_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def read_preprocessing(values: dict[str, Any]) -> Preprocessing:
     """Build a `Preprocessing` from the plain values of a `config.json` (the inverse of `Preprocessing.as_dict`)."""
-    return Preprocessing(values["size"], tuple(values["mean"]), tuple(values["std"]))
+    interpolation = values.get("interpolation", "bilinear")
+    return Preprocessing(values["size"], tuple(values["mean"]), tuple(values["std"]), interpolation)

@@ -97,11 +97,7 @@ class RunFolder:
 
     def left_out(self) -> list[str]:
         """Names of the zoo's members that the run has left out; empty if it has none, or there is no run."""
-        try:
-            config = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError):
-            return []
-        names = config.get("left_out") if isinstance(config, dict) else None
+        names = self.stated("left_out")
         return [str(name) for name in names] if isinstance(names, list) else []
 
     def newest_checkpoint(self) -> Path | None:

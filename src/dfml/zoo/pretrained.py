@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
@@ -29,7 +29,7 @@ class Preprocessing:
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    interpolation: Interpolation = field(default="bilinear", repr=False)
+    interpolation: Interpolation = "bilinear"
 
     def resize(self, images: Float[Tensor, "images 3 _height _width"]) -> Float[Tensor, "images 3 size size"]:
         """Resize images in [0, 1] to the input size, and crop the centre; see `dfml.images.resize_and_crop`."""
@@ -45,10 +45,9 @@ class Preprocessing:
         mean, std = self._columns(inputs)
         return torch.addcmul(mean, inputs, std)
 
-    def as_dict(self) -> dict[str, int | list[float]]:
-        """Return size, mean and std as plain values for a `config.json`."""
-        values = asdict(self)
-        return {key: list(values[key]) if key != "size" else self.size for key in ("size", "mean", "std")}
+    def as_dict(self) -> dict[str, int | str | list[float]]:
+        """Return plain values for a `config.json`."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (torch.tensor(values, dtype=like.dtype).view(3, 1, 1) for values in (self.mean, self.std))

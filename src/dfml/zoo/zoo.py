@@ -107,7 +107,7 @@ class Zoo:
         classes = build_label_space([(name, usable.configs[name].labels) for name in names], class_identity)
         zoo = cls(configs, classes, class_identity=class_identity, max_resident=max_resident, names=names, paths=paths)
         zoo.left_out = usable.left_out
-        zoo._resident = OrderedDict((names.index(name), member) for name, member in usable.loaded.items())
+        zoo._resident = OrderedDict((i, usable.loaded[name]) for i, name in enumerate(names) if name in usable.loaded)
         return zoo
 
     @classmethod
@@ -324,8 +324,6 @@ def _content(config: MemberConfig | None, member: Predicts) -> Iterator[bytes]:
         yield weights.encode()
     identity = member.preprocessing if isinstance(member, PretrainedClassifier) else _description(member)
     yield repr(identity).encode()
-    if member.preprocessing.interpolation != "bilinear":  # so that digests of older runs stay
-        yield member.preprocessing.interpolation.encode()
     module = member.network if isinstance(member, PretrainedClassifier) else member
     for name, value in module.state_dict().items() if isinstance(module, nn.Module) else ():
         yield name.encode()

@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = {
         "five": TINY,
         "fast_dfkd": TINY,
         "cmi": TINY,
-        "ei": {"steps": 2},
+        "ei": {"steps": 2, "search_steps": 0},
     },
     "checkpoint_every": 2,
     "snapshot_every": 2,
