@@ -52,6 +52,7 @@ def test_all_engines_have_a_section_of_settings() -> None:
         "budget",
         "classes_per_round",
         "confirmed_only",
+        "fallback",
         "memory",
         *engine_names(),
     }

@@ -314,7 +314,8 @@ def test_the_disagreement_term_makes_images_harder_for_the_student() -> None:
     found = []
     for weight in (1e-6, 30.0):
         weights = {"disagreement": weight, "divergence": "js"}
-        run = start_run(student_steps=8, inversion={"ei": {"steps": 8, "lr": 0.2, "weights": weights}})
+        inversion = {"fallback": None, "ei": {"steps": 8, "lr": 0.2, "weights": weights}}
+        run = start_run(student_steps=8, inversion=inversion)
         assert run.step(1)["disagreement"] == 0.0  # the student has not been trained yet
         found.append(run.step(2)["disagreement"])
     assert found[1] > 1.2 * found[0] > 0.0
