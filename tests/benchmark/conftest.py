@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dfml.benchmark.execution import execute
-from dfml.benchmark.outcome import Outcome, read_outcome
 from dfml.benchmark.preparation import Plan
-from dfml.benchmark.processes import run_here
+from dfml.benchmark.processes import run_in_this_process
+from dfml.benchmark.results import BenchmarkResults, read_results
 from tests.benchmark.small import plan
 
 FAILING = "tests.benchmark.failing_methods:Failing"
@@ -22,7 +22,7 @@ class Finished:
 
     plan: Plan
     failures: dict[str, str]
-    outcome: Outcome
+    results: BenchmarkResults
     lines: tuple[str, ...]
 
 
@@ -34,5 +34,5 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     torch.set_num_threads(1)
     made = plan(tmp_path_factory.mktemp("benchmark") / "out", **CHANGES)
     lines: list[str] = []
-    failures = execute(made, 1, run=run_here, say=lines.append)
-    return Finished(made, failures, read_outcome(made, failures), tuple(lines))
+    failures = execute(made, 1, run=run_in_this_process, say=lines.append)
+    return Finished(made, failures, read_results(made, failures), tuple(lines))

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from dfml.benchmark.preparation import Plan, Request, prepare
+from dfml.benchmark.preparation import BenchmarkOptions, Plan, prepare
 from dfml.benchmark.suite import Suite
 from dfml.settings import merge
 
@@ -41,12 +41,12 @@ def suite(**changes: Any) -> Suite:
 
 def plan(out: Path, **changes: Any) -> Plan:
     """The prepared work of the small suite."""
-    return prepare(request(out, **changes))
+    return prepare(options(out, **changes))
 
 
-def request(out: Path, **changes: Any) -> Request:
-    """A request for the small suite."""
-    return Request("small", suite(**changes), out.parent, out, {}, {}, device="cpu")
+def options(out: Path, **changes: Any) -> BenchmarkOptions:
+    """A options for the small suite."""
+    return BenchmarkOptions("small", suite(**changes), out.parent, out, {}, {}, device="cpu")
 
 
 def write(path: Path, **changes: Any) -> Path:

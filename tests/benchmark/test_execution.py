@@ -11,9 +11,8 @@ import torch
 
 from dfml.benchmark.cell_process import TRAINED
 from dfml.benchmark.execution import available_cores, default_jobs, execute
-from dfml.benchmark.outcome import read_outcome
-from dfml.benchmark.processes import Outcome as JobOutcome
-from dfml.benchmark.processes import run_here
+from dfml.benchmark.processes import JobResult, run_in_this_process
+from dfml.benchmark.results import read_results
 from dfml.benchmark.summary import group_table
 from tests.benchmark.conftest import Finished
 from tests.benchmark.small import plan
@@ -24,7 +23,7 @@ def test_a_failing_cell_is_named_and_the_others_are_finished(finished: Finished)
     assert finished.plan.jobs[key].cell.row == "failing"
     assert finished.failures[key] == "the disk is full"
     assert all(job.is_finished for other, job in finished.plan.jobs.items() if other != key)
-    assert finished.outcome.failures == {"failing on letters, seed 0": "the disk is full"}
+    assert finished.results.failures == {"failing on letters, seed 0": "the disk is full"}
 
 
 def test_progress_has_one_line_per_cell_and_the_time_left(finished: Finished) -> None:
@@ -38,9 +37,9 @@ def test_progress_has_one_line_per_cell_and_the_time_left(finished: Finished) ->
 def test_a_finished_benchmark_starts_no_job(finished: Finished) -> None:
     started: list[Any] = []
 
-    def run(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> Iterator[JobOutcome | None]:
+    def run(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> Iterator[JobResult | None]:
         started.extend(jobs)
-        yield from (JobOutcome(job, "still full", 0.0) for job in jobs)
+        yield from (JobResult(job, "still full", 0.0) for job in jobs)
 
     failures = execute(finished.plan, 1, run=run, say=lambda line: None)
     assert [job.cell.row for job in started] == ["failing"]  # what has failed is tried again
@@ -53,18 +52,18 @@ def test_a_benchmark_that_lost_files_is_resumed_to_the_same_table(finished: Fini
     jobs[0].measurements[1][1].unlink()
     shutil.rmtree(jobs[1].folder)  # killed before it was started
     shutil.rmtree(jobs[0].zoo_paths[0] / "member-001")  # killed while the zoo was built
-    failures = execute(finished.plan, 1, run=run_here, say=lambda line: None)
+    failures = execute(finished.plan, 1, run=run_in_this_process, say=lambda line: None)
     assert failures == finished.failures
     before, after = (
-        [[row[:3] for row in group_table(group).rows] for group in outcome.groups]
-        for outcome in (finished.outcome, read_outcome(finished.plan, failures))
+        [[row[:3] for row in group_table(group).rows] for group in found.groups]
+        for found in (finished.results, read_results(finished.plan, failures))
     )
     assert before == after
 
 
 def test_a_method_that_is_added_later_keeps_what_is_finished(finished: Finished, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shutil.copytree(finished.plan.request.out, out)
+    shutil.copytree(finished.plan.options.out, out)
     more = plan(out, methods={"random_init": {}})
     done = [job.cell.row for job in more.jobs.values() if job.is_finished]
     assert done == ["purer", "zoo_embedding", "average"]
@@ -73,8 +72,8 @@ def test_a_method_that_is_added_later_keeps_what_is_finished(finished: Finished,
 def test_cells_of_a_zoo_that_fails_are_named(tmp_path: Path) -> None:
     made = plan(tmp_path / "out")
 
-    def run(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> Iterator[JobOutcome | None]:
-        yield from (JobOutcome(job, "out of memory", 0.0) for job in jobs)
+    def run(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> Iterator[JobResult | None]:
+        yield from (JobResult(job, "out of memory", 0.0) for job in jobs)
 
     failures = execute(made, 1, run=run, say=lambda line: None)
     assert set(failures) == set(made.jobs)

@@ -10,7 +10,7 @@ import pytest
 
 from dfml.benchmark.preparation import prepare
 from dfml.errors import ConfigError
-from tests.benchmark.small import plan, request
+from tests.benchmark.small import options, plan
 from tests.factories import written_zoo
 
 TWO = {"letters": {"arch": ["conv4", "conv4_64"]}}
@@ -44,7 +44,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], word
 
 
 def test_paths_of_data_and_zoos_that_the_suite_does_not_have_are_refused(tmp_path: Path) -> None:
-    asked = request(tmp_path / "out")
+    asked = options(tmp_path / "out")
     with pytest.raises(ConfigError, match="no data set 'cub'; its names are glyphs"):
         prepare(replace(asked, data={"cub": tmp_path}))
     with pytest.raises(ConfigError, match="no zoo 'mine'; its names are letters"):
@@ -66,7 +66,7 @@ def test_a_zoo_comes_from_the_suite_or_from_the_command_line(tmp_path: Path) -> 
     without = plan(tmp_path / "out", zoos=zoos, methods=methods)
     assert without.zoo_paths["mine"] == tmp_path / "given"
     assert list(without.impossible.values()) == ["not measured: no folder of weights was given (--zoo weights=PATH)"]
-    asked = replace(request(tmp_path / "out", zoos=zoos, methods=methods), zoos={"weights": tmp_path / "given"})
+    asked = replace(options(tmp_path / "out", zoos=zoos, methods=methods), zoos={"weights": tmp_path / "given"})
     found = prepare(asked)
     assert not found.impossible
     assert [job.zoo_paths for job in found.jobs.values()][1:] == [(tmp_path / "given",)] * 2

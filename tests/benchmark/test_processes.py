@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dfml.benchmark import processes
-from dfml.benchmark.processes import Outcome, run_here, run_jobs
+from dfml.benchmark.processes import JobResult, run_in_this_process, run_jobs
 from tests.benchmark.jobs import Job
 
 
@@ -19,7 +19,7 @@ def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_PRELOADED", "tests.benchmark.jobs")
 
 
-def _outcomes(found: Iterator[Outcome | None]) -> dict[str, str | None]:
+def _outcomes(found: Iterator[JobResult | None]) -> dict[str, str | None]:
     return {each.job.what: each.error for each in found if each is not None}
 
 
@@ -51,7 +51,7 @@ def test_children_end_with_the_iterator(tmp_path: Path) -> None:
 
 def test_jobs_may_run_in_this_process(tmp_path: Path) -> None:
     jobs = [Job(what, tmp_path) for what in ("fail", "bug", "write")]
-    found = _outcomes(run_here(jobs, lambda job: tmp_path / "log", 1))
+    found = _outcomes(run_in_this_process(jobs, lambda job: tmp_path / "log", 1))
     assert found == {
         "fail": "no room on the disk",
         "bug": "ZeroDivisionError: division by zero",

@@ -22,7 +22,7 @@ from tests.report.test_html_page import Reader
 
 
 def test_a_table_has_accuracy_deviation_costs_and_notes(finished: Finished) -> None:
-    group = finished.outcome.groups[0]
+    group = finished.results.groups[0]
     table = group_table(group)
     assert table.headings == (*("method", "glyphs/test", "sd of seeds", "train s", "peak MB", "kept MB", "note"),)
     purer, _, average, failing = table.rows
@@ -35,20 +35,20 @@ def test_a_table_has_accuracy_deviation_costs_and_notes(finished: Finished) -> N
 
 
 def test_the_first_method_is_compared_with_all_others(finished: Finished) -> None:
-    table = differences(finished.outcome.groups[0])
+    table = differences(finished.results.groups[0])
     assert table is not None
     assert [row[0] for row in table.rows] == ["purer - zoo_embedding", "purer - average"]
 
 
 def test_members_are_listed_with_their_held_out_accuracy(finished: Finished) -> None:
-    (row,) = zoo_table(finished.outcome).rows
-    accuracies = [100 * each.details["held_out_accuracy"] for each in finished.outcome.zoos["letters"]]
+    (row,) = zoo_table(finished.results).rows
+    accuracies = [100 * each.details["held_out_accuracy"] for each in finished.results.zoos["letters"]]
     assert row[:5] == ("letters", "glyphs", "conv4", "16 x 16", "2")
     assert row[5] == f"{sum(accuracies) / 2:.1f} ({min(accuracies):.1f} to {max(accuracies):.1f})"
 
 
 def test_the_page_has_tables_differences_curves_images_and_failures(finished: Finished) -> None:
-    page = render_page(benchmark_page(finished.plan.request, finished.outcome, "dfml benchmark small --out out"))
+    page = render_page(benchmark_page(finished.plan.options, finished.results, "dfml benchmark small --out out"))
     text = Reader(page).text
     for part in (
         *("letters: 3-way 1-shot", "letters: 4-way 1-to-2-shot", "Paired differences", "purer - average", "Zoos"),
@@ -60,12 +60,12 @@ def test_the_page_has_tables_differences_curves_images_and_failures(finished: Fi
 
 
 def test_markdown_and_csv_have_all_rows(finished: Finished) -> None:
-    request, outcome = finished.plan.request, finished.outcome
-    report = to_report(request, outcome, "dfml benchmark small --out out")
+    options, found = finished.plan.options, finished.results
+    report = to_report(options, found, "dfml benchmark small --out out")
     assert report.startswith("# Small\n")
     assert report.count("| purer |") == 2
     assert "```sh\ndfml benchmark small --out out\n```" in report
-    rows = list(csv.DictReader(to_rows(request, outcome).splitlines()))
+    rows = list(csv.DictReader(to_rows(options, found).splitlines()))
     assert [(row["method"], row["way"], row["shot"]) for row in rows] == [
         (name, way, shot)
         for way, shot in (("3", "1"), ("4", "1-2"))
@@ -76,9 +76,9 @@ def test_markdown_and_csv_have_all_rows(finished: Finished) -> None:
 
 
 def test_values_have_the_shape_of_results(finished: Finished) -> None:
-    values = json.loads(json.dumps(benchmark_values(finished.plan.request, finished.outcome)))
+    values = json.loads(json.dumps(benchmark_values(finished.plan.options, finished.results)))
     assert list(values["methods"]) == ["purer", "zoo_embedding", "average"]
-    row = finished.outcome.groups[0].rows[0]
+    row = finished.results.groups[0].rows[0]
     purer = values["methods"]["purer"]
     assert purer["accuracy"] == pytest.approx(row.mean.accuracy)
     assert purer["seconds"] == row.seconds

@@ -9,7 +9,7 @@ import torch
 
 from dfml.errors import DataError, UsageError
 from dfml.evaluation import evaluate
-from dfml.evaluation.episodes import describe_task, require_room, sample_evaluation_episode
+from dfml.evaluation.episodes import check_enough_images, describe_task, sample_evaluation_episode
 from dfml.learners import MetaLearner
 from dfml.methods import METHODS
 from tests.factories import zoo
@@ -60,14 +60,14 @@ def test_learners_adapt_to_uneven_support(make: Callable[[], MetaLearner]) -> No
 
 def test_what_has_no_room_is_named() -> None:
     images = {"ant": 20, "bee": 8}
-    require_room("insects", images, 2, (1, 5), 3)
+    check_enough_images("insects", images, 2, (1, 5), 3)
     with pytest.raises(DataError, match=r"class bee of insects has 8 images, but shot \+ query need 9"):
-        require_room("insects", images, 2, (1, 5), 4)
+        check_enough_images("insects", images, 2, (1, 5), 4)
     with pytest.raises(DataError, match="insects has 2 classes, but --way asks for 3"):
-        require_room("insects", images, 3, 1, 1)
+        check_enough_images("insects", images, 3, 1, 1)
     for wrong in (0, (0, 3), (4, 3)):
         with pytest.raises(UsageError, match="range that ascends"):
-            require_room("insects", images, 2, wrong, 1)
+            check_enough_images("insects", images, 2, wrong, 1)
 
 
 def test_tasks_are_described() -> None:

@@ -138,9 +138,9 @@ def test_a_member_that_was_asked_about_few_images_or_one_member_is_not_contradic
 def test_judges_are_other_members_with_a_class_in_common() -> None:
     agreement = CrossMemberAgreement(zoo())
     draws = torch.Generator().manual_seed(0)
-    assert agreement.judges(0, 5, draws) == [1]
-    assert agreement.judges(2, 5, draws) == []
+    assert agreement.draw_members_sharing_classes(0, 5, draws) == [1]
+    assert agreement.draw_members_sharing_classes(2, 5, draws) == []
     many = CrossMemberAgreement(Zoo.of([member(index) for index in range(6)]))
-    drawn = [many.judges(2, 3, draws) for _ in range(20)]
+    drawn = [many.draw_members_sharing_classes(2, 3, draws) for _ in range(20)]
     assert all(len(set(judges)) == 3 and 2 not in judges for judges in drawn)
     assert {index for judges in drawn for index in judges} == {0, 1, 3, 4, 5}

@@ -21,7 +21,7 @@ def gradient_learner(
     config = LearnerConfig(**{"head_start": "random", **settings})  # type: ignore[arg-type]
     learner = create_learner(config, PREPROCESSING, way=WAY, protocol=protocol, seed=1)  # type: ignore[arg-type]
     learner.parameters = {name: value.to(dtype) for name, value in learner.parameters.items()}
-    learner.stored = {name: value.to(dtype) for name, value in learner.stored.items()}
+    learner.running_statistics = {name: value.to(dtype) for name, value in learner.running_statistics.items()}
     return learner
 
 
@@ -34,6 +34,6 @@ def noise_episode(dtype: torch.dtype = torch.float32, shot: int = 2) -> Episode:
 def outcome_and_gradient(learner: GradientLearner, episode: Episode) -> tuple[EpisodeOutcome, dict[str, Tensor]]:
     """Outcome of an episode, and the gradient of its loss to every weight (zero where there is none)."""
     parameters = {name: value.requires_grad_() for name, value in learner.parameters.items()}
-    outcome = learner.episode_loss(parameters, learner.stored, episode)
+    outcome = learner.episode_loss(parameters, learner.running_statistics, episode)
     gradients = torch.autograd.grad(outcome.loss, list(parameters.values()), materialize_grads=True, allow_unused=True)
     return outcome, dict(zip(parameters, gradients, strict=True))

@@ -28,7 +28,7 @@ def test_loss_and_gradient_equal_those_of_the_plain_reference(second_order: bool
 def graph_nodes(learner: GradientLearner, episode: Episode) -> int:
     """Number of nodes of the graph behind the outer loss."""
     parameters = {name: value.requires_grad_() for name, value in learner.parameters.items()}
-    loss = learner.episode_loss(parameters, learner.stored, episode).loss
+    loss = learner.episode_loss(parameters, learner.running_statistics, episode).loss
     visited, queue = set(), [loss.grad_fn]
     while queue:
         node = queue.pop()

@@ -82,7 +82,7 @@ class ZooJob:
 
 
 @dataclass(frozen=True)
-class Episodes:
+class EvaluationSettings:
     """Settings that all evaluations of a benchmark share.
 
     Attributes:
@@ -124,7 +124,7 @@ class CellJob:
     measurements: tuple[tuple[Measurement, Path], ...]
     with_curves: frozenset[Measurement]
     datasets: Mapping[str, LocatedDataset]
-    episodes: Episodes
+    episodes: EvaluationSettings
     device: str
     threads: int
 
@@ -204,7 +204,7 @@ class CellJob:
 
 
 def measurement_file(
-    folder: Path, measurement: Measurement, episodes: Episodes, images: str, *, with_curve: bool
+    folder: Path, measurement: Measurement, episodes: EvaluationSettings, images: str, *, with_curve: bool
 ) -> Path:
     """File of an evaluation. Its name has a digest of all that the result depends on, so that no old result is reused.
 

@@ -37,17 +37,17 @@ def execute(plan: Plan, jobs: int, *, run: RunJobs | None = None, say: Say | Non
     """
     run = run or run_jobs
     say = say or (lambda line: print(line, file=sys.stderr, flush=True))
-    out = plan.request.out
+    out = plan.options.out
     failed_zoos: dict[str, str] = {}
     for name, (zoo_job, members) in plan.zoo_jobs.items():
         if _members(zoo_job.folder) < members:
             say(f"zoo {name}: {members} members, building")
-            for outcome in run([zoo_job], lambda job: out / "logs" / f"zoo-{job.folder.name}.log", 1):
-                if outcome and outcome.error:
-                    failed_zoos[name] = outcome.error
-                    say(f"zoo {name} failed: {outcome.error}")
-                elif outcome:
-                    say(f"zoo {name}: built in {clock(outcome.seconds)}")
+            for ended in run([zoo_job], lambda job: out / "logs" / f"zoo-{job.folder.name}.log", 1):
+                if ended and ended.error:
+                    failed_zoos[name] = ended.error
+                    say(f"zoo {name} failed: {ended.error}")
+                elif ended:
+                    say(f"zoo {name}: built in {clock(ended.seconds)}")
     failures = {}
     pending = []
     for key, job in plan.jobs.items():
@@ -68,22 +68,22 @@ def _run_cells(pending: Sequence[CellJob], out: Path, count: int, run: RunJobs, 
     seconds: dict[str, list[float]] = {}
     done, last_line = 0, time.monotonic()
     left = [job.cell.row for job in pending]
-    for outcome in run(pending, lambda job: out / "logs" / f"{job.cell.key}.log", count):
+    for ended in run(pending, lambda job: out / "logs" / f"{job.cell.key}.log", count):
         now = time.monotonic()
-        if outcome is None:
+        if ended is None:
             if now - last_line >= _INTERVAL:
                 last_line = now
                 say(f"{done}/{len(pending)} cells{_time_left(left, seconds, count)}")
             continue
         done, last_line = done + 1, now
-        cell = outcome.job.cell
+        cell = ended.job.cell
         left.remove(cell.row)
-        if outcome.error:
-            failures[cell.key] = outcome.error
+        if ended.error:
+            failures[cell.key] = ended.error
         else:
-            seconds.setdefault(cell.row, []).append(outcome.seconds)
-        ended = f"failed: {outcome.error}" if outcome.error else f"done in {clock(outcome.seconds)}"
-        say(f"{done}/{len(pending)} cells{_time_left(left, seconds, count)}  {cell.title}: {ended}")
+            seconds.setdefault(cell.row, []).append(ended.seconds)
+        text = f"failed: {ended.error}" if ended.error else f"done in {clock(ended.seconds)}"
+        say(f"{done}/{len(pending)} cells{_time_left(left, seconds, count)}  {cell.title}: {text}")
     return failures
 
 

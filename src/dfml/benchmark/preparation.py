@@ -7,20 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfml.benchmark.cell_process import CellJob, Episodes, ZooJob, measurement_file
+from dfml.benchmark.cell_process import CellJob, EvaluationSettings, ZooJob, measurement_file
 from dfml.benchmark.cells import Cell, Measurement, PlannedCell, digest_of, plan_cells, seeds_of
 from dfml.benchmark.data_catalog import LocatedDataset, locate
 from dfml.benchmark.feasibility import learner_size, obstacle, plan_zoo, stand_in, together
 from dfml.benchmark.suite import DatasetSpec, Suite, ZooSpec
 from dfml.errors import ConfigError, DfmlError, UsageError
-from dfml.evaluation.episodes import require_room
+from dfml.evaluation.episodes import check_enough_images
 from dfml.pretraining.recipes import recipe_by_name
 from dfml.pretraining.record import dataset_record
 from dfml.zoo.zoo import Zoo
 
 
 @dataclass(frozen=True)
-class Request:
+class BenchmarkOptions:
     """A suite to be measured, with the options of the command.
 
     Attributes:
@@ -51,7 +51,7 @@ class Plan:
     """All work of a benchmark.
 
     Attributes:
-        request: The suite and the options.
+        options: The suite and the options.
         zoo_jobs: Zoos to build, by name, each with its number of members.
         zoo_paths: Name -> folder, of zoos that exist or will be built.
         zoo_digests: Name of a zoo -> digest; see `Cell.zoo_digests`.
@@ -60,7 +60,7 @@ class Plan:
         cells: All cells, the impossible ones included.
     """
 
-    request: Request
+    options: BenchmarkOptions
     zoo_jobs: dict[str, tuple[ZooJob, int]]
     zoo_paths: dict[str, Path]
     zoo_digests: dict[str, str]
@@ -69,7 +69,7 @@ class Plan:
     cells: tuple[PlannedCell, ...]
 
 
-def prepare(request: Request) -> Plan:
+def prepare(options: BenchmarkOptions) -> Plan:
     """Check a suite, find its data, and plan its work. Test images are decoded and cached; nothing else is computed.
 
     Raises:
@@ -77,19 +77,19 @@ def prepare(request: Request) -> Plan:
             episodes, or a method that is not marked `optional` cannot learn from its zoo.
         DataError: If test images cannot be decoded.
     """
-    suite = request.suite
-    with _named(request.name):
-        _check_given("zoo", request.zoos, set(suite.zoos))
+    suite = options.suite
+    with _named(options.name):
+        _check_given("zoo", options.zoos, set(suite.zoos))
         used = [name for spec in suite.zoos.values() for name, _ in spec.sized_data]
         tested = [name for scenario in suite.scenarios.values() for name in scenario.tests]
         names = dict.fromkeys([*used, *tested])
-        _check_given("data set", request.data, {*names})
+        _check_given("data set", options.data, {*names})
         specs = {name: suite.datasets.get(name, DatasetSpec()) for name in names}
-        datasets = {name: locate(name, spec, request.data) for name, spec in specs.items()}
+        datasets = {name: locate(name, spec, options.data) for name, spec in specs.items()}
         _check_room(suite, datasets)
-        zoo_digests = {name: _zoo_digest(request, name, spec) for name, spec in suite.zoos.items()}
+        zoo_digests = {name: _zoo_digest(options, name, spec) for name, spec in suite.zoos.items()}
         cells = plan_cells(suite, zoo_digests)
-        zoos, zoo_jobs, zoo_paths = _zoos(request, datasets, zoo_digests)
+        zoos, zoo_jobs, zoo_paths = _zoos(options, datasets, zoo_digests)
         impossible = _obstacles(suite, cells, zoos)
         possible = [planned for planned in cells if planned.cell.key not in impossible]
         sizes = {
@@ -104,10 +104,10 @@ def prepare(request: Request) -> Plan:
                 opened = datasets[key[0]].open(suite.test_split, key[1])
                 digests[key] = dataset_record(opened)["sha256"]
     jobs = {
-        planned.cell.key: _cell_job(request, planned, sizes[planned.cell.key], datasets, zoo_paths, digests)
+        planned.cell.key: _cell_job(options, planned, sizes[planned.cell.key], datasets, zoo_paths, digests)
         for planned in possible
     }
-    return Plan(request, zoo_jobs, zoo_paths, zoo_digests, jobs, impossible, tuple(cells))
+    return Plan(options, zoo_jobs, zoo_paths, zoo_digests, jobs, impossible, tuple(cells))
 
 
 @contextmanager
@@ -131,37 +131,37 @@ def _check_room(suite: Suite, datasets: Mapping[str, LocatedDataset]) -> None:
         for name in scenario.tests:
             sizes = datasets[name].class_sizes(suite.test_split)
             for task in suite.tasks:
-                require_room(f"{name}/{suite.test_split}", sizes, task.way, task.shot, suite.query)
+                check_enough_images(f"{name}/{suite.test_split}", sizes, task.way, task.shot, suite.query)
 
 
-def _zoo_digest(request: Request, name: str, spec: ZooSpec) -> str:
+def _zoo_digest(options: BenchmarkOptions, name: str, spec: ZooSpec) -> str:
     if spec.data:
         return digest_of(spec.model_dump(mode="json"))
-    return digest_of([str(_existing(request, name, spec))])
+    return digest_of([str(_existing(options, name, spec))])
 
 
-def _existing(request: Request, name: str, spec: ZooSpec) -> Path | None:
+def _existing(options: BenchmarkOptions, name: str, spec: ZooSpec) -> Path | None:
     """Folder of a zoo that is not built: from the command line, else from the suite."""
-    if name in request.zoos:
-        return request.zoos[name].resolve()
-    return (request.folder / spec.path).resolve() if spec.path else None
+    if name in options.zoos:
+        return options.zoos[name].resolve()
+    return (options.folder / spec.path).resolve() if spec.path else None
 
 
 def _zoos(
-    request: Request, datasets: Mapping[str, LocatedDataset], digests: Mapping[str, str]
+    options: BenchmarkOptions, datasets: Mapping[str, LocatedDataset], digests: Mapping[str, str]
 ) -> tuple[dict[str, Zoo], dict[str, tuple[ZooJob, int]], dict[str, Path]]:
     """Zoos or their stand-ins, the jobs that build them, and their folders; without zoos that the user did not give."""
     zoos, jobs, paths = dict[str, Zoo](), dict[str, tuple[ZooJob, int]](), dict[str, Path]()
-    for name, spec in request.suite.zoos.items():
+    for name, spec in options.suite.zoos.items():
         if spec.data:
             recipe_by_name(spec.recipe).override(**spec.recipe_settings)
             plans = plan_zoo(spec, datasets)
             zoos[name] = stand_in(plans)
-            paths[name] = request.out / "zoos" / f"{name}-{digests[name]}"
+            paths[name] = options.out / "zoos" / f"{name}-{digests[name]}"
             own = {dataset: datasets[dataset] for dataset, _ in spec.sized_data}
-            job = ZooJob(name, spec, paths[name], own, request.device, request.cores)
+            job = ZooJob(name, spec, paths[name], own, options.device, options.cores)
             jobs[name] = job, len(plans)
-        elif (path := _existing(request, name, spec)) is not None:
+        elif (path := _existing(options, name, spec)) is not None:
             zoos[name] = Zoo.open(path)
             zoos[name].vet()
             paths[name] = path
@@ -200,18 +200,18 @@ def _obstacle(cell: Cell, zoos: Mapping[str, Zoo]) -> str | None:
 
 
 def _cell_job(
-    request: Request,
+    options: BenchmarkOptions,
     planned: PlannedCell,
     size: int,
     datasets: Mapping[str, LocatedDataset],
     zoo_paths: Mapping[str, Path],
     digests: Mapping[tuple[str, int], str],
 ) -> CellJob:
-    suite, cell = request.suite, planned.cell
-    episodes = Episodes(
+    suite, cell = options.suite, planned.cell
+    episodes = EvaluationSettings(
         suite.protocol, suite.query, suite.episodes, suite.episode_seed, suite.test_split, suite.curve_episodes
     )
-    folder = request.out / "cells" / cell.key
+    folder = options.out / "cells" / cell.key
     with_curve = suite.curve_episodes and cell.seed == seeds_of(suite, suite.methods[cell.row])[0]
     first: list[Measurement] = [planned.measurements[0]] if with_curve else []
     files = tuple(
@@ -229,6 +229,6 @@ def _cell_job(
         frozenset(first),
         {each.dataset: datasets[each.dataset] for each in planned.measurements},
         episodes,
-        request.device,
-        request.threads,
+        options.device,
+        options.threads,
     )

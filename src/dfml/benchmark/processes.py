@@ -37,7 +37,7 @@ class Job(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """How a job ended.
 
     Attributes:
@@ -51,9 +51,9 @@ class Outcome:
     seconds: float
 
 
-RunJobs = Callable[[Sequence[Any], Callable[[Any], Path], int], Iterator[Outcome | None]]
-"""Function of (jobs, function job -> log file, largest number of processes). Its iterator yields an `Outcome` for every
-job that ends, and None about every second in which none does."""
+RunJobs = Callable[[Sequence[Any], Callable[[Any], Path], int], Iterator[JobResult | None]]
+"""Function of (jobs, function job -> log file, largest number of processes). Its iterator yields a `JobResult` for
+every job that ends, and None about every second in which none does."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class _Child:
     started: float = field(default_factory=time.monotonic)
 
 
-def run_jobs(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> Iterator[Outcome | None]:
+def run_jobs(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> Iterator[JobResult | None]:
     """Run jobs in child processes; see `RunJobs`.
 
     When the iterator is closed, or an exception such as KeyboardInterrupt ends it, running children get SIGTERM and
@@ -88,18 +88,18 @@ def run_jobs(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> 
             ended = [child for child in children if not child.process.is_alive()]
             for child in ended:
                 children.remove(child)
-                yield _outcome(child)
+                yield _result(child)
             if not ended:
                 yield None
     finally:
         _end(children)
 
 
-def run_here(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> Iterator[Outcome | None]:
+def run_in_this_process(jobs: Sequence[Any], log_of: Callable[[Any], Path], count: int) -> Iterator[JobResult | None]:
     """Run jobs one by one in this process, without logs; see `RunJobs`. A job that crashes ends this process."""
     for job in jobs:
         start = time.monotonic()
-        yield Outcome(job, _attempt(job), time.monotonic() - start)
+        yield JobResult(job, _attempt(job), time.monotonic() - start)
 
 
 def _start(context: Any, job: Any, log_of: Callable[[Any], Path]) -> _Child:
@@ -112,7 +112,7 @@ def _start(context: Any, job: Any, log_of: Callable[[Any], Path]) -> _Child:
     return _Child(job, process, ours, log)
 
 
-def _outcome(child: _Child) -> Outcome:
+def _result(child: _Child) -> JobResult:
     seconds = time.monotonic() - child.started
     try:
         error = child.connection.recv() if child.connection.poll() else _killed(child)
@@ -120,7 +120,7 @@ def _outcome(child: _Child) -> Outcome:
         error = _killed(child)
     child.connection.close()
     child.process.close()
-    return Outcome(child.job, error, seconds)
+    return JobResult(child.job, error, seconds)
 
 
 def _killed(child: _Child) -> str:

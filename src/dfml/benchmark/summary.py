@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from dfml.benchmark.outcome import Group, Outcome, Row
-from dfml.benchmark.preparation import Request
+from dfml.benchmark.preparation import BenchmarkOptions
+from dfml.benchmark.results import BenchmarkResults, Group, Row
 from dfml.evaluation.protocol import versions
 from dfml.report.domains import domain_differences, percent
 from dfml.report.figures import to_svg
@@ -61,10 +61,10 @@ def differences(group: Group) -> Table | None:
     return domain_differences(evaluations, [(first.name, other.name) for other in others])
 
 
-def zoo_table(outcome: Outcome) -> Table:
+def zoo_table(results: BenchmarkResults) -> Table:
     """Build a table with one row per zoo, data set, architecture and input size: members and held-out accuracies."""
     rows = []
-    for name, members in outcome.zoos.items():
+    for name, members in results.zoos.items():
         kinds: dict[tuple[str, str, int], list[MemberConfig]] = {}
         for member in members:
             kind = str(member.details.get("dataset", "-")), member.architecture, member.preprocessing.size
@@ -79,57 +79,57 @@ def zoo_table(outcome: Outcome) -> Table:
     return Table(headings, tuple(rows), frozenset({"zoo", "data", "architecture"}))
 
 
-def benchmark_page(request: Request, outcome: Outcome, command: str) -> Page:
+def benchmark_page(options: BenchmarkOptions, results: BenchmarkResults, command: str) -> Page:
     """Build the report page.
 
     Args:
-        request: The suite and the options.
-        outcome: Its results.
+        options: The suite and the options.
+        results: Its results.
         command: Command that repeats the benchmark.
     """
-    suite = request.suite
+    suite = options.suite
     tables = []
-    for group in outcome.groups:
+    for group in results.groups:
         about = suite.scenarios[group.scenario].about
-        tables.append(PageTable(group.title, f"{about} {_conditions(request)}".strip(), group_table(group)))
+        tables.append(PageTable(group.title, f"{about} {_conditions(options)}".strip(), group_table(group)))
         compared = differences(group)
         if compared:
             caption = f"{group.title}: mean difference on the same episodes with its 95% interval, in points."
             tables.append(PageTable("Paired differences", caption, compared))
     held_out = "Accuracy of members on held-out images of their own classes: mean (lowest to highest)."
-    tables.append(PageTable("Zoos", held_out, zoo_table(outcome)))
+    tables.append(PageTable("Zoos", held_out, zoo_table(results)))
     sheets = [
-        PageSheet(title, caption, PagePicture(path.read_bytes(), title)) for title, caption, path in outcome.images
+        PageSheet(title, caption, PagePicture(path.read_bytes(), title)) for title, caption, path in results.images
     ]
     return Page(
         title=suite.title,
         summary=f"{len(suite.methods)} methods, all on the same zoos and the same episodes.",
         command=command,
-        meaning=list(suite_notes(request)),
+        meaning=list(suite_notes(options)),
         tables=tables,
-        figures=_figures(outcome),
+        figures=_figures(results),
         sheets=sheets,
-        notes=[f"{title} failed: {reason}" for title, reason in outcome.failures.items()],
+        notes=[f"{title} failed: {reason}" for title, reason in results.failures.items()],
         settings=suite.model_dump(mode="json"),
         versions=versions(),
     )
 
 
-def suite_notes(request: Request) -> tuple[str, ...]:
+def suite_notes(options: BenchmarkOptions) -> tuple[str, ...]:
     """Notes of the suite and of its data sets, to be printed above the tables."""
-    about = (f"{name}: {spec.about}" for name, spec in request.suite.datasets.items() if spec.about)
-    return (*request.suite.notes, *about)
+    about = (f"{name}: {spec.about}" for name, spec in options.suite.datasets.items() if spec.about)
+    return (*options.suite.notes, *about)
 
 
-def _conditions(request: Request) -> str:
-    suite = request.suite
+def _conditions(options: BenchmarkOptions) -> str:
+    suite = options.suite
     return (
         f"Accuracy in percent with its 95% interval over {suite.episodes} episodes, {suite.query} query images per "
         f"class, protocol {suite.protocol}; mean over the trainings of all seeds. Peak: memory of the training process."
     )
 
 
-def _figures(outcome: Outcome) -> list[PageFigure]:
+def _figures(results: BenchmarkResults) -> list[PageFigure]:
     return [
         PageFigure(
             f"Learning curves: {name}",
@@ -137,38 +137,38 @@ def _figures(outcome: Outcome) -> list[PageFigure]:
             "by it.",
             to_svg(learning_curve(curves), f"curves-{number}", themed=True),
         )
-        for number, (name, curves) in enumerate(outcome.curves.items())
+        for number, (name, curves) in enumerate(results.curves.items())
     ]
 
 
-def to_report(request: Request, outcome: Outcome, command: str) -> str:
+def to_report(options: BenchmarkOptions, results: BenchmarkResults, command: str) -> str:
     """Format notes, all tables and the command as Markdown."""
-    parts = [f"# {request.suite.title}\n", *(f"{note}\n" for note in suite_notes(request)), f"{_conditions(request)}\n"]
-    for group in outcome.groups:
+    parts = [f"# {options.suite.title}\n", *(f"{note}\n" for note in suite_notes(options)), f"{_conditions(options)}\n"]
+    for group in results.groups:
         parts += [f"## {group.title}\n", to_markdown(group_table(group))]
         compared = differences(group)
         if compared:
             parts += ["Paired differences on the same episodes, in points:\n", to_markdown(compared)]
-    parts += ["## Zoos\n", to_markdown(zoo_table(outcome))]
-    parts += [f"- {title} failed: {reason}\n" for title, reason in outcome.failures.items()]
+    parts += ["## Zoos\n", to_markdown(zoo_table(results))]
+    parts += [f"- {title} failed: {reason}\n" for title, reason in results.failures.items()]
     return "\n".join([*parts, f"```sh\n{command}\n```\n"])
 
 
-def to_rows(request: Request, outcome: Outcome) -> str:
+def to_rows(options: BenchmarkOptions, results: BenchmarkResults) -> str:
     """Format the results as CSV: one row per scenario, task, method and data set."""
     headings = ("scenario", "method", "dataset", "way", "shot", "accuracy %", "± 95% CI", "sd of seeds", "seeds")
     costs = ("episodes", "protocol", "query", "episode seed", "train s", "peak bytes", "kept bytes", "note")
     rows = [
-        _csv_row(request, group, row, name)
-        for group in outcome.groups
+        _csv_row(options, group, row, name)
+        for group in results.groups
         for row in group.rows
         for name in (row.evaluations or [""])
     ]
     return to_csv(Table((*headings, *costs), tuple(rows)))
 
 
-def _csv_row(request: Request, group: Group, row: Row, dataset: str) -> tuple[str, ...]:
-    suite, note = request.suite, "; ".join(row.notes)
+def _csv_row(options: BenchmarkOptions, group: Group, row: Row, dataset: str) -> tuple[str, ...]:
+    suite, note = options.suite, "; ".join(row.notes)
     shot = str(group.task.shot) if isinstance(group.task.shot, int) else "-".join(map(str, group.task.shot))
     start = (group.scenario, row.name, dataset, str(group.task.way), shot)
     common = (str(suite.episodes), suite.protocol, str(suite.query), str(suite.episode_seed))
@@ -180,17 +180,17 @@ def _csv_row(request: Request, group: Group, row: Row, dataset: str) -> tuple[st
     return (*start, *accuracy, *common, f"{row.seconds:.1f}", str(row.peak_memory), str(row.stored_bytes), note)
 
 
-def benchmark_values(request: Request, outcome: Outcome) -> dict[str, Any]:
+def benchmark_values(options: BenchmarkOptions, results: BenchmarkResults) -> dict[str, Any]:
     """Collect the values of `results.json`; accuracies and intervals are fractions, durations seconds, sizes bytes.
 
     `methods` and `pairs` are those of the first scenario and task with results, for the mean over its data sets;
     `results` has all scenarios and tasks.
     """
-    suite = request.suite
-    results = [_group_values(group) for group in outcome.groups]
-    first: dict[str, Any] = next((each["mean"] for each in results if each["mean"]), {"methods": {}, "pairs": []})
+    suite = options.suite
+    groups = [_group_values(group) for group in results.groups]
+    first: dict[str, Any] = next((each["mean"] for each in groups if each["mean"]), {"methods": {}, "pairs": []})
     return {
-        "suite": request.name,
+        "suite": options.name,
         "title": suite.title,
         "methods": first["methods"],
         "pairs": first["pairs"],
@@ -200,20 +200,20 @@ def benchmark_values(request: Request, outcome: Outcome) -> dict[str, Any]:
         "episode_seed": suite.episode_seed,
         "seeds": list(suite.seeds),
         "versions": versions(),
-        "notes": list(suite_notes(request)),
-        "results": results,
+        "notes": list(suite_notes(options)),
+        "results": groups,
         "curves": {
             scenario: {row: curve_values(curve) for row, curve in curves.items()}
-            for scenario, curves in outcome.curves.items()
+            for scenario, curves in results.curves.items()
         },
         "zoos": {
             name: [
                 {"name": each.name, "architecture": each.architecture, "labels": list(each.labels), **each.details}
                 for each in members
             ]
-            for name, members in outcome.zoos.items()
+            for name, members in results.zoos.items()
         },
-        "failures": outcome.failures,
+        "failures": results.failures,
     }
 
 

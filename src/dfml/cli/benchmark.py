@@ -78,8 +78,8 @@ def benchmark(
     located = {"--data": _read_pairs("--data", data), "--zoo": _read_pairs("--zoo", zoo)}
 
     from dfml.benchmark.execution import available_cores, default_jobs, execute
-    from dfml.benchmark.outcome import read_outcome
-    from dfml.benchmark.preparation import Request, prepare
+    from dfml.benchmark.preparation import BenchmarkOptions, prepare
+    from dfml.benchmark.results import read_results
     from dfml.benchmark.summary import benchmark_page, benchmark_values, group_table, to_report, to_rows
     from dfml.files import atomic_write
     from dfml.report.html_page import write_page
@@ -88,7 +88,7 @@ def benchmark(
 
     cores = available_cores()
     jobs = jobs or default_jobs(select_device(device))
-    request = Request(
+    options = BenchmarkOptions(
         name=suite,
         suite=loaded,
         folder=folder,
@@ -99,24 +99,24 @@ def benchmark(
         threads=max(1, cores // jobs),
         cores=cores,
     )
-    plan = prepare(request)
+    plan = prepare(options)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / "suite.yaml", yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False))
-    outcome = read_outcome(plan, execute(plan, jobs))
+    results = read_results(plan, execute(plan, jobs))
     command = shlex.join(["dfml", *sys.argv[1:]])
-    values = benchmark_values(request, outcome)
-    write_page(benchmark_page(request, outcome, command), out / "report.html")
-    atomic_write(out / "report.md", to_report(request, outcome, command))
-    atomic_write(out / "report.csv", to_rows(request, outcome))
+    values = benchmark_values(options, results)
+    write_page(benchmark_page(options, results, command), out / "report.html")
+    atomic_write(out / "report.md", to_report(options, results, command))
+    atomic_write(out / "report.csv", to_rows(options, results))
     atomic_write(out / "results.json", to_json({**values, "seconds": round(output.seconds, 3)}))
-    for group in outcome.groups:
+    for group in results.groups:
         output.say(group.title)
         output.show(to_rich(group_table(group)))
     output.results(values)
     output.say(f"report: {out / 'report.html'} (also report.md, report.csv, results.json)")
-    if outcome.failures:
-        names = "; ".join(f"{title}: {reason}" for title, reason in outcome.failures.items())
-        show_error(f"{len(outcome.failures)} of {len(plan.jobs)} cells failed ({names}); --resume tries them again")
+    if results.failures:
+        names = "; ".join(f"{title}: {reason}" for title, reason in results.failures.items())
+        show_error(f"{len(results.failures)} of {len(plan.jobs)} cells failed ({names}); --resume tries them again")
         raise typer.Exit(1)
 
 

@@ -60,7 +60,7 @@ def sample_evaluation_episode(
     )
 
 
-def require_room(name: str, images: Mapping[str, int], way: int, shot: Shot, query: int) -> None:
+def check_enough_images(name: str, images: Mapping[str, int], way: int, shot: Shot, query: int) -> None:
     """Check that episodes can be sampled from a data set.
 
     Args:

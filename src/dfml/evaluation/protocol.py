@@ -19,7 +19,7 @@ import torch
 
 from dfml.data.dataset import ImageDataset
 from dfml.errors import ProtocolError, UsageError
-from dfml.evaluation.episodes import Shot, describe_task, require_room, sample_evaluation_episode
+from dfml.evaluation.episodes import Shot, check_enough_images, describe_task, sample_evaluation_episode
 from dfml.evaluation.scores import adapted_scores, embedded_scores
 from dfml.learners.base import Calibration, MetaLearner, ProtocolName
 from dfml.learners.embedding import EmbeddingLearner
@@ -267,7 +267,7 @@ def require_evaluable(
             f"--protocol {learner.protocol}, or train a learner with --protocol {protocol}"
         )
     counts = torch.bincount(dataset.labels).tolist()
-    require_room(dataset.name, dict(zip(dataset.classes, counts, strict=True)), way, shot, query)
+    check_enough_images(dataset.name, dict(zip(dataset.classes, counts, strict=True)), way, shot, query)
 
 
 def _half_width(values: np.ndarray) -> float:

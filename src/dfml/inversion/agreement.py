@@ -79,7 +79,7 @@ class CrossMemberAgreement:
             self.pairs[inverted_from, member] += int(shared.sum())
             self.agreed[inverted_from, member] += int((shared & correct).sum())
 
-    def judges(self, inverted_from: int, count: int, generator: torch.Generator) -> list[int]:
+    def draw_members_sharing_classes(self, inverted_from: int, count: int, generator: torch.Generator) -> list[int]:
         """Draw up to `count` other members at random that share a class with a member, to classify its images.
 
         Args:

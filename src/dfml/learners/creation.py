@@ -13,7 +13,7 @@ from dfml.zoo.pretrained import Preprocessing
 CALIBRATIONS: dict[str, type[Calibration]] = {kind.name: kind for kind in (ICFIL,)}
 """Calibrations by their name on the command line."""
 
-_KINDS: dict[str, type[GradientLearner]] = {kind.kind: kind for kind in (MAML, ANIL, ProtoNet)}
+_KINDS: dict[str, type[GradientLearner]] = {learner.kind: learner for learner in (MAML, ANIL, ProtoNet)}
 
 
 def create_learner(

@@ -93,7 +93,7 @@ class GradientLearner(MetaLearner):
 
     Attributes:
         parameters: Meta-learned initial weights of backbone and head.
-        stored: Running batch-norm statistics: an EMA over the support sets of training; see
+        running_statistics: Running batch-norm statistics: an EMA over the support sets of training; see
             `LearnerConfig.statistics_shrinkage`.
 
     Raises:
@@ -118,7 +118,7 @@ class GradientLearner(MetaLearner):
         self.architecture = architecture_of(config.backbone, config.backbone_arguments, preprocessing.size)
         self.network = EpisodeNetwork(config.backbone, self.architecture["arguments"], seeds.integer(seed, "backbone"))
         self.parameters = self.network.initial() | self._initial_head(seed)
-        self.stored = self.network.neutral_statistics()
+        self.running_statistics = self.network.neutral_statistics()
 
     def _initial_head(self, seed: int) -> Parameters:
         width = self.network.width(self.preprocessing.size)
@@ -185,32 +185,39 @@ class GradientLearner(MetaLearner):
         default = self.config.inner_steps if self.protocol == "paper" else max(self.config.inner_steps, _STRICT_STEPS)
         return self.config.test_inner_steps or default
 
-    def query_statistics(self, support_statistics: Statistics, stored: Statistics) -> Statistics | None:
+    def query_statistics(self, support_statistics: Statistics, running_statistics: Statistics) -> Statistics | None:
         """Compute the batch-norm statistics that normalise query images under the learner's protocol.
 
         Args:
             support_statistics: Statistics of the support set.
-            stored: Running (EMA) statistics, towards which those of the support set are interpolated.
+            running_statistics: Running (EMA) statistics, towards which those of the support set are interpolated.
 
         Returns:
             None under the protocol `paper`: query images are normalised with their own statistics. Otherwise support
-            statistics, interpolated towards `stored` by `LearnerConfig.statistics_shrinkage`.
+            statistics, interpolated towards `running_statistics` by `LearnerConfig.statistics_shrinkage`.
         """
         if self.protocol == "paper":
             return None
         shrinkage = self.config.statistics_shrinkage
         if shrinkage == 0.0:
             return support_statistics
-        return {name: torch.lerp(value, stored[name], shrinkage) for name, value in support_statistics.items()}
+        return {
+            name: torch.lerp(value, running_statistics[name], shrinkage) for name, value in support_statistics.items()
+        }
 
     def episode_loss(
-        self, parameters: Parameters, stored: Statistics, episode: Episode, *, second_order: bool | None = None
+        self,
+        parameters: Parameters,
+        running_statistics: Statistics,
+        episode: Episode,
+        *,
+        second_order: bool | None = None,
     ) -> EpisodeOutcome:
         """Compute the outer loss of one episode: adapt to the support set, then cross-entropy of the query set.
 
         Args:
             parameters: Initial weights, which are adapted; the loss is differentiable in them.
-            stored: Running (EMA) batch-norm statistics; see `query_statistics`.
+            running_statistics: Running (EMA) batch-norm statistics; see `query_statistics`.
             episode: Task of `way` classes, with images of the learner's size.
             second_order: Differentiate through the inner loop, also to the support images; None: as set in
                 `LearnerConfig.second_order`.
@@ -224,7 +231,9 @@ class GradientLearner(MetaLearner):
             second_order=self.config.second_order if second_order is None else second_order,
         )
         inputs = self.preprocessing.normalise(episode.query_images)
-        features, _ = self.network.features(adapted, inputs, self.query_statistics(support_statistics, stored))
+        features, _ = self.network.features(
+            adapted, inputs, self.query_statistics(support_statistics, running_statistics)
+        )
         logits = functional.linear(features, adapted["head.weight"], adapted["head.bias"])
         loss = functional.cross_entropy(logits, episode.query_labels)
         accuracy = (logits.detach().argmax(dim=1) == episode.query_labels).float().mean()
@@ -259,7 +268,7 @@ class GradientLearner(MetaLearner):
             self.network,
             self.architecture,
             {name: value.detach() for name, value in adapted.items()},
-            self.query_statistics(support_statistics, self.stored),
+            self.query_statistics(support_statistics, self.running_statistics),
             names,
             self.preprocessing,
         )
@@ -268,7 +277,7 @@ class GradientLearner(MetaLearner):
         """See `MetaLearner.to`."""
         self.device = device
         self.parameters = {name: value.to(device) for name, value in self.parameters.items()}
-        self.stored = {name: value.to(device) for name, value in self.stored.items()}
+        self.running_statistics = {name: value.to(device) for name, value in self.running_statistics.items()}
         return self
 
     def get_config(self) -> dict[str, Any]:
@@ -278,7 +287,7 @@ class GradientLearner(MetaLearner):
     def state_dict(self) -> dict[str, Tensor]:
         """See `MetaLearner.state_dict`."""
         tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
-        return tensors | {f"stored.{name}": value for name, value in self.stored.items()}
+        return tensors | {f"stored.{name}": value for name, value in self.running_statistics.items()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], state_dict: dict[str, Tensor]) -> GradientLearner:
@@ -295,7 +304,7 @@ class GradientLearner(MetaLearner):
         head = frozenset({"parameters.head.weight", "parameters.head.bias"})
         require_tensors(state_dict, learner.state_dict(), any_length=head)
         learner.parameters = select_prefix(state_dict, "parameters.")
-        learner.stored = select_prefix(state_dict, "stored.")
+        learner.running_statistics = select_prefix(state_dict, "stored.")
         return learner
 
 

@@ -26,7 +26,7 @@ class OuterLoop:
 
     Attributes:
         parameters: The meta-learned weights: leaf tensors that require gradients.
-        stored: The meta-learned batch-norm statistics, a moving average over support sets.
+        running_statistics: The meta-learned batch-norm statistics, a moving average over support sets.
         updates: Number of outer steps so far.
     """
 
@@ -37,7 +37,7 @@ class OuterLoop:
         self.parameters: Parameters = {
             name: value.detach().clone().requires_grad_() for name, value in (start or blank.parameters).items()
         }
-        self.stored: Statistics = blank.stored
+        self.running_statistics: Statistics = blank.running_statistics
         self.updates = 0
         self._momentum = statistics_momentum
         self._optimiser = torch.optim.Adam(self.parameters.values(), lr=lr)
@@ -49,7 +49,9 @@ class OuterLoop:
             episode: The episode; gradients reach its images if they require them.
             second_order: Differentiate through the inner loop; None: as the learner's settings say.
         """
-        return self.blank.episode_loss(self.parameters, self.stored, episode, second_order=second_order).loss
+        return self.blank.episode_loss(
+            self.parameters, self.running_statistics, episode, second_order=second_order
+        ).loss
 
     def step(self, episodes: Iterable[Episode]) -> dict[str, float]:
         """One step of Adam on the sum of the episodes' outer losses.
@@ -61,7 +63,7 @@ class OuterLoop:
         gradients = [torch.zeros_like(value) for value in leaves]
         losses, accuracies, statistics = [], [], []
         for episode in episodes:
-            outcome = self.blank.episode_loss(self.parameters, self.stored, episode)
+            outcome = self.blank.episode_loss(self.parameters, self.running_statistics, episode)
             episode_gradients = torch.autograd.grad(outcome.loss, leaves, materialize_grads=True, allow_unused=True)
             torch._foreach_add_(gradients, episode_gradients)
             losses.append(outcome.loss.item())
@@ -75,9 +77,9 @@ class OuterLoop:
         return {"outer_loss": sum(losses) / len(losses), "accuracy": sum(accuracies) / len(accuracies)}
 
     def _average_statistics(self, statistics: list[Statistics], momentum: float) -> None:
-        self.stored = {
+        self.running_statistics = {
             name: torch.lerp(value, torch.stack([each[name] for each in statistics]).mean(0), momentum)
-            for name, value in self.stored.items()
+            for name, value in self.running_statistics.items()
         }
 
     @staticmethod
@@ -105,14 +107,14 @@ class OuterLoop:
             blank.config, blank.preprocessing, way=blank.way, protocol=blank.protocol, name=blank.name
         )
         learner.parameters = {name: value.detach().clone() for name, value in self.parameters.items()}
-        learner.stored = dict(self.stored)
+        learner.running_statistics = dict(self.running_statistics)
         learner.device = blank.device
         return learner
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors by name, not copied, for a checkpoint."""
         tensors = {f"parameters.{name}": value for name, value in self.parameters.items()}
-        tensors |= {f"stored.{name}": value for name, value in self.stored.items()}
+        tensors |= {f"stored.{name}": value for name, value in self.running_statistics.items()}
         return {**tensors, "updates": torch.tensor(self.updates), **optimiser_state_dict("optimiser", self._optimiser)}
 
     @torch.no_grad()
@@ -120,6 +122,6 @@ class OuterLoop:
         """Load what `state_dict` returned."""
         for name, value in self.parameters.items():
             value.copy_(tensors[f"parameters.{name}"])
-        self.stored = {name: tensors[f"stored.{name}"] for name in self.stored}
+        self.running_statistics = {name: tensors[f"stored.{name}"] for name in self.running_statistics}
         self.updates = int(tensors["updates"])
         load_optimiser_state_dict("optimiser", self._optimiser, tensors)

@@ -67,9 +67,9 @@ def find_candidates(folder: Path, known: Collection[Path] = ()) -> Candidates:
             if entry.is_symlink():
                 _note_link(path, root, found)
             elif entry.is_dir():
-                kind = sniff(path)
-                if kind.kind in _MEMBERS:
-                    found.models.append(kind)
+                model = sniff(path)
+                if model.kind in _MEMBERS:
+                    found.models.append(model)
                 else:
                     below.append((path, depth + 1))
             else:

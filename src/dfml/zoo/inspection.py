@@ -271,8 +271,8 @@ def _with_many_classes(
             warnings=(
                 *member.warnings,
                 f"it has {len(member.labels)} of the zoo's {len(space)} classes, of which other members know "
-                f"{shared[member.name]}: what it says of the others cannot be checked; a round of inversion takes at "
-                "most `inversion.classes_per_round` of them",
+                f"{shared[member.name]}: its predictions for the rest cannot be compared with theirs; a round of "
+                "inversion takes at most `inversion.classes_per_round` of them",
             ),
         )
         if member.name in shared

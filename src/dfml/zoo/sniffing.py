@@ -133,7 +133,7 @@ def _sniff_file(path: Path, file: BinaryIO) -> Found:
         return Found(path, Kind.LFS_POINTER, "", "it is a git-lfs pointer, not the weights", "run `git lfs pull`")
     size = path.stat().st_size
     recognisers: tuple[Callable[[], Found | None], ...] = (
-        lambda: _by_mark(path, head),
+        lambda: _by_signature(path, head),
         lambda: _safetensors(path, file, head, size),
         lambda: _zip(path, file) if head.startswith(b"PK\x03\x04") else None,
         lambda: Found(path, Kind.ONNX) if is_onnx(file, size) else None,
@@ -146,7 +146,7 @@ def _sniff_file(path: Path, file: BinaryIO) -> Found:
     return _text_or_unknown(path, head)
 
 
-_MARKS: tuple[tuple[int, bytes, Kind, str], ...] = (
+_SIGNATURES: tuple[tuple[int, bytes, Kind, str], ...] = (
     (0, b"\x89HDF\r\n\x1a\n", Kind.HDF5, ""),
     (4, b"TFL3", Kind.TENSORFLOW, "TensorFlow Lite"),
     (257, b"ustar", Kind.ARCHIVE, "tar"),
@@ -163,9 +163,9 @@ _MARKS: tuple[tuple[int, bytes, Kind, str], ...] = (
 )
 
 
-def _by_mark(path: Path, head: bytes) -> Found | None:
-    for offset, mark, kind, detail in _MARKS:
-        if head[offset : offset + len(mark)] == mark:
+def _by_signature(path: Path, head: bytes) -> Found | None:
+    for offset, signature, kind, detail in _SIGNATURES:
+        if head[offset : offset + len(signature)] == signature:
             if kind is Kind.OTHER:
                 return Found(path, kind, detail)
             if kind is Kind.ARCHIVE:
@@ -236,7 +236,7 @@ def _weights_name(path: Path) -> str:
 
 
 def _pickle(path: Path, file: BinaryIO, head: bytes) -> Found | None:
-    # Protocols 0 and 1 have no mark of their own: a text that happens to begin as such a pickle does not end as one.
+    # Protocols 0 and 1 have no signature: a text that happens to begin as such a pickle does not end as one.
     marked = head[0] == 0x80 and 2 <= head[1] <= 5 if len(head) > 1 else False
     if not marked and head[:1] not in (b"(", b"c", b"}", b"]"):
         return None

@@ -201,7 +201,7 @@ class FreeRun(TrainingRun):
             if self.config.inversion.confirmed_only:
                 stored = to_float(to_bytes(images))
                 generator = seeds.generator(self.config.seed, "judges", iteration, member)
-                queried = [member, *self.agreement.judges(member, JUDGES, generator)]
+                queried = [member, *self.agreement.draw_members_sharing_classes(member, JUDGES, generator)]
                 scores = {index: teacher_logits(self.zoo[index], stored) for index in queried}
                 self.agreement.add(member, labels, scores)
                 confirmed = self.source.confirmed(member, labels, scores[member])

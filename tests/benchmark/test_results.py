@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from dfml.benchmark.cell_process import read_evaluation
-from dfml.benchmark.outcome import read_outcome
+from dfml.benchmark.results import read_results
 from tests.benchmark.conftest import Finished
 from tests.benchmark.small import plan
 
 
 def test_a_row_is_the_mean_over_its_seeds(finished: Finished) -> None:
     jobs = [job for job in finished.plan.jobs.values() if job.cell.row == "purer"]
-    for number, group in enumerate(finished.outcome.groups):
+    for number, group in enumerate(finished.results.groups):
         row = group.rows[0]
         own = [read_evaluation(job.measurements[number][1]).evaluation for job in jobs]
         mean = np.mean([each.accuracies for each in own], axis=0)
@@ -26,27 +26,27 @@ def test_a_row_is_the_mean_over_its_seeds(finished: Finished) -> None:
 
 
 def test_rows_without_accuracies_say_why(finished: Finished) -> None:
-    rows = {row.name: row for row in finished.outcome.groups[0].rows}
+    rows = {row.name: row for row in finished.results.groups[0].rows}
     assert list(rows) == ["purer", "zoo_embedding", "average", "failing"]
     assert rows["failing"].evaluations == {}
     assert rows["failing"].notes == ("the disk is full",)
     assert rows["average"].deviation is None
-    assert [row.name for row in finished.outcome.groups[0].measured] == ["purer", "zoo_embedding", "average"]
+    assert [row.name for row in finished.results.groups[0].measured] == ["purer", "zoo_embedding", "average"]
 
 
 def test_curves_images_and_members_are_found(finished: Finished) -> None:
-    outcome = finished.outcome
-    assert {name: list(curves) for name, curves in outcome.curves.items()} == {"letters": ["purer"]}
-    assert list(outcome.curves["letters"]["purer"]) == [1, 2]
-    assert [title for title, _, _ in outcome.images] == ["Recovered images: purer on letters"]
-    assert all(path.exists() for _, _, path in outcome.images)
-    assert [len(members) for members in outcome.zoos.values()] == [2]
+    found = finished.results
+    assert {name: list(curves) for name, curves in found.curves.items()} == {"letters": ["purer"]}
+    assert list(found.curves["letters"]["purer"]) == [1, 2]
+    assert [title for title, _, _ in found.images] == ["Recovered images: purer on letters"]
+    assert all(path.exists() for _, _, path in found.images)
+    assert [len(members) for members in found.zoos.values()] == [2]
 
 
 def test_before_the_first_cell_nothing_is_measured(tmp_path: Path) -> None:
     made = plan(tmp_path / "out", zoos={"letters": {"arch": ["conv4", "conv4_64"]}})
-    outcome = read_outcome(made, {})
-    notes = {row.name: row.notes for row in outcome.groups[0].rows}
+    found = read_results(made, {})
+    notes = {row.name: row.notes for row in found.groups[0].rows}
     assert notes["purer"] == ("not measured yet",)
     assert "averaging needs members" in notes["average"][0]
-    assert outcome.zoos == outcome.curves == {}
+    assert found.zoos == found.curves == {}

@@ -79,7 +79,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BenchmarkResults:
     """All results of a benchmark.
 
     Attributes:
@@ -97,20 +97,20 @@ class Outcome:
     failures: dict[str, str]
 
 
-def read_outcome(plan: Plan, failures: Mapping[str, str]) -> Outcome:
+def read_results(plan: Plan, failures: Mapping[str, str]) -> BenchmarkResults:
     """Read all results that a benchmark has so far.
 
     Args:
         plan: Its zoos and cells.
         failures: Key of a cell -> why it failed.
     """
-    suite = plan.request.suite
+    suite = plan.options.suite
     groups = tuple(
         Group(name, task, tuple(_row(plan, failures, scenario, task, *row) for row in rows_of(suite, scenario).items()))
         for name, scenario in suite.scenarios.items()
         for task in suite.tasks
     )
-    return Outcome(
+    return BenchmarkResults(
         groups,
         {name: curves for name, scenario in suite.scenarios.items() if (curves := _curves(plan, scenario))},
         {name: configs for name, path in plan.zoo_paths.items() if (configs := _members(path))},
@@ -122,7 +122,7 @@ def read_outcome(plan: Plan, failures: Mapping[str, str]) -> Outcome:
 def _row(
     plan: Plan, failures: Mapping[str, str], scenario: ScenarioSpec, task: TaskSpec, row: str, spec: MethodSpec
 ) -> Row:
-    suite = plan.request.suite
+    suite = plan.options.suite
     found: dict[int, tuple[dict[str, Evaluation], dict[str, Any]]] = {}
     notes: dict[str, None] = {}
     seeds = seeds_of(suite, spec)
@@ -155,7 +155,7 @@ def _row(
 
 
 def _key(plan: Plan, scenario: ScenarioSpec, row: str, spec: MethodSpec, shot: int | None, seed: int) -> str:
-    return make_cell(plan.request.suite, scenario, row, spec, shot, seed, plan.zoo_digests).key
+    return make_cell(plan.options.suite, scenario, row, spec, shot, seed, plan.zoo_digests).key
 
 
 def _read(job: CellJob, scenario: ScenarioSpec, task: TaskSpec) -> tuple[dict[str, Evaluation], dict[str, Any]] | None:
@@ -174,7 +174,7 @@ def _read(job: CellJob, scenario: ScenarioSpec, task: TaskSpec) -> tuple[dict[st
 
 def _curves(plan: Plan, scenario: ScenarioSpec) -> dict[str, dict[int, Evaluation]]:
     """Learning curves of the first seed, on the first data set and task that each learner is evaluated on."""
-    suite = plan.request.suite
+    suite = plan.options.suite
     curves = {}
     for row, spec in rows_of(suite, scenario).items():
         shot = shots_of(suite, spec)[0]
@@ -195,7 +195,7 @@ def _members(path: Path) -> tuple[MemberConfig, ...]:
 def _images(plan: Plan) -> list[tuple[str, str, Path]]:
     """Title, caption and file of the contact sheets: those of the first seed, one per method and zoo."""
     found: dict[tuple[str, tuple[str, ...]], tuple[str, str, Path]] = {}
-    suite = plan.request.suite
+    suite = plan.options.suite
     for job in plan.jobs.values():
         trained, cell = job.folder / TRAINED, job.cell
         if cell.seed != seeds_of(suite, suite.methods[cell.row])[0] or not trained.exists():
