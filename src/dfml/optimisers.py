@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dfml.errors import RunError
-
-_DECAY = 0.1  # weight decay of Muon
+from dfml.muon import Muon
 
 
 class MuonAndAdam:
@@ -37,7 +36,7 @@ class MuonAndAdam:
         kernels = [leaf for leaf, is_kernel in zip(leaves, self._is_kernel, strict=True) if is_kernel]
         others = [leaf for leaf, is_kernel in zip(leaves, self._is_kernel, strict=True) if not is_kernel]
         self._adam = torch.optim.Adam(others, lr=lr)
-        self._muon = torch.optim.Muon(kernels, lr=kernel_lr, weight_decay=_DECAY) if kernels else None
+        self._muon = Muon(kernels, lr=kernel_lr) if kernels else None
 
     def descend(self, loss: Tensor, rate: float) -> None:
         """One step that decreases a loss.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from dfml.benchmark.cell_results import BenchmarkResults, read_results
 from dfml.benchmark.execution import execute
 from dfml.benchmark.preparation import Plan
 from dfml.benchmark.processes import run_in_this_process
-from dfml.benchmark.results import BenchmarkResults, read_results
 from tests.benchmark.small import plan
 
 FAILING = "tests.benchmark.failing_methods:Failing"

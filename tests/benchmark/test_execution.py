@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from dfml.benchmark.cell_process import TRAINED
+from dfml.benchmark.cell_results import read_results
 from dfml.benchmark.execution import available_cores, default_jobs, execute
 from dfml.benchmark.processes import JobResult, run_in_this_process
-from dfml.benchmark.results import read_results
 from dfml.benchmark.summary import group_table
 from tests.benchmark.conftest import Finished
 from tests.benchmark.small import plan

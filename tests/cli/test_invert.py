@@ -229,8 +229,11 @@ def test_the_contact_sheet_has_the_first_members_of_a_large_zoo(
     monkeypatch.setattr(sys.modules["dfml.cli.invert"], "_SHEET_MEMBERS", 1)
     first = dfml("invert", world.zoo, "--out", tmp_path / "first", *shown)
     assert "contact sheet of the first 1 members: " in first.stdout
-    sizes = [Image.open(tmp_path / name / "contact_sheet.png").size for name in ("whole", "first")]
-    assert sizes[1][0] * sizes[1][1] < sizes[0][0] * sizes[0][1]
+    areas = []
+    for name in ("whole", "first"):
+        with Image.open(tmp_path / name / "contact_sheet.png") as sheet:
+            areas.append(sheet.width * sheet.height)
+    assert areas[1] < areas[0]
     assert len(pictures(tmp_path / "first")) == len(pictures(tmp_path / "whole"))
 
 

@@ -80,7 +80,7 @@ def test_labelled_images_are_read_at_the_size_that_is_asked_for(tmp_path: Path) 
     found = stated(images=tmp_path / "images", class_index=tmp_path / "index.yaml")
     assert found.class_index == {"ant_0": 1, "ant_1": 0}
     assert found.images is not None
-    pixels, labels, names = found.images(20)
+    pixels, labels, names = found.images(20, "bilinear")
     assert pixels.shape == (4, 3, 20, 20)
     assert labels.tolist() == [0, 0, 1, 1]
     assert tuple(names) == ("ant_0", "ant_1")

@@ -33,7 +33,7 @@ def small_learner(
     learner = create_learner(config, PREPROCESSING, way=WAY, protocol=protocol, seed=1)  # type: ignore[arg-type]
     if double:
         learner.parameters = {name: value.double() for name, value in learner.parameters.items()}
-        learner.stored = {name: value.double() for name, value in learner.stored.items()}
+        learner.running_statistics = {name: value.double() for name, value in learner.running_statistics.items()}
     return learner
 
 
@@ -135,7 +135,7 @@ def test_shrinkage_interpolates_towards_the_stored_statistics() -> None:
     assert support_only.statistics is not None
     assert stored_only.statistics is not None
     for name, value in stored_only.statistics.items():
-        torch.testing.assert_close(value, learner.stored[name])
+        torch.testing.assert_close(value, learner.running_statistics[name])
         assert not torch.allclose(support_only.statistics[name], value)
 
 

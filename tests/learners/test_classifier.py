@@ -32,7 +32,7 @@ def test_learner_and_classifier_predict_the_same_after_saving_and_loading(
     kind: str, protocol: str, tmp_path: Path
 ) -> None:
     learner, episode = gradient_learner(protocol, kind=kind, statistics_shrinkage=0.3), noise_episode()
-    learner.stored = {name: value + 0.5 for name, value in learner.stored.items()}
+    learner.running_statistics = {name: value + 0.5 for name, value in learner.running_statistics.items()}
     learner.save_pretrained(tmp_path / "learner")
     loaded = MetaLearner.from_pretrained(tmp_path / "learner")
     assert (type(loaded), loaded.name, loaded.way, loaded.protocol) == (type(learner), learner.name, WAY, protocol)

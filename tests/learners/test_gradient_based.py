@@ -41,7 +41,7 @@ def test_gradients_reach_support_and_query_images(kind: str) -> None:
     episode.query_images.requires_grad_()
     learner = gradient_learner(kind=kind, second_order=False)
     parameters = {name: value.requires_grad_() for name, value in learner.parameters.items()}
-    outcome = learner.episode_loss(parameters, learner.stored, episode, second_order=True)
+    outcome = learner.episode_loss(parameters, learner.running_statistics, episode, second_order=True)
     for gradient in torch.autograd.grad(outcome.loss, [episode.support_images, episode.query_images]):
         assert torch.all(gradient.abs().sum(dim=(1, 2, 3)) > 0)
 
@@ -75,7 +75,9 @@ def test_shrinkage_interpolates_support_and_stored_statistics() -> None:
     episode = noise_episode()
     for shrinkage in (0.0, 0.25, 1.0):
         learner = gradient_learner(statistics_shrinkage=shrinkage, test_inner_steps=1)
-        learner.stored = {name: torch.full_like(value, 2.0) for name, value in learner.stored.items()}
+        learner.running_statistics = {
+            name: torch.full_like(value, 2.0) for name, value in learner.running_statistics.items()
+        }
         inputs = learner.preprocessing.normalise(episode.support_images)
         _, support = learner.network.features(learner.parameters, inputs)
         classifier = learner.adapt(episode.support_images, episode.support_labels)

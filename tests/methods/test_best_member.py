@@ -25,8 +25,14 @@ from tests.methods.reference import member_representation
 CPU = torch.device("cpu")
 LABELS = torch.tensor([0, 1, 0, 1, 1])
 LARGER = Preprocessing(24, (0.1, 0.2, 0.3), (0.5, 0.4, 0.3))
-DEAD_LEAVES: dict[str, Any] = {"inversion": {"engine": "ei", "ei": {"start": "dead_leaves", "steps": 0}}}
-QUICK: dict[str, Any] = {"iterations": 4, "images_per_class": 3, "inversion": {"ei": {"steps": 2}}}
+DEAD_LEAVES: dict[str, Any] = {
+    "inversion": {"engine": "ei", "fallback": None, "ei": {"start": "dead_leaves", "steps": 0}}
+}
+QUICK: dict[str, Any] = {
+    "iterations": 4,
+    "images_per_class": 3,
+    "inversion": {"fallback": None, "ei": {"steps": 2, "search_steps": 0}},
+}
 
 
 class BrightnessNetwork(nn.Module):

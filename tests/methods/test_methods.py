@@ -40,10 +40,10 @@ SMALL: dict[str, dict[str, Any]] = {
         "episode_way": 2,
         "episode_shot": 1,
         "episode_query": 1,
-        "inversion": {"ei": {"steps": 2}, "five": GENERATOR},
+        "inversion": {"fallback": None, "ei": {"steps": 2, "search_steps": 0}, "five": GENERATOR},
     },
     "dro": {"embedding_size": 4, "hidden": 8},
-    "best_member": {"images_per_class": 3, "inversion": {"ei": {"steps": 2}}},
+    "best_member": {"images_per_class": 3, "inversion": {"fallback": None, "ei": {"steps": 2, "search_steps": 0}}},
 }
 
 

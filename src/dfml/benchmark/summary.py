@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from dfml.benchmark.cell_results import BenchmarkResults, Group, Row
 from dfml.benchmark.preparation import BenchmarkOptions
-from dfml.benchmark.results import BenchmarkResults, Group, Row
 from dfml.evaluation.protocol import versions
 from dfml.report.domains import domain_differences, percent
 from dfml.report.figures import to_svg

@@ -77,9 +77,9 @@ def benchmark(
         require_empty(out)
     located = {"--data": _read_pairs("--data", data), "--zoo": _read_pairs("--zoo", zoo)}
 
+    from dfml.benchmark.cell_results import read_results
     from dfml.benchmark.execution import available_cores, default_jobs, execute
     from dfml.benchmark.preparation import BenchmarkOptions, prepare
-    from dfml.benchmark.results import read_results
     from dfml.benchmark.summary import benchmark_page, benchmark_values, group_table, to_report, to_rows
     from dfml.files import atomic_write
     from dfml.report.html_page import write_page

@@ -20,7 +20,7 @@ from dfml.errors import UsageError, ZooError, ZooMemberError
 from dfml.files import open_regular_file
 from dfml.zoo.black_box import BlackBoxClassifier
 from dfml.zoo.bounds import TooCostlyError, TooManyModulesError, bounded_modules, check_buffers, largest_tensor
-from dfml.zoo.formats import WEIGHTS, MemberConfig, format_named, format_of
+from dfml.zoo.formats import WEIGHTS, MemberConfig, MemberFormat, format_named, format_of
 from dfml.zoo.hub import absolute_path, is_hub_id, local_folder
 from dfml.zoo.manifest import ManifestMember, entry_path, find_entry
 from dfml.zoo.manifest_members import read_entry
@@ -58,7 +58,7 @@ def read_member_config(path: Path, network: str | None = None, entry: ManifestMe
         details = {**config.details, "hub": str(source)}
         return replace(config, path=source, weights=config.weight_file, details=details)
     entry = entry or find_entry(path)
-    member_format = format_named(entry.format) if entry else format_of(path)
+    member_format = _format_of_entry(path, entry) if entry else format_of(path)
     if entry and is_hub_id(entry.path):
         return replace(read_member_config(Path(entry.path)), path=path, entry=entry)
     if entry:
@@ -152,6 +152,14 @@ def load_entry(entry: ManifestMember, folder: Path, network: str | None = None) 
     """
     config = read_entry(entry_path(folder, entry), entry, format_named(entry.format), network)
     return load_member(_checked(config, entry.format))
+
+
+def _format_of_entry(path: Path, entry: ManifestMember) -> MemberFormat:
+    """The format that an entry names; its absence is a mistake in this entry, and does not affect other members."""
+    try:
+        return format_named(entry.format)
+    except ZooError as error:
+        raise ZooMemberError(path, str(error), f"correct `format` of {entry.member_name} in zoo.yaml") from error
 
 
 def _call(name: str, function: Callable[[Argument], Result], argument: Argument, path: Path) -> Result:

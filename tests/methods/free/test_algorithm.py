@@ -43,6 +43,7 @@ SMALL: dict[str, Any] = {
         "fast_dfkd": TINY,
         "cmi": TINY,
         "ei": {"steps": 2, "search_steps": 0},
+        "consensus": {"steps": 2, "search_steps": 0},
     },
     "learner": LearnerConfig(inner_steps=2),
     "checkpoint_every": 2,

@@ -127,7 +127,7 @@ def test_the_outer_step_is_taken_on_the_sum_over_episodes() -> None:
     expected = [torch.zeros_like(value) for value in run.outer.parameters.values()]
     for index in range(3):
         episode = run.dataset.episode(3, 1, 2, seeds.generator(0, "episode", 1, index))
-        loss = run.outer.blank.episode_loss(run.outer.parameters, run.outer.stored, episode).loss
+        loss = run.outer.blank.episode_loss(run.outer.parameters, run.outer.running_statistics, episode).loss
         for total, part in zip(expected, torch.autograd.grad(loss, list(run.outer.parameters.values())), strict=True):
             total += part
     run._meta_train(1)

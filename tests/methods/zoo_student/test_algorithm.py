@@ -43,6 +43,7 @@ SMALL: dict[str, Any] = {
         "fast_dfkd": TINY,
         "cmi": TINY,
         "ei": {"steps": 2, "search_steps": 0},
+        "consensus": {"steps": 2, "search_steps": 0},
     },
     "checkpoint_every": 2,
     "snapshot_every": 2,
@@ -253,7 +254,7 @@ def test_a_run_can_start_from_a_checkpoint_with_other_settings_of_the_images(
 
 
 def test_a_backbone_with_dropout_is_resumed_with_the_same_bits(tmp_path: Path) -> None:
-    settings = {**SMALL, "backbone": "resnet10t", "backbone_arguments": {"drop_rate": 0.5}}
+    settings = {**SMALL, "backbone": "test_resnet", "backbone_arguments": {"drop_rate": 0.5}}
     straight = ZooStudent(**settings).fit(zoo(), out=tmp_path / "straight", device="cpu")
     torch.manual_seed(7)
     run = start_run(**{key: settings[key] for key in ("backbone", "backbone_arguments")})

@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "batch": 8,
     "precision": "float32",
     "backbone_arguments": {"channels": [8, 8, 8, 8]},
-    "inversion": {"confirmed_only": False, "ei": {"steps": 2}},
+    "inversion": {"confirmed_only": False, "fallback": None, "ei": {"steps": 2, "search_steps": 0}},
     "checkpoint_every": 1,
 }
 LABELS = {"b": ("ant", "bee", "cat"), "d": ("cat", "dog"), "a": ("elk", "bee"), "c": ("fox", "ant", "gnu", "hen")}
@@ -157,7 +157,7 @@ def test_a_method_that_cannot_grow_says_so(tmp_path: Path) -> None:
         "replay_steps": 1,
         "replay_tasks": 1,
         "checkpoint_every": 1,
-        "inversion": {"confirmed_only": False, "five": {"width": 8, "latent": 8, "steps": 2}},
+        "inversion": {"confirmed_only": False, "fallback": None, "five": {"width": 8, "latent": 8, "steps": 2}},
         "learner": {"inner_steps": 1},
     }
     first, second = (zoo_of(tmp_path / name, name) for name in ("bd", "abd"))

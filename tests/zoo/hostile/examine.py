@@ -19,7 +19,7 @@ from dfml.zoo.inspection import ZooReport, inspect_zoo
 from dfml.zoo.manifest import Manifest
 from dfml.zoo.zoo import Zoo
 
-TRIAL_SECONDS = 3
+TRIAL_SECONDS = 10
 
 
 def attempt(work: Callable[[], Any]) -> tuple[Any, str | None]:

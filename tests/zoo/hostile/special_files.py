@@ -51,7 +51,8 @@ def socket_as_file(zoo: Path) -> None:
     here = os.getcwd()
     os.chdir(zoo)
     try:
-        socket.socket(socket.AF_UNIX).bind("bad.pth")
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind("bad.pth")
     finally:
         os.chdir(here)
 

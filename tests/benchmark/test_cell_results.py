@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dfml.benchmark.cell_process import read_evaluation
-from dfml.benchmark.results import read_results
+from dfml.benchmark.cell_results import read_results
 from tests.benchmark.conftest import Finished
 from tests.benchmark.small import plan
 
