@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from dfml.benchmark import execution, shipped_suites
-from dfml.benchmark.processes import run_here
+from dfml.benchmark.processes import run_in_this_process
 from tests.benchmark.conftest import FAILING
 from tests.benchmark.small import write
 from tests.cli.conftest import dfml, error
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells run in this process, without the start of others."""
-    monkeypatch.setattr(execution, "run_jobs", run_here)
+    monkeypatch.setattr(execution, "run_jobs", run_in_this_process)
 
 
 @pytest.mark.usefixtures("_here")

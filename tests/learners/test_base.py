@@ -54,6 +54,13 @@ def edit(config: Path, **changes: Any) -> None:
     config.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
 
 
+def test_learners_and_classifiers_show_what_they_are() -> None:
+    learner = create_learner(LearnerConfig(kind="anil"), PREPROCESSING, way=3, name="mine")
+    assert repr(learner) == f"ANIL(name='mine', way=3, protocol='strict', size={PREPROCESSING.size})"
+    classifier = learner.adapt(images(2), torch.arange(2), ("cat", "dog"))
+    assert repr(classifier).endswith(f"(labels=('cat', 'dog'), size={PREPROCESSING.size})")
+
+
 @every_learner
 def test_what_is_saved_is_the_config_and_the_state_dict(kind: str, tmp_path: Path) -> None:
     learner, classifier = saved(kind, tmp_path)

@@ -66,6 +66,10 @@ class MetaLearner(Shareable):
         super().__init_subclass__()
         add_kind(MetaLearner._kinds, cls)
 
+    def __repr__(self) -> str:
+        size = self.preprocessing.size
+        return f"{type(self).__name__}(name={self.name!r}, way={self.way}, protocol={self.protocol!r}, size={size})"
+
     @abstractmethod
     def fit_support(
         self, images: Float[Tensor, "support 3 size size"], labels: Int64[Tensor, "support"], names: tuple[str, ...]

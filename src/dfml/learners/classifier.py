@@ -34,7 +34,7 @@ class FewShotClassifier(Shareable):
     `from_config`.
 
     Attributes:
-        labels: Class names, in the order of the columns of `predict_proba`; `predict` returns indices into them.
+        labels: Class names, in the order of the columns of `predict_proba`.
         preprocessing: Image size, mean and standard deviation of the network's input.
         device: Device on which the classifier computes; images are moved there.
     """
@@ -49,6 +49,9 @@ class FewShotClassifier(Shareable):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         add_kind(FewShotClassifier._kinds, cls)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(labels={self.labels!r}, size={self.preprocessing.size})"
 
     @abstractmethod
     def scores(self, images: Float[Tensor, "images 3 size size"]) -> Float[Tensor, "images labels"]:
