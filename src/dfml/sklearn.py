@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             pixels. Rows hold values from `low` to `high`, which are clipped to this range.
         low: Value of black in rows of `X`.
         high: Value of white in rows of `X`; greater than `low`.
-        calibration: Calibration of the adapted classifier, such as `dfml.ICFIL()`; None: none.
+        calibration: Calibration of the adapted classifier, such as `dfml.ICFIL()`; `own`: the one that belongs
+            to the learner, if there is one; None: none.
         device: Device that the learner computes on, if it is opened here.
 
     Attributes:
@@ -51,7 +52,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         image_shape: tuple[int, ...] | str = "auto",
         low: float = 0.0,
         high: float = 1.0,
-        calibration: Calibration | None = None,
+        calibration: Calibration | Literal["own"] | None = "own",
         device: str = "auto",
     ) -> None:
         self.learner = learner

@@ -50,7 +50,8 @@ def test_a_calibration_is_part_of_the_name(tmp_path: Path) -> None:
 def test_a_calibration_is_applied_where_it_is_supported() -> None:
     supported, unsupported = untrained_protonet(), student()
     learners = [supported, unsupported]
-    assert applicable_calibrations(supported, learners, None) == [None]
+    assert applicable_calibrations(supported, learners, None) == ["own"]
+    assert applicable_calibrations(supported, learners, "none") == [None]
     assert applicable_calibrations(unsupported, learners, "icfil") == [None]
     uncalibrated, calibration = applicable_calibrations(supported, learners, "icfil")
     assert uncalibrated is None

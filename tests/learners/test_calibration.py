@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dfml.data.glyphs import glyphs
 from dfml.errors import LearnerError
 from dfml.evaluation.protocol import compare, evaluate
 from dfml.inversion.loss import InversionWeights
-from dfml.learners import ICFIL, ICFILConfig, LearnerConfig, create_learner
+from dfml.learners import ICFIL, ICFILConfig, LearnerConfig, MetaLearner, create_learner
 from dfml.learners.calibration import contrastive_loss, invert_adapted
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network_classifier import NetworkClassifier
 from dfml.learners.student import Student
+from dfml.methods.purer import PURER
 from tests.factories import PREPROCESSING, coloured_dataset, images, load_episode
 
 from .reference import contrast_by_hand, icfil
@@ -201,3 +206,35 @@ def test_learners_with_a_fixed_embedding_are_refused_by_name() -> None:
         student.adapt(*support(1, 1, 1), calibration=ICFIL())
     with pytest.raises(LearnerError, match="my student"):
         evaluate(student, coloured_dataset(), way=2, episodes=2, calibration=ICFIL())
+
+
+def test_a_calibration_of_the_learner_is_applied_and_saved_with_it(tmp_path: Path) -> None:
+    plain = small_learner("maml")
+    own = small_learner("maml", calibration=SHORT)
+    images, labels = support(3, 2, 2, 2)
+    expected = plain.adapt(images, labels, calibration=ICFIL(SHORT))
+    own.save_pretrained(tmp_path / "learner")
+    for learner in (own, MetaLearner.from_pretrained(tmp_path / "learner")):
+        found = learner.adapt(images, labels)
+        assert torch.equal(found.predict_proba(images), expected.predict_proba(images))
+        assert found.provenance["calibration"] == "icfil"
+        without = learner.adapt(images, labels, calibration=None)
+        assert torch.equal(without.predict_proba(images), plain.adapt(images, labels).predict_proba(images))
+        assert "calibration" not in without.provenance
+    assert plain.calibration is None
+
+
+def test_evaluation_applies_the_calibration_of_the_learner_unless_told_otherwise() -> None:
+    plain, own = small_learner("maml"), small_learner("maml", calibration=SHORT)
+    settings: dict[str, Any] = {"way": 2, "query": 2, "episodes": 2}
+    data = glyphs("test", per_class=4)
+    by_itself, told = evaluate(own, data, **settings), evaluate(plain, data, calibration=ICFIL(SHORT), **settings)
+    assert by_itself.accuracies == told.accuracies
+    assert (by_itself.name, told.name) == ("maml", "maml + icfil")
+    without = evaluate(own, data, calibration=None, **settings)
+    assert without.accuracies == evaluate(plain, data, **settings).accuracies
+
+
+def test_purer_calibrates_the_head_as_released_the_backbone_by_default_and_nothing_on_a_cpu() -> None:
+    found = {name: PURER(**PURER.preset_settings(name)).config.learner.calibration for name in ("released", "cpu", None)}
+    assert found == {"released": ICFILConfig(head=1.0), "cpu": None, None: ICFILConfig()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,9 @@ from dfml.cli.options import (
 )
 from dfml.cli.output import Output
 from dfml.cli.output_folder import new_folder, report_write_errors
+
+if TYPE_CHECKING:
+    from dfml.learners.base import Calibration
 
 
 def adapt(
@@ -49,8 +52,8 @@ def adapt(
         from dfml.training.progress import show_progress
 
         opened = open_learner(learner, device, seed=seed, progress=show_progress, max_resident=max_resident)
-        chosen = None
-        if calibration:
+        chosen: Calibration | Literal["own"] | None = None if calibration else "own"
+        if calibration == "icfil":
             from dfml.learners import CALIBRATIONS
 
             chosen = CALIBRATIONS[calibration]()

@@ -23,7 +23,7 @@ MAX_RESIDENT = 1024
 
 Protocol = Literal["strict", "paper"]
 Recipe = Literal["paper", "strong"]
-CalibrationName = Literal["icfil"]
+CalibrationName = Literal["icfil", "none"]
 if TYPE_CHECKING:
     SplitName = str
 else:  # dfml's own class splits and those of installed packages
@@ -111,8 +111,8 @@ CalibrationOption = Annotated[
     typer.Option(
         "--calibration",
         metavar="NAME",
-        help="Calibrate adapted classifiers: icfil. Only for learners that adapt by gradient descent or prototypes "
-        "(maml, anil, protonet).",
+        help="Calibration of adapted classifiers: icfil, only for learners that adapt by gradient descent or "
+        "prototypes (maml, anil, protonet); or none. Default: the one that was trained with the learner, if any.",
     ),
 ]
 

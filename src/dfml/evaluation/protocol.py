@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from dfml.data.dataset import ImageDataset
 from dfml.errors import ProtocolError, UsageError
 from dfml.evaluation.episodes import Shot, check_enough_images, describe_task, sample_evaluation_episode
 from dfml.evaluation.scores import adapted_scores, embedded_scores
-from dfml.learners.base import Calibration, MetaLearner, ProtocolName
+from dfml.learners.base import Calibration, MetaLearner, ProtocolName, chosen_calibration
 from dfml.learners.embedding import EmbeddingLearner
 from dfml.learners.episode import episode_labels
 
@@ -156,7 +156,7 @@ def evaluate(
     seed: int = 0,
     protocol: ProtocolName = "strict",
     allow_other_protocol: bool = False,
-    calibration: Calibration | None = None,
+    calibration: Calibration | Literal["own"] | None = "own",
     on_episode: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Measure the few-shot accuracy of a learner on labelled images of classes that it was not trained on.
@@ -183,7 +183,8 @@ def evaluate(
             `protocol`). A learner whose rule is `any` uses no batch statistics and is accepted with both.
         allow_other_protocol: Accept a learner that was trained for the other rule. It is evaluated by its own rule, and
             the result's `note` says so. Default False.
-        calibration: Calibration of every adapted classifier, such as `dfml.ICFIL()`; default None.
+        calibration: Calibration of every adapted classifier, such as `dfml.ICFIL()`. `own` (default): the one that
+            belongs to the learner, if there is one; None: none.
         on_episode: Function that is called after every episode with the number of finished episodes.
 
     Returns:
@@ -198,14 +199,13 @@ def evaluate(
     if episodes < 1:
         raise UsageError(f"expected at least one episode, found episodes={episodes}")
     require_evaluable(learner, dataset, way, shot, query, protocol, allow_other_protocol=allow_other_protocol)
-    if calibration:
-        calibration.check(learner)
+    chosen = chosen_calibration(learner, calibration)
     follows_other_rule = learner.protocol not in (protocol, "any")
     started = time.perf_counter()
     score_episodes = (
         embedded_scores(learner, dataset)
         if isinstance(learner, EmbeddingLearner)
-        else adapted_scores(learner, dataset, calibration)
+        else adapted_scores(learner, dataset, chosen)
     )
     accuracies, adapting, predicting = [], 0.0, 0.0
     episode_indices = [sample_evaluation_episode(dataset, way, shot, query, seed, index) for index in range(episodes)]
@@ -216,7 +216,7 @@ def evaluate(
         if on_episode:
             on_episode(len(accuracies))
     return Evaluation(
-        name=f"{learner.name} + {calibration.name}" if calibration else learner.name,
+        name=f"{learner.name} + {calibration.name}" if isinstance(calibration, Calibration) else learner.name,
         accuracies=tuple(accuracies),
         protocol=protocol,
         way=way,

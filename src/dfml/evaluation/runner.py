@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dfml.data.dataset import ImageDataset
 from dfml.errors import LearnerError
@@ -39,7 +39,7 @@ def evaluate_learner(
     *,
     episodes: int,
     protocol: str,
-    calibration: Calibration | None = None,
+    calibration: Calibration | Literal["own"] | None = "own",
     **settings: Any,
 ) -> LearnerEvaluation:
     """Evaluate a learner with progress on standard error; by the protocol `paper`, the best snapshot of its run.
@@ -52,14 +52,15 @@ def evaluate_learner(
         dataset: Labelled images of the learner's size.
         episodes: Number of episodes.
         protocol: `strict` or `paper`; see `evaluate`.
-        calibration: Calibration of every adapted classifier; its name is added to `name`. None: no calibration.
+        calibration: Calibration of every adapted classifier; its name is added to `name`. `own`: the one that
+            belongs to the learner, if there is one, without its name; None: no calibration.
         **settings: Further arguments of `evaluate`.
 
     Raises:
         DfmlError: See `evaluate` and `evaluate_snapshots`.
     """
     settings |= {"episodes": episodes, "protocol": protocol, "calibration": calibration}
-    name += f" + {calibration.name}" if calibration else ""
+    name += f" + {calibration.name}" if isinstance(calibration, Calibration) else ""
     snapshots = list_snapshots(folder) if protocol == "paper" else []
     if not snapshots:
         with show_progress(name, episodes) as progress:
@@ -77,21 +78,23 @@ def evaluate_learner(
 
 def applicable_calibrations(
     learner: MetaLearner, learners: Sequence[MetaLearner], name: str | None
-) -> list[Calibration | None]:
-    """List the calibrations with which a learner is evaluated: none, and the requested one if it supports the learner.
+) -> list[Calibration | Literal["own"] | None]:
+    """List the calibrations with which a learner is evaluated: its own, or none and the requested one if that fits it.
 
     Args:
         learner: Learner to evaluate, one of `learners`.
         learners: All learners of the command.
-        name: Name of the requested calibration, a key of `CALIBRATIONS`; None requests none.
+        name: Name of the requested calibration, a key of `CALIBRATIONS`, or `none`; None: the learner's own.
 
     Returns:
-        `[None]` or `[None, calibration]`; None stands for the uncalibrated learner.
+        `["own"]`, `[None]` or `[None, calibration]`; None stands for the uncalibrated learner.
 
     Raises:
         LearnerError: If the calibration supports none of the learners.
     """
     if name is None:
+        return ["own"]
+    if name == "none":
         return [None]
     calibration = CALIBRATIONS[name]()
     errors = [error for other in learners if (error := _support_error(calibration, other))]

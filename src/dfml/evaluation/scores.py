@@ -46,7 +46,7 @@ def adapted_scores(learner: MetaLearner, dataset: ImageDataset, calibration: Cal
         for batch in (episodes[start : start + size] for start in range(0, len(episodes), size)):
             started = time.perf_counter()
             supports = [_support(learner, dataset, support) for support, _ in batch]
-            classifiers = [learner.adapt(*support) for support in supports]
+            classifiers = [learner.adapt(*support, calibration=None) for support in supports]
             if calibration:
                 classifiers = calibration.calibrate(learner, classifiers, supports)
             adapting = (time.perf_counter() - started) / len(batch)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dfml.learners.anil import ANIL
     from dfml.learners.base import Calibration, MetaLearner, ProtocolName
-    from dfml.learners.calibration import ICFIL, ICFILConfig
+    from dfml.learners.calibration import ICFIL
+    from dfml.learners.calibration_config import ICFILConfig
     from dfml.learners.classifier import FewShotClassifier
     from dfml.learners.creation import CALIBRATIONS, create_learner
     from dfml.learners.embedding import EmbeddingLearner
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "dfml.learners.anil": ("ANIL",),
     "dfml.learners.base": ("Calibration", "MetaLearner", "ProtocolName"),
-    "dfml.learners.calibration": ("ICFIL", "ICFILConfig"),
+    "dfml.learners.calibration": ("ICFIL",),
+    "dfml.learners.calibration_config": ("ICFILConfig",),
     "dfml.learners.classifier": ("FewShotClassifier",),
     "dfml.learners.creation": ("CALIBRATIONS", "create_learner"),
     "dfml.learners.embedding": ("EmbeddingLearner",),

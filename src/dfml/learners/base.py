@@ -119,13 +119,18 @@ class MetaLearner(Shareable):
     def to(self, device: torch.device) -> MetaLearner:
         """Move the learner to a device, in place, and return it."""
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """Second adaptation step that belongs to the learner and is saved with it, such as ICFIL; None: none."""
+        return None
+
     def adapt(
         self,
         images: Images | Mapping[str, Images],
         labels: Labels | None = None,
         names: tuple[str, ...] | None = None,
         *,
-        calibration: Calibration | None = None,
+        calibration: Calibration | Literal["own"] | None = "own",
     ) -> FewShotClassifier:
         """Adapt to a support set of any number of classes; the learner itself does not change.
 
@@ -137,7 +142,8 @@ class MetaLearner(Shareable):
             labels: Class of every image, where `images` names none: class names, or indices from 0 to the number of
                 classes minus 1, as integers or a tensor `(support,)`; in any order.
             names: Class names in the order of the indices, where `labels` are indices; default `("0", "1", ...)`.
-            calibration: Step that fine-tunes the adapted classifier, such as `dfml.ICFIL()`; default None: none.
+            calibration: Step that fine-tunes the adapted classifier, such as `dfml.ICFIL()`. `own` (default): the one
+                that belongs to the learner, if there is one; None: none.
 
         Returns:
             Classifier of the support set's classes, on the learner's device. Names that `images` or `labels` give are
@@ -150,18 +156,17 @@ class MetaLearner(Shareable):
         """
         pixels, labels, names = read_support_set(images, labels, names, self.preprocessing.size)
         count = int(labels.max()) + 1
-        if calibration:
-            calibration.check(self)
+        chosen = chosen_calibration(self, calibration)
         names = names or tuple(str(index) for index in range(count))
         support = pixels.to(self.device), labels.to(self.device)
         classifier = self.fit_support(*support, names)
-        if calibration:
-            classifier = calibration.calibrate(self, [classifier], [support])[0]
+        if chosen:
+            classifier = chosen.calibrate(self, [classifier], [support])[0]
         classifier.provenance = {
             "learner": {"name": self.name, "kind": self.kind, "protocol": self.protocol},
             **self.provenance,
             "support": dict(zip(names, labels.bincount().tolist(), strict=True)),
-            **({"calibration": calibration.name} if calibration else {}),
+            **({"calibration": chosen.name} if chosen else {}),
         }
         return classifier
 
@@ -286,3 +291,15 @@ class Calibration(ABC):
         Raises:
             LearnerError: If the calibration does not support this kind of learner.
         """
+
+
+def chosen_calibration(learner: MetaLearner, calibration: Calibration | Literal["own"] | None) -> Calibration | None:
+    """The calibration that `MetaLearner.adapt` applies for its argument `calibration`.
+
+    Raises:
+        LearnerError: If it does not support this kind of learner.
+    """
+    chosen = learner.calibration if calibration == "own" else calibration
+    if chosen:
+        chosen.check(learner)
+    return chosen

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml import seeds
-from dfml.learners.base import MetaLearner, ProtocolName
+from dfml.learners.base import Calibration, MetaLearner, ProtocolName
+from dfml.learners.calibration_config import ICFILConfig
 from dfml.learners.classifier import FewShotClassifier, read_preprocessing, select_prefix
 from dfml.learners.episode import Episode
 from dfml.learners.network import EpisodeNetwork, Parameters, Statistics, architecture_of
@@ -61,6 +62,9 @@ class LearnerConfig(FrozenSettings):
     statistics_shrinkage: float = Field(default=0.0, ge=0.0, le=1.0)
     """Interpolation of the batch-norm statistics that normalise query images, from those of the support set (0) to the
     running ones, an EMA over the support sets of training (1); protocol `strict` only."""
+    calibration: ICFILConfig | None = None
+    """Settings of ICFIL, which fine-tunes every adapted classifier and is saved with the learner; None: no
+    calibration."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +283,15 @@ class GradientLearner(MetaLearner):
         self.parameters = {name: value.to(device) for name, value in self.parameters.items()}
         self.running_statistics = {name: value.to(device) for name, value in self.running_statistics.items()}
         return self
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """See `MetaLearner.calibration`: `LearnerConfig.calibration`."""
+        if self.config.calibration is None:
+            return None
+        from dfml.learners.calibration import ICFIL
+
+        return ICFIL(self.config.calibration)
 
     def get_config(self) -> dict[str, Any]:
         """See `MetaLearner.get_config`."""

@@ -47,10 +47,16 @@ class PURER(Method):
     name: ClassVar[str] = "purer"
     config_type: ClassVar[type[TrainingConfig]] = PurerConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        # The released CIFAR-FS scripts, up to the differences that the module's docstring lists.
-        "released": {"inversion": RELEASED_WEIGHTS.model_dump()},
+        # The released CIFAR-FS scripts, up to the differences that the module's docstring lists, and the calibration of
+        # backbone and head that the paper has at test time.
+        "released": {"inversion": RELEASED_WEIGHTS.model_dump(), "learner": {"calibration": {"head": 1.0}}},
         # With a random start, one inner step per episode learns very slowly (docs/results/log/2026-11-20.md).
-        "cpu": {"iterations": 3000, "warm_up": 1000, "learner": {"inner_steps": 5, "test_inner_steps": 10}},
+        # Nor is there a calibration, which takes half a second per task.
+        "cpu": {
+            "iterations": 3000,
+            "warm_up": 1000,
+            "learner": {"inner_steps": 5, "test_inner_steps": 10, "calibration": None},
+        },
     }
     config: PurerConfig
 
