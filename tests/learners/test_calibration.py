@@ -236,5 +236,7 @@ def test_evaluation_applies_the_calibration_of_the_learner_unless_told_otherwise
 
 
 def test_purer_calibrates_the_head_as_released_the_backbone_by_default_and_nothing_on_a_cpu() -> None:
-    found = {name: PURER(**PURER.preset_settings(name)).config.learner.calibration for name in ("released", "cpu", None)}
+    found = {
+        name: PURER(**PURER.preset_settings(name)).config.learner.calibration for name in ("released", "cpu", None)
+    }
     assert found == {"released": ICFILConfig(head=1.0), "cpu": None, None: ICFILConfig()}

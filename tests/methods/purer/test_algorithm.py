@@ -116,6 +116,24 @@ def test_the_curriculum_follows_the_reversed_gradient_of_the_outer_loss() -> Non
     torch.testing.assert_close(taken[0], plain - 0.5 * outer_gradient)
 
 
+@pytest.mark.numeric
+def test_a_separate_step_has_its_length_and_leaves_adam_to_the_inversion() -> None:
+    def after_a_step(*, fires: bool) -> tuple[PurerRun, dict[str, float]]:
+        run = start_run(curriculum_weight=0.5, curriculum_update="separate")
+        if fires:
+            run.switch.observe(2, 0.0)
+        return run, dict(run.step(1))
+
+    (plain, _), (harder, metrics) = after_a_step(fires=False), after_a_step(fires=True)
+    moments = [run.pixel_optimiser.state_dict()["state"][0] for run in (plain, harder)]
+    assert all(torch.equal(moments[0][name], moments[1][name]) for name in ("exp_avg", "exp_avg_sq"))
+    step = (harder.dataset.pixels - plain.dataset.pixels).detach()
+    of_episode = step[step.flatten(2).abs().amax(dim=2) > 0]
+    assert len(of_episode) == 3 * (1 + 2)
+    torch.testing.assert_close(of_episode.square().mean().sqrt().item(), 0.5 * plain.config.pixel_lr, rtol=1e-4, atol=0)
+    assert metrics["switch_loss_after"] > metrics["switch_loss_before"]
+
+
 def test_without_weight_the_curriculum_never_fires() -> None:
     run = start_run(curriculum_weight=0.0, warm_up=1)
     assert not any("switch_loss_before" in run.step(iteration) for iteration in range(1, 12))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -63,6 +63,13 @@ class PURER(Method):
     def start(self, zoo: Zoo, device: torch.device) -> TrainingRun:
         """See `Method.start`."""
         return PurerRun(self.config, zoo, device)
+
+
+class _Curriculum(NamedTuple):
+    """Gradient of the outer loss of one episode with respect to all pixels, and that loss."""
+
+    gradient: Tensor
+    loss: float
 
 
 class PurerRun(TrainingRun):
@@ -119,17 +126,20 @@ class PurerRun(TrainingRun):
 
         1. Episode inversion: the gradient of the members' inversion losses with respect to the pixels.
         2. Curriculum, if the Gradient Switch is on: minus the gradient of the outer loss of an episode.
-        3. One step of Adam on the pixels of the dynamic dataset.
+        3. One step of Adam on the pixels of the dynamic dataset; see `PurerConfig.curriculum_update`.
         4. Meta-training: one outer step of the learner on episodes of the dynamic dataset.
         5. Feedback: the accuracy on these episodes sets the Gradient Switch.
         """
         start = time.perf_counter()
         gradient, metrics = self._inversion_gradient(iteration)
-        curriculum = self.switch.take()
-        if curriculum:
-            metrics |= self._add_curriculum_gradient(gradient, iteration)
+        curriculum = self._curriculum_gradient(iteration) if self.switch.take() else None
+        if curriculum and self.config.curriculum_update == "adam":
+            gradient.sub_(curriculum.gradient, alpha=self.config.curriculum_weight)
         self._update_pixels(gradient)
         if curriculum:
+            if self.config.curriculum_update == "separate":
+                self._make_harder(curriculum.gradient)
+            metrics["switch_loss_before"] = curriculum.loss
             metrics["switch_loss_after"] = self._curriculum_loss(iteration, second_order=False).item()
         middle = time.perf_counter()
         metrics |= self._meta_train(iteration)
@@ -171,12 +181,18 @@ class PurerRun(TrainingRun):
         order = torch.randperm(count, generator=seeds.generator(self.config.seed, "members", iteration))
         return sorted(self.members[index] for index in order[:most].tolist())
 
-    def _add_curriculum_gradient(self, gradient: Tensor, iteration: int) -> dict[str, float]:
-        """Subtract the weighted gradient of the outer loss, so that the step of the pixels increases this loss."""
+    def _curriculum_gradient(self, iteration: int) -> _Curriculum:
         loss = self._curriculum_loss(iteration)
-        (outer_gradient,) = torch.autograd.grad(loss, self.dataset.pixels)
-        gradient.sub_(outer_gradient, alpha=self.config.curriculum_weight)
-        return {"switch_loss_before": loss.item()}
+        (gradient,) = torch.autograd.grad(loss, self.dataset.pixels)
+        return _Curriculum(gradient, loss.item())
+
+    @torch.no_grad()
+    def _make_harder(self, gradient: Tensor) -> None:
+        """Step of the images of one episode along the gradient of its outer loss, which increases the loss."""
+        of_episode = gradient[gradient.flatten(2).abs().amax(dim=2) > 0]  # images outside of the episode have none
+        if len(of_episode):
+            length = self.config.curriculum_weight * self.config.pixel_lr
+            self.dataset.pixels.add_(gradient, alpha=length / float(of_episode.square().mean().sqrt()))
 
     def _curriculum_loss(self, iteration: int, *, second_order: bool = True) -> Tensor:
         """Outer loss of one episode; gradients reach its query images, and with `second_order` its support images."""

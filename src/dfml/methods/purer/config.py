@@ -18,9 +18,9 @@ class PurerConfig(TrainingConfig):
     """Settings of PURER; defaults are those of the released CIFAR-FS scripts, except for the random start."""
 
     learner: LearnerConfig = LearnerConfig(calibration=ICFILConfig())
-    """Learner that is meta-trained, with its calibration at test time (ICFIL). By default it calibrates the backbone; the
-    preset `released` also the head, as the paper describes it, which gained less on the validation classes of CIFAR-FS;
-    the preset `cpu` has none."""
+    """Learner that is meta-trained, with its calibration at test time (ICFIL). By default the backbone is calibrated;
+    under the preset `released` also the head, as in the paper, which was worse on the validation classes of CIFAR-FS;
+    under the preset `cpu` nothing."""
     start: Literal["random", "average"] = "random"
     """Initial weights of the learner. `random`; or `average`: the mean of the members' weights, as in the released
     scripts, which requires that all members have the learner's architecture."""
@@ -43,7 +43,12 @@ class PurerConfig(TrainingConfig):
     """Evaluate all members of one architecture in one batched call; None: only on a GPU, where that is faster.
     Not used if a member of the zoo only predicts."""
     curriculum_weight: NonNegativeFloat = 10.0
-    """Weight of the reversed outer loss (lambda in the paper); 0: episode inversion without curriculum."""
+    """Weight of the reversed outer loss (lambda in the paper); 0: episode inversion without curriculum. If
+    `curriculum_update` is `separate`, length of its step: root mean square over the pixels, in units of `pixel_lr`."""
+    curriculum_update: Literal["adam", "separate"] = "adam"
+    """How the reversed outer loss changes the pixels. `adam`: its gradient is added to that of the inversion, and Adam
+    takes one step along the sum, as in the released code; its moving averages repeat this gradient in later steps.
+    `separate`: Adam's step is followed by one along the normalised gradient, which Adam does not see."""
     warm_up: PositiveInt = 4000
     """Number of meta-iterations before the Gradient Switch may turn on."""
     patience: PositiveInt = 6
