@@ -97,5 +97,11 @@ def _name_free_axes(model: onnx.ModelProto) -> None:
 
 
 def _write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
+    for tensors in (program.state_dict, program.constants):
+        for name, value in tensors.items():
+            # torch warns of tensors in another memory format, such as kernels in `channels_last`.
+            if isinstance(value, torch.Tensor) and not value.is_contiguous():
+                own = value.detach().contiguous()
+                tensors[name] = torch.nn.Parameter(own, value.requires_grad) if name in program.state_dict else own
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={_METADATA: json.dumps(metadata)})
