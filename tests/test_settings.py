@@ -108,3 +108,10 @@ def test_a_merge_keeps_all_of_the_upper_layer_and_the_rest_of_the_lower(base: An
     assert merged.keys() == base.keys() | over.keys()
     assert all(merged[key] == base[key] for key in base.keys() - over.keys())
     assert merge(merged, over) == merged
+
+
+def test_a_message_shows_the_beginning_of_a_long_value() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_config(Section, {"steps": "x" * 10_000})
+    assert len(str(caught.value)) < 400
+    assert "xxx..." in str(caught.value)

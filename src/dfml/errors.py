@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+_MOST_SHOWN = 50  # members in one message
+
 
 class DfmlError(Exception):
     """Base class of all errors that a user can cause and fix.
@@ -56,14 +58,16 @@ class ZooMembersError(ZooError):
     """Several members of a zoo that cannot be used.
 
     Args:
-        problems: One error per bad member, at least two.
+        problems: One error per bad member, at least two; the message has the first 50.
         members: Number of members of the zoo.
     """
 
     def __init__(self, problems: Sequence[ZooMemberError], members: int) -> None:
         self.problems = tuple(problems)
         self.members = members
-        super().__init__(f"{self.summary}: {' | '.join(map(str, self.problems))}")
+        more = len(self.problems) - _MOST_SHOWN
+        shown = [*map(str, self.problems[:_MOST_SHOWN]), *([f"and {more} more: dfml zoo inspect"] if more > 0 else [])]
+        super().__init__(f"{self.summary}: {' | '.join(shown)}")
 
     @property
     def summary(self) -> str:

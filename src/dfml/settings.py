@@ -13,6 +13,8 @@ from dfml.errors import ConfigError, UsageError
 
 Config = TypeVar("Config", bound=BaseModel)
 
+_MOST_SHOWN = 200  # characters of a wrong value in a message
+
 Settings = dict[str, Any]
 """Nested plain values, as a YAML file holds them."""
 
@@ -47,7 +49,8 @@ def build_config(kind: type[Config], settings: Mapping[str, Any], *, section: st
         if first["type"] == "extra_forbidden":
             reason = f"unknown setting; {_suggestion(path, _fields(kind, first['loc'][:-1]))}"
         else:
-            reason = f"{first['msg']} (found {first['input']!r})"
+            found = repr(first["input"])
+            reason = f"{first['msg']} (found {found if len(found) <= _MOST_SHOWN else found[:_MOST_SHOWN] + '...'})"
         raise ConfigError(f"setting {'.'.join(path)!r}: {reason}") from error
 
 

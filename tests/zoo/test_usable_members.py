@@ -59,3 +59,11 @@ def test_one_bad_member_is_an_error_of_its_own(zoo_maker: ZooMaker) -> None:
     with pytest.raises(ZooMemberError, match="not valid JSON") as caught:
         Zoo.open(zoo_maker.path)
     assert caught.value.path == folder
+
+
+def test_a_message_tells_of_fifty_bad_members_and_counts_the_others() -> None:
+    problems = [ZooMemberError(Path(f"bad-{index}"), "it is empty", "leave it out") for index in range(60)]
+    message = str(ZooMembersError(problems, 61))
+    assert message.startswith("60 of 61 zoo members cannot be used: zoo member bad-0: it is empty; leave it out | ")
+    assert message.count("it is empty") == 50
+    assert message.endswith(" | and 10 more: dfml zoo inspect")
