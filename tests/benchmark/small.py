@@ -11,7 +11,14 @@ from dfml.benchmark.preparation import BenchmarkOptions, Plan, prepare
 from dfml.benchmark.suite import Suite
 from dfml.settings import merge
 
-STEPS = {"iterations": 2, "warm_up": 1, "snapshot_every": 1, "query": 2, "episodes": 1}
+STEPS: dict[str, Any] = {
+    "iterations": 2,
+    "warm_up": 1,
+    "snapshot_every": 1,
+    "query": 2,
+    "episodes": 1,
+    "learner": {"calibration": None},
+}
 SUITE: dict[str, Any] = {
     "title": "Small",
     "datasets": {"glyphs": {"train_images": 6, "test_images": 8}},
@@ -45,7 +52,7 @@ def plan(out: Path, **changes: Any) -> Plan:
 
 
 def options(out: Path, **changes: Any) -> BenchmarkOptions:
-    """A options for the small suite."""
+    """Options for the small suite."""
     return BenchmarkOptions("small", suite(**changes), out.parent, out, {}, {}, device="cpu")
 
 
