@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dfml.backbones import create_backbone, size_arguments, sized
 
@@ -140,7 +141,9 @@ class EpisodeNetwork:
         values |= {name: buffer.to(inputs.device) for name, buffer in self._buffers.items()}
         # Channels-last memory by permutation, because `vmap` does not support `memory_format`.
         inputs = inputs.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        features = functional_call(self._module, values, (inputs,))
+        # Fused kernels of attention have no second derivative and no rule for `vmap`.
+        with sdpa_kernel(SDPBackend.MATH):
+            features = functional_call(self._module, values, (inputs,))
         return features, {name: values[name] for name in self._statistics}
 
     def fixed(self, parameters: Parameters, statistics: Statistics) -> nn.Module:
