@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import combinations, permutations
 from math import isnan, sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -118,7 +119,8 @@ def test_parameters_and_other_tensors_of_the_losses_are_not_changed() -> None:
         updates = [
             sequential(before, losses, lr=0.1, optimiser="sgd"),
             sequential(before, losses, lr=0.1, optimiser="adam"),
-            joint(before, losses, lr=0.1),
+            joint(before, losses, lr=0.1, optimiser="sgd"),
+            joint(before, losses, lr=0.1, optimiser="adam"),
         ]
         mean_cosine(member_gradients(before, losses)[0])
     assert images.grad is None
@@ -134,16 +136,32 @@ def test_joint_is_the_sum_of_gradients_times_the_learning_rate() -> None:
     leaves = {name: value.requires_grad_() for name, value in start().items()}
     mean = sum(loss(leaves) for loss in losses) / 4
     gradient = torch.cat([part.flatten() for part in torch.autograd.grad(mean, list(leaves.values()))])
-    found = joint(start(), losses, lr=0.01)
+    found = joint(start(), losses, lr=0.01, optimiser="sgd")
     torch.testing.assert_close(flat(found.pseudo_gradient), 0.01 * 4 * gradient)
     torch.testing.assert_close(found.losses.mean(), mean.detach())
     assert torch.equal(found.losses, torch.stack([loss(start()) for loss in losses]))
 
     def gap(step: float) -> float:
         in_turn = sequential(start(), losses, lr=step, optimiser="sgd").pseudo_gradient
-        return float((flat(in_turn) - flat(joint(start(), losses, lr=step).pseudo_gradient)).norm())
+        return float((flat(in_turn) - flat(joint(start(), losses, lr=step, optimiser="sgd").pseudo_gradient)).norm())
 
     assert 3.5 < gap(0.01) / gap(0.005) < 4.5  # they differ by a term of second order
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_joint_and_sequential_updates_differ_by_nothing_but_where_the_gradients_are_taken(optimiser: Any) -> None:
+    slopes = [{name: torch.full_like(value, index + 1.0) for name, value in start().items()} for index in range(3)]
+    linear = [
+        lambda point, slope=slope: sum(
+            (point[name] * slope[name]).sum() for name in point
+        )  # the same gradient anywhere
+        for slope in slopes
+    ]
+    together, in_turn = (update(start(), linear, lr=0.01, optimiser=optimiser) for update in (joint, sequential))
+    torch.testing.assert_close(flat(together.pseudo_gradient), flat(in_turn.pseudo_gradient))
+    curved = [member_loss(index) for index in range(3)]
+    together, in_turn = (update(start(), curved, lr=0.01, optimiser=optimiser) for update in (joint, sequential))
+    assert not torch.allclose(flat(together.pseudo_gradient), flat(in_turn.pseudo_gradient))
 
 
 def test_parameters_that_a_loss_does_not_use_are_not_changed() -> None:
@@ -181,7 +199,7 @@ def test_following_the_sequential_update_aligns_gradients_more_than_the_joint_on
             update = (
                 sequential(parameters, in_order, lr=3.0, optimiser="sgd")
                 if name == "sequential"
-                else joint(parameters, in_order, lr=3.0)
+                else joint(parameters, in_order, lr=3.0, optimiser="sgd")
             )
             parameters = {key: value - 0.07 * update.pseudo_gradient[key] for key, value in parameters.items()}
         cosines[name] = mean_cosine(member_gradients(parameters, losses)[0])

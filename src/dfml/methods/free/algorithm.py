@@ -220,7 +220,7 @@ class FreeRun(TrainingRun):
         if config.alignment == "sequential":
             update = sequential(weights, losses, lr=config.alignment_lr, optimiser=config.alignment_optimiser)
         else:
-            update = joint(weights, losses, lr=config.alignment_lr)
+            update = joint(weights, losses, lr=config.alignment_lr, optimiser=config.alignment_optimiser)
         metrics = {"distillation_loss": update.losses.mean().item()}
         if config.cosine_every and iteration % config.cosine_every == 0 and len(losses) > 1:
             gradients, _ = member_gradients(weights, losses)

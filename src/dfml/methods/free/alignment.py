@@ -61,7 +61,7 @@ def sequential(
     """
     point = _leaves(parameters)
     leaves = list(point.values())
-    inner = torch.optim.SGD(leaves, lr=lr) if optimiser == "sgd" else torch.optim.Adam(leaves, lr=lr)
+    inner = _inner_optimiser(optimiser, point, lr)
     values = []
     for loss in losses:
         inner.zero_grad()
@@ -71,24 +71,31 @@ def sequential(
         value.backward(inputs=leaves)  # type: ignore[no-untyped-call]
         inner.step()
         values.append(value.detach())
-    pseudo_gradient = {name: (value - point[name]).detach() for name, value in parameters.items()}
-    return MemberUpdate(pseudo_gradient, torch.stack(values))
+    return MemberUpdate(_pseudo_gradient(parameters, point), torch.stack(values))
 
 
-def joint(parameters: Parameters, losses: Sequence[MemberLoss], *, lr: float) -> MemberUpdate:
-    """The update without alignment: all members' gradients are taken at the same parameters.
+def joint(
+    parameters: Parameters, losses: Sequence[MemberLoss], *, lr: float, optimiser: InnerOptimiser = "adam"
+) -> MemberUpdate:
+    """The updates of `sequential` without alignment: all members' gradients are taken at the same parameters.
 
-    Their sum is multiplied by `lr`, which equals `sequential` with SGD to first order, so that the same outer learning
-    rate suits both.
+    It differs from `sequential` in nothing else, so that a comparison of both measures the alignment alone: the inner
+    optimiser is the same, and takes one step per member. With SGD the result is `lr` times the sum of the gradients.
 
     Args:
         parameters: theta; they are not changed and get no gradients.
-        losses: One loss per member, in any order.
-        lr: Learning rate of the inner update.
+        losses: One loss per member; with Adam their order matters.
+        lr: Learning rate of the inner updates.
+        optimiser: See `sequential`.
     """
     gradients, values = member_gradients(parameters, losses)
-    scaled = {name: lr * torch.stack([each[name] for each in gradients]).sum(dim=0) for name in parameters}
-    return MemberUpdate(scaled, values)
+    point = _leaves(parameters)
+    inner = _inner_optimiser(optimiser, point, lr)
+    for gradient in gradients:
+        for name, leaf in point.items():
+            leaf.grad = gradient[name]
+        inner.step()
+    return MemberUpdate(_pseudo_gradient(parameters, point), values)
 
 
 def member_gradients(
@@ -128,3 +135,11 @@ def mean_cosine(gradients: Sequence[Parameters]) -> float:
 
 def _leaves(parameters: Parameters) -> Parameters:
     return {name: value.detach().clone().requires_grad_() for name, value in parameters.items()}
+
+
+def _inner_optimiser(name: InnerOptimiser, point: Parameters, lr: float) -> torch.optim.Optimizer:
+    return (torch.optim.SGD if name == "sgd" else torch.optim.Adam)(list(point.values()), lr=lr)
+
+
+def _pseudo_gradient(parameters: Parameters, point: Parameters) -> Parameters:
+    return {name: (value - point[name]).detach() for name, value in parameters.items()}

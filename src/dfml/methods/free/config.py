@@ -29,12 +29,14 @@ class FreeConfig(TrainingConfig):
     warm_up: NonNegativeInt = 19
     """Number of meta-iterations at the beginning that train the inversion engine only."""
     alignment: Literal["sequential", "joint", "none"] = "sequential"
-    """Distillation of the members into the learner. `sequential`: one member after the other (BELL). `joint`: all at
-    once (an ablation). `none`: no distillation, and thus no disagreement term in the inversion loss."""
+    """Distillation of the members into the learner. `sequential`: one member after the other (BELL). `joint`: the same
+    updates, with all gradients taken before the first (an ablation). `none`: no distillation, and thus no disagreement
+    term in the inversion loss."""
     alignment_optimiser: InnerOptimiser = "adam"
-    """Optimiser of the sequential updates: `adam` as in the released code, `sgd` as in the theory."""
+    """Optimiser of these updates, new in every meta-iteration: `adam` as in the released code, `sgd` as in the
+    theory."""
     alignment_lr: PositiveFloat = 0.001
-    """Learning rate of the sequential updates, or of the joint update."""
+    """Learning rate of these updates."""
     distillation_head: HeadRule = "classes"
     """Row of the distillation head that is trained by an output of a member. `classes`: the row of the output's class.
     `positions`: the row with the output's index, as in the released code. The head is used for the distillation only;
