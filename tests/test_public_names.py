@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def test_a_public_name_is_there(name: str) -> None:
 
 
 def test_every_public_name_has_a_home() -> None:
-    assert set(dfml.__all__) == {*dfml._HOME, "__version__"}
+    assert set(dfml.__all__) == {*chain.from_iterable(dfml._HOMES.values()), "__version__"}
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -5,8 +5,9 @@ Names are imported when they are first used, so `import dfml` itself does not im
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from dfml.late_imports import late_names
 
 if TYPE_CHECKING:
     from dfml.data.dataset import ImageDataset
@@ -63,7 +64,6 @@ _HOMES = {
     "dfml.pretraining": ("build_zoo",),
     "dfml.zoo": ("Preprocessing", "PretrainedClassifier", "Zoo"),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ANIL",
@@ -106,17 +106,15 @@ __all__ = [
     "read_support",
 ]
 
+_find = late_names(__name__, _HOMES)
+
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("dfml")
-    if name not in _HOME:
-        raise AttributeError(f"module 'dfml' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+    return _find(name)
 
 
 def __dir__() -> list[str]:

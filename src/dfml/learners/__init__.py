@@ -5,8 +5,9 @@ Names are imported when they are first used, so that a saved classifier loads on
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dfml.late_imports import late_names
 
 if TYPE_CHECKING:
     from dfml.learners.anil import ANIL
@@ -39,7 +40,6 @@ _HOMES = {
     "dfml.learners.zoo_embedding": ("ZooEmbeddingLearner",),
     "dfml.zoo.pretrained": ("Preprocessing",),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ANIL",
@@ -60,10 +60,4 @@ __all__ = [
     "create_learner",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'dfml.learners' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = late_names(__name__, _HOMES)

@@ -5,18 +5,13 @@ The catalogue, which imports all of them, is imported when it is first used: a s
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dfml.late_imports import late_names
 
 if TYPE_CHECKING:
     from dfml.methods.catalogue import METHODS, find_method, method_names
 
 __all__ = ["METHODS", "find_method", "method_names"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'dfml.methods' has no attribute {name!r}")
-    value = getattr(import_module("dfml.methods.catalogue"), name)
-    globals()[name] = value
-    return value
+__getattr__ = late_names(__name__, {"dfml.methods.catalogue": __all__})

@@ -6,8 +6,9 @@ timm.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dfml.late_imports import late_names
 
 if TYPE_CHECKING:
     from dfml.pretraining.build import BuiltMember, build_zoo
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from dfml.pretraining.recipes import PAPER, RECIPES, STRONG, Optimisation, Recipe, recipe_by_name
 
 _HOMES = {
-    "build": ("BuiltMember", "build_zoo"),
-    "recipes": ("PAPER", "RECIPES", "STRONG", "Optimisation", "Recipe", "recipe_by_name"),
-    "classifier_training": ("TrainedClassifier", "train_classifier"),
+    "dfml.pretraining.build": ("BuiltMember", "build_zoo"),
+    "dfml.pretraining.recipes": ("PAPER", "RECIPES", "STRONG", "Optimisation", "Recipe", "recipe_by_name"),
+    "dfml.pretraining.classifier_training": ("TrainedClassifier", "train_classifier"),
 }
 
 __all__ = [
@@ -33,9 +34,4 @@ __all__ = [
     "train_classifier",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = late_names(__name__, _HOMES)

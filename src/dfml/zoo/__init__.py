@@ -3,8 +3,9 @@
 Names are imported when they are first used: an adapted classifier needs a `Preprocessing`, but no file format.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dfml.late_imports import late_names
 
 if TYPE_CHECKING:
     from dfml.zoo.formats import MemberConfig, MemberFormat, register_format
@@ -19,7 +20,6 @@ _HOMES = {
     "dfml.zoo.pretrained": ("Preprocessing", "PretrainedClassifier"),
     "dfml.zoo.zoo": ("Zoo",),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CountedMember",
@@ -33,10 +33,4 @@ __all__ = [
     "register_format",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'dfml.zoo' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = late_names(__name__, _HOMES)
