@@ -15,6 +15,7 @@ from dfml.files import (
     atomic_folder,
     atomic_write,
     open_regular_file,
+    remove_folder,
     remove_unfinished,
     save_tensors,
 )
@@ -218,3 +219,22 @@ def test_writing_flushes_no_folder_where_none_can_be_opened(tmp_path: Path, monk
         (folder / "file").write_text("text")
     assert (tmp_path / "folder" / "file").read_text() == "text"
     assert opened == ["file"]
+
+
+def test_a_folder_that_cannot_be_deleted_whole_leaves_nothing_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt(path)
+
+    monkeypatch.setattr("dfml.files.shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        remove_folder(folder)
+    assert not folder.exists()
+    monkeypatch.undo()
+    remove_unfinished(tmp_path)
+    assert not list(tmp_path.iterdir())

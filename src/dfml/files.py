@@ -100,7 +100,7 @@ def atomic_folder(path: Path, *, replace: bool = False, fsync: bool = False) -> 
             for part in (*temporary.rglob("*"), temporary):
                 _flush(part)
         if replace and path.exists():
-            shutil.rmtree(path)
+            remove_folder(path)
         elif path.is_dir():
             path.rmdir()
         temporary.rename(path)
@@ -127,6 +127,17 @@ def open_regular_file(path: Path) -> BufferedReader:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder. If the process is killed meanwhile, no part of it is left under its name.
+
+    Raises:
+        OSError: If it cannot be renamed or deleted.
+    """
+    temporary = _temporary(path)
+    path.rename(temporary)
+    shutil.rmtree(temporary)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dfml.errors import RunError
-from dfml.files import FORMAT_VERSION, atomic_folder, check_format_version, remove_unfinished, save_tensors
+from dfml.files import (
+    FORMAT_VERSION,
+    atomic_folder,
+    check_format_version,
+    remove_folder,
+    remove_unfinished,
+    save_tensors,
+)
 
 _TENSORS, _VALUES, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
@@ -65,7 +71,7 @@ def save_checkpoint(folder: Path, iteration: int, state: State, *, keep: int = 2
         manifest = {name: _digest(unfinished / name) for name in (_TENSORS, _VALUES)}
         (unfinished / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove_folder(old)
     return final
 
 
