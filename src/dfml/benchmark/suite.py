@@ -168,7 +168,7 @@ class Suite(FrozenSettings):
     test_split: Literal["test", "val"] = "test"
     """Split of the data sets whose classes are the unseen ones."""
     curve_episodes: NonNegativeInt = 100
-    """EvaluationSettings per point of the learning curves (first seed, first task, first data set); 0: no curves."""
+    """Episodes per point of the learning curves (first seed, first task, first data set); 0: no curves."""
 
 
 def load_suite(name: str) -> tuple[Suite, Path]:
