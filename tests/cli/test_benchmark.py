@@ -95,7 +95,7 @@ def _command(suite: Path | str, out: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_killed_benchmark_is_resumed_to_the_same_table(tmp_path: Path) -> None:
-    steps = {"iterations": 60, "checkpoint_every": 5}
+    steps = {"iterations": 60, "checkpoint_every": 5, "snapshot_every": 30}
     suite = write(tmp_path / "suite.yaml", methods={"purer": {"settings": steps}})
     whole = subprocess.run(_command(suite, tmp_path / "whole"), capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stderr
