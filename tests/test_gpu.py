@@ -80,8 +80,8 @@ def test_images_recovered_by_free_are_those_of_the_cpu() -> None:
     for iteration in (1, 2):
         expected, found = on_cpu.step(iteration), on_gpu.step(iteration)
         assert found["inversion_loss"] == pytest.approx(expected["inversion_loss"], rel=2e-2)
-    assert torch.equal(on_gpu.memory.written, on_cpu.memory.written)
-    close(on_gpu.memory.images.float(), on_cpu.memory.images.float(), 2e-2)
+    assert torch.equal(on_gpu.tasks.memory.written, on_cpu.tasks.memory.written)
+    close(on_gpu.tasks.memory.images.float(), on_cpu.tasks.memory.images.float(), 2e-2)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

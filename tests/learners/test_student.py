@@ -16,7 +16,7 @@ from dfml.images import resize_and_crop
 from dfml.learners.base import MetaLearner
 from dfml.learners.embedding import EmbeddingClassifier
 from dfml.learners.student import MemberOutputs, Student, StudentEmbedding
-from dfml.methods.free.distillation import divergence
+from dfml.training.distillation import divergence
 from dfml.zoo import Preprocessing
 from tests.factories import PREPROCESSING, images
 

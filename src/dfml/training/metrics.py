@@ -1,8 +1,15 @@
-"""Descriptions of the metrics that several methods take from an `ImageSource`."""
+"""Descriptions of the metrics that several methods have: of an `ImageSource`, and of a distillation."""
 
 from __future__ import annotations
 
 from dfml.training.loop import MetricDescription
+
+DISTILLATION_LOSS = MetricDescription(
+    "distillation loss",
+    "Distillation loss: KL divergence of the learner's predictions from the members' predictions.",
+    panel="losses",
+    headline=True,
+)
 
 
 def describe_inversion_metrics(*, disagreement: bool = False) -> dict[str, MetricDescription]:

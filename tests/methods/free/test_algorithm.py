@@ -15,8 +15,7 @@ from dfml.inversion.views import sample_view
 from dfml.learners import LearnerConfig
 from dfml.learners.gradient_based import GradientLearner
 from dfml.methods.free import FREE, FreeConfig, FreeRun
-from dfml.methods.free.algorithm import VIEW
-from dfml.methods.free.distillation import divergence
+from dfml.training.distillation import VIEW, divergence
 from dfml.training.progress import SilentProgress
 from dfml.training.run_folder import RunFolder
 from dfml.zoo import Preprocessing, PretrainedClassifier, Zoo
@@ -84,7 +83,7 @@ def test_the_warm_up_trains_the_engine_only() -> None:
         assert "outer_loss" not in metrics
         assert metrics["disagreement"] == 0.0  # no student yet
     assert equal(learner, weights(run))
-    assert int(run.memory.written.sum()) == 0
+    assert int(run.tasks.memory.written.sum()) == 0
     assert not torch.equal(
         generator["weights.project.weight"], run.source.engine.state_dict()["weights.project.weight"]
     )
@@ -97,7 +96,7 @@ def test_images_of_every_member_are_stored_under_its_own_classes() -> None:
     members = Zoo.of([member(0, ("ant", "bee", "cat")), member(1, ("dog", "elk")), member(2, ("fox", "ant", "gnu"))])
     run = start_run(members, warm_up=0, members_per_step=3)
     run.step(1)
-    written = dict(zip(members.classes.names, run.memory.written.tolist(), strict=True))
+    written = dict(zip(members.classes.names, run.tasks.memory.written.tolist(), strict=True))
     assert written == {"ant": 8, "bee": 4, "cat": 4, "dog": 4, "elk": 4, "fox": 4, "gnu": 4}
 
 
@@ -117,7 +116,7 @@ def test_members_of_two_architectures_and_sizes_are_distilled_from_their_own_net
     )[1]
     metrics = run.step(1)
     assert {index: logits.shape[1] for index, logits in teacher_logits.items()} == {0: 3, 1: 4}
-    assert run.memory.images.shape[-1] == 16
+    assert run.tasks.memory.images.shape[-1] == 16
     assert metrics["replay_steps"] == 2
 
 
@@ -148,7 +147,7 @@ def test_adapting_the_learner_during_training_changes_nothing() -> None:
         adapted.step(iteration)
         adapted.learner().adapt(images(3, seed=iteration), torch.arange(3))
     assert equal(weights(plain), weights(adapted))
-    assert torch.equal(plain.memory.images, adapted.memory.images)
+    assert torch.equal(plain.tasks.memory.images, adapted.tasks.memory.images)
 
 
 def test_the_learner_is_the_last_iterate(tmp_path: Path) -> None:
@@ -284,7 +283,7 @@ def test_the_outer_loss_on_recovered_tasks_decreases() -> None:
     untrained = start_run(learner=LearnerConfig(kind="protonet")).outer
     for iteration in range(1, 25):
         run.step(iteration)
-    tasks = [run.memory.episode(3, 1, 2, seeds.generator(7, "task", index)) for index in range(20)]
+    tasks = [run.tasks.memory.episode(3, 1, 2, seeds.generator(7, "task", index)) for index in range(20)]
     before, after = (sum(loop.loss(task).item() for task in tasks) for loop in (untrained, run.outer))
     assert after < 0.8 * before
 
@@ -351,4 +350,4 @@ def test_the_state_does_not_grow() -> None:
         run.step(iteration)
         sizes.append({name: tensor.numel() for name, tensor in run.state_dict().tensors.items()})
     assert all(size == sizes[0] for size in sizes)
-    assert PREPROCESSING.size == run.memory.images.shape[-1]
+    assert PREPROCESSING.size == run.tasks.memory.images.shape[-1]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dfml.methods.free.distillation import HeadRule, class_logits, divergence, head_rows, head_size
+from dfml.training.distillation import HeadRule, class_logits, divergence, head_rows, head_size
 
 
 def logits(images: int, outputs: int, seed: int, scale: float = 2.0) -> Tensor:

@@ -1,4 +1,6 @@
-"""Implicit gradient alignment (FREE, BELL): update on one member after the other, so that their gradients agree.
+"""Updates on several members whose gradients may conflict: aligned implicitly (FREE, BELL), or regularised (TGR).
+
+Implicit alignment updates on one member after the other, so that their gradients agree.
 
 Let g_i and H_i be the gradient and the Hessian of member i's loss L_i. Plain SGD steps of size b, one per member, lead
 from theta to theta~. Averaged over all orders of the members,
@@ -96,6 +98,28 @@ def joint(
             leaf.grad = gradient[name]
         inner.step()
     return MemberUpdate(_pseudo_gradient(parameters, point), values)
+
+
+def regularised(parameters: Parameters, losses: Sequence[MemberLoss], *, weight: float) -> MemberUpdate:
+    """Gradient of the mean loss and the variance of the members' gradients, without second derivatives (TGR).
+
+    With the mean g of the members' gradients g_i, the gradient of member i is taken at theta - r * (g - g_i). To first
+    order in r, the mean of these is the gradient of `mean_i L_i + (r / 2) * mean_i ||g_i - g||^2`.
+
+    Args:
+        parameters: theta; they are not changed and get no gradients.
+        losses: One loss per member.
+        weight: r; 0: the gradient of the mean loss.
+    """
+    gradients, values = member_gradients(parameters, losses)
+    mean = {name: torch.stack([each[name] for each in gradients]).mean(dim=0) for name in parameters}
+    if weight and len(losses) > 1:
+        moved = []
+        for loss, own in zip(losses, gradients, strict=True):
+            point = {n: value.detach() - weight * (mean[n] - own[n]) for n, value in parameters.items()}
+            moved.append(member_gradients(point, [loss])[0][0])
+        mean = {name: torch.stack([each[name] for each in moved]).mean(dim=0) for name in parameters}
+    return MemberUpdate(mean, values)
 
 
 def member_gradients(

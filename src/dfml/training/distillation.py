@@ -12,7 +12,7 @@ their number of outputs. A `HeadRule` decides which row of the learner's distill
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -24,8 +24,17 @@ from torch.nn import functional
 from dfml import seeds
 from dfml.divergences import kl_divergence
 from dfml.images import resize_and_crop
+from dfml.inversion.inverted_batch import RecoveredImages
+from dfml.inversion.loss import InversionWeights
+from dfml.inversion.views import AnyView
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters
+from dfml.training.alignment import MemberLoss
+from dfml.zoo.members import teacher_logits
+from dfml.zoo.zoo import Zoo
+
+VIEW = InversionWeights(jitter=4, wrap=False, flip=True)
+"""Random shift and mirroring of the images for the distillation."""
 
 HeadRule = Literal["classes", "positions"]
 """Rule that assigns rows of the distillation head to the outputs of members; see the module's docstring."""
@@ -92,6 +101,7 @@ class Distillation:
         classes_of_member: See `head_size`.
         rule: Rule that assigns rows of the head to outputs.
         temperature: See `divergence`.
+        label_weight: Weight of the cross-entropy of the images' labels beside the divergence (TGR).
         seed: Seed of the initial weights of the head.
 
     Attributes:
@@ -108,9 +118,10 @@ class Distillation:
         *,
         rule: HeadRule = "classes",
         temperature: float = 1.0,
+        label_weight: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self._blank, self._temperature = blank, temperature
+        self._blank, self._temperature, self._label_weight = blank, temperature, label_weight
         size, width = head_size(rule, classes_of_member), blank.parameters["head.weight"].shape[1]
         uniform = torch.rand(size, width, generator=seeds.generator(seed, "distillation head"))
         head = {"weight": (2.0 * uniform - 1.0) * width**-0.5, "bias": torch.zeros(size)}
@@ -128,20 +139,46 @@ class Distillation:
         assert rows is not None
         return self._logits({name: value.detach() for name, value in self.parameters.items()}, images, rows)
 
+    @torch.no_grad()
+    def losses(self, zoo: Zoo, recovered: Mapping[int, RecoveredImages], view: AnyView) -> list[MemberLoss]:
+        """The distillation loss of every member on a view of its images, as a function of the student's weights.
+
+        Args:
+            zoo: The members.
+            recovered: Index of a member -> its images.
+            view: Random view of the images.
+        """
+        preprocessing, losses = self._blank.preprocessing, []
+        for member, (images, labels) in recovered.items():
+            inputs = preprocessing.denormalise(view.apply(preprocessing.normalise(images)))
+            losses.append(self.loss(inputs, teacher_logits(zoo[member], inputs), member, labels))
+        return losses
+
     def loss(
-        self, images: Float[Tensor, "images 3 size size"], teacher_logits: Float[Tensor, "images outputs"], member: int
-    ) -> Callable[[Parameters], Tensor]:
+        self,
+        images: Float[Tensor, "images 3 size size"],
+        teacher_logits: Float[Tensor, "images outputs"],
+        member: int,
+        labels: Int64[Tensor, " images"] | None = None,
+    ) -> MemberLoss:
         """The distillation loss of one member as a function of the student's weights.
 
         Args:
             images: Images in [0, 1].
             teacher_logits: Logits of the member for these images.
             member: Index of the member in the zoo.
+            labels: Outputs of the member that the images were recovered as; needed with a `label_weight`.
         """
-        return partial(self._divergence, images, teacher_logits.detach(), self.rows[member])
+        return partial(self._loss, images, teacher_logits.detach(), self.rows[member], labels)
 
-    def _divergence(self, images: Tensor, teacher_logits: Tensor, rows: Tensor, parameters: Parameters) -> Tensor:
-        return divergence(teacher_logits, self._logits(parameters, images, rows), self._temperature)
+    def _loss(
+        self, images: Tensor, teacher_logits: Tensor, rows: Tensor, labels: Tensor | None, parameters: Parameters
+    ) -> Tensor:
+        logits = self._logits(parameters, images, rows)
+        loss: Tensor = divergence(teacher_logits, logits, self._temperature)
+        if self._label_weight and labels is not None:
+            loss = loss + self._label_weight * functional.cross_entropy(logits, labels)
+        return loss
 
     def _logits(self, parameters: Mapping[str, Tensor], images: Tensor, rows: Tensor) -> Tensor:
         """Logits under the batch's own batch-norm statistics, as in the first pass of adaptation."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dfml.learners.network import Parameters
-from dfml.methods.free.alignment import joint, mean_cosine, member_gradients, sequential
+from dfml.training.alignment import joint, mean_cosine, member_gradients, regularised, sequential
 
 FEATURES, HIDDEN, WAY = 4, 5, 3
 
@@ -204,3 +204,26 @@ def test_following_the_sequential_update_aligns_gradients_more_than_the_joint_on
             parameters = {key: value - 0.07 * update.pseudo_gradient[key] for key, value in parameters.items()}
         cosines[name] = mean_cosine(member_gradients(parameters, losses)[0])
     assert cosines["sequential"] > cosines["joint"] + 0.03  # at least 0.1 over seeds
+
+
+def test_the_regularised_gradient_is_that_of_the_mean_loss_and_the_variance_of_the_gradients() -> None:
+    """To first order in the weight: what remains shrinks with its square."""
+    losses = [member_loss(index) for index in range(3)]
+
+    def remains(weight: float) -> float:
+        leaves = {name: value.requires_grad_() for name, value in start().items()}
+        gradients = [torch.autograd.grad(loss(leaves), list(leaves.values()), create_graph=True) for loss in losses]
+        vectors = torch.stack([torch.cat([part.flatten() for part in each]) for each in gradients])
+        variance = (vectors - vectors.mean(dim=0)).square().sum(dim=1).mean()
+        mean = torch.stack([loss(leaves) for loss in losses]).mean()
+        found = torch.autograd.grad(mean + weight / 2 * variance, list(leaves.values()))
+        exact = torch.cat([part.flatten() for part in found])
+        return float((flat(regularised(start(), losses, weight=weight).pseudo_gradient) - exact).norm())
+
+    assert remains(0.0) < 1e-12
+    assert remains(0.02) < 0.3 * remains(0.04) < 0.09 * remains(0.08)
+
+
+def test_one_member_has_no_variance() -> None:
+    plain, other = (regularised(start(), [member_loss(0)], weight=weight) for weight in (0.0, 1.0))
+    torch.testing.assert_close(flat(plain.pseudo_gradient), flat(other.pseudo_gradient))
