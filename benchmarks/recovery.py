@@ -7,8 +7,9 @@ inverts every new member: same members, same number of images, one device. Witho
 weight 0. A time is that of one whole inversion run (start, steps, generating the final images), synchronised with the
 device; a cross-entropy is that of the final images without augmentation, evaluated outside the timing.
 
-The two main ratios: time of a generator from scratch until its cross-entropy equals that of FIVE after k = 5 steps,
-divided by FIVE's time; and the same for 200 steps, a number that earlier work uses (FREE, FIVE, speed).
+The main figures: time until OTHER members classify half of the images as intended, and 60%, for FIVE, a generator from
+scratch and EI; and the ratio of 200 steps from scratch, a number that earlier work uses, to the k = 5 of FIVE, which
+recover worse images. `--latent-draws` and `--label-input` apply to FIVE and to the generator from scratch alike.
 """
 
 from __future__ import annotations
@@ -40,7 +41,21 @@ from dfml.methods.free import FREE
 from dfml.settings import build_config, merge
 from dfml.training.device import keep_freed_memory, select_device
 from dfml.zoo.zoo import Zoo
-from recovery_figures import CMI, EI, FAST, FIVE, SCRATCH, UNTRAINED, first_at_most, headline, mean_curve, medians, show
+from recovery_figures import (
+    CMI,
+    EI,
+    FAST,
+    FIVE,
+    LEVELS,
+    SCRATCH,
+    TRACED_STEPS,
+    UNTRAINED,
+    first_at_least,
+    headline,
+    mean_curve,
+    medians,
+    show,
+)
 from recovery_training import meta_train_all, now, target_of
 
 
@@ -78,7 +93,10 @@ def main() -> None:
         "medians": {
             contender.title: medians([row["engines"][contender.title] for row in rows]) for contender in contenders
         },
-        "curves": {name: mean_curve([row["curves"][name] for row in rows]) for name in (FIVE, SCRATCH, EI)},
+        **{
+            curve: {name: mean_curve([row[curve][name] for row in rows]) for name in (FIVE, SCRATCH, EI)}
+            for curve in ("cross_entropy", "others")
+        },
         "meta_training": {name: asdict(each) for name, each in training.items()},
         "new_members": rows,
         "meta_trained_on": [zoo.name(member) for member in others],
@@ -108,6 +126,9 @@ def _parse() -> argparse.Namespace:
         "--preset", choices=FREE.presets, help="preset of FREE whose settings FIVE has, instead of the published ones"
     )
     parser.add_argument("--width", type=_positive, help="width of all generators (default: that of FIVE)")
+    parser.add_argument("--outer", help="outer update of FIVE: last, accumulated or reptile (default: last)")
+    parser.add_argument("--label-input", type=float, help="scale of the label's code in latent vectors (default 0)")
+    parser.add_argument("--latent-draws", type=int, help="latent vectors drawn for every image (default 0)")
     parser.add_argument("--per-class", type=_positive, default=20, help="images per class")
     parser.add_argument("--scratch-steps", type=_positive, default=200, help="steps of the generator from scratch")
     parser.add_argument(
@@ -155,13 +176,15 @@ def create_engines(zoo: Zoo, device: torch.device, arguments: argparse.Namespace
     """
     preprocessing, seed = zoo.preprocessing(), arguments.seed
     preset = FREE.presets[arguments.preset]["inversion"]["five"] if arguments.preset else {}
-    overrides = {"width": arguments.width} if arguments.width else {}
+    chosen = {name: getattr(arguments, name) for name in ("width", "outer", "label_input", "latent_draws")}
+    overrides = {name: value for name, value in chosen.items() if value is not None}
     merged = {**preset, **overrides, "weights": {**preset.get("weights", {}), "disagreement": 0.0}}
     five = build_config(FiveConfig, merge(FiveConfig().model_dump(), merged))
     width = five.width
     fast = FastDfkdConfig(width=width, weights=_without_student(FastDfkdConfig().weights))
     cmi = ContrastiveConfig(width=width, weights=_without_student(ContrastiveConfig().weights))
-    shared = five.model_dump(include={"lr", "latent_lr", "beta1", "latent", "width", "label_input", "weights"})
+    same = {"lr", "latent_lr", "beta1", "latent", "width", "label_input", "latent_draws", "weights"}
+    shared = five.model_dump(include=same)
     scratch = ContrastiveConfig(contrast=0.0, **(shared | {"steps": arguments.scratch_steps}))
     engines: dict[str, Any] = {
         name: MetaGenerator(config, preprocessing, seed=seed, device=device)
@@ -194,22 +217,29 @@ def measure_member(
     arguments: argparse.Namespace,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Measure all engines on one member: times, cross-entropies, fidelity, curves, steps to FIVE's cross-entropy."""
+    """Measure all engines on one member: times, cross-entropies, fidelity, curves, time to equal agreement."""
     target = target_of(zoo, member, arguments, device)
     measured: dict[str, Any] = {}
     for contender in contenders:
         seconds, images = recover_timed(contender.engine, target, contender.steps, device)
         fidelity = measure(zoo, member, images, target.labels).as_dict()
         measured[contender.title] = {"seconds": seconds, "cross_entropy": cross_entropy(target, images), **fidelity}
-    curves = {name: trace(engines[name], target, arguments.scratch_steps) for name in (FIVE, SCRATCH, EI)}
-    level, equal = measured[f"{FIVE}, 5 steps"]["cross_entropy"], {}
-    for name in (SCRATCH, EI):
-        first = first_at_most(curves[name], level)
-        steps = arguments.scratch_steps if first is None else first
-        seconds, _ = recover_timed(engines[name], target, steps, device)
-        equal[name] = {"steps": steps, "reached": first is not None, "seconds": seconds}
+    curves = {name: trace(engines[name], zoo, member, target, arguments.scratch_steps) for name in (FIVE, SCRATCH, EI)}
+    equal: dict[str, dict[str, Any]] = {level: {} for level in LEVELS}
+    for level in LEVELS:
+        for name in curves:
+            first = first_at_least(curves[name][1], float(level.rstrip("%")) / 100.0)
+            steps = arguments.scratch_steps if first is None else first
+            seconds, _ = recover_timed(engines[name], target, steps, device)
+            equal[level][name] = {"steps": steps, "reached": first is not None, "seconds": seconds}
     print(f"{target.name}: measured", file=sys.stderr)
-    return {"member": target.name, "engines": measured, "curves": curves, "equal_cross_entropy": equal}
+    return {
+        "member": target.name,
+        "engines": measured,
+        "cross_entropy": {name: curve[0] for name, curve in curves.items()},
+        "others": {name: curve[1] for name, curve in curves.items()},
+        "equal_agreement": equal,
+    }
 
 
 def recover_timed(engine: Engine, target: Target, steps: int, device: torch.device) -> tuple[float, Tensor]:
@@ -222,14 +252,25 @@ def recover_timed(engine: Engine, target: Target, steps: int, device: torch.devi
     return now(device) - start, images
 
 
-def trace(engine: Engine, target: Target, steps: int) -> list[float]:
-    """Return the cross-entropy after 0, 1, ... steps."""
+def trace(
+    engine: Engine, zoo: Zoo, member: int, target: Target, steps: int
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Return the cross-entropy and the agreement of other members after some numbers of steps.
+
+    Raises:
+        UsageError: If no other member knows a class of the member.
+    """
     inversion_run = engine.start([target])
-    curve = [cross_entropy(target, inversion_run.images()[0])]
-    for _ in range(steps):
-        inversion_run.step()
-        curve.append(cross_entropy(target, inversion_run.images()[0]))
-    return curve
+    entropies, others = {}, {}
+    for step in (*(each for each in TRACED_STEPS if each < steps), steps):
+        while inversion_run.done < step:
+            inversion_run.step()
+        (images,) = inversion_run.images()
+        agreement = measure(zoo, member, images, target.labels).other_agreement
+        if agreement is None:
+            raise UsageError(f"expected a zoo whose members share classes, found none that shares one of {target.name}")
+        entropies[step], others[step] = cross_entropy(target, images), agreement
+    return entropies, others
 
 
 @torch.no_grad()

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 FIVE, UNTRAINED, SCRATCH, CMI, FAST, EI = "FIVE", "FIVE, untrained", "from scratch", "CMI", "FastDFKD", "EI"
-PRINTED_STEPS = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)
+TRACED_STEPS = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 400)
+LEVELS = ("50%", "60%")
 
 
-def first_at_most(curve: Sequence[float], level: float) -> int | None:
-    """Return the first index of a curve at which it is at or below a level, or None."""
-    return next((index for index, value in enumerate(curve) if value <= level), None)
+def first_at_least(curve: Mapping[int, float], level: float) -> int | None:
+    """Return the least number of steps at which a curve is at or above a level, or None."""
+    return next((steps for steps, value in sorted(curve.items()) if value >= level), None)
 
 
 def censored_median(values: Sequence[float], known: Sequence[bool]) -> tuple[float, bool]:
@@ -39,37 +40,42 @@ def medians(measurements: Sequence[Mapping[str, Any]]) -> dict[str, float | None
 
 
 def headline(rows: Sequence[Mapping[str, Any]], meta_seconds: float, scratch_steps: int) -> dict[str, Any]:
-    """Return the main ratios as medians over members.
+    """Return the main figures: time to equal agreement of other members, and time of fixed numbers of steps.
 
     Args:
         rows: Measurements of each new member.
         meta_seconds: Duration of FIVE's meta-training.
-        scratch_steps: Steps of the generator from scratch, after which it counts as not having reached FIVE.
+        scratch_steps: Steps of the generator from scratch in the comparison of fixed numbers of steps.
 
     Returns:
-        Ratios by name; `exact` is False where a median is only a lower bound, because a generator did not reach FIVE.
+        Figures by name. In `equal_agreement`, for every level and engine: the members that reach it, the median of
+        steps and seconds over all members (lower bounds unless `exact`, because some do not reach it), and how many
+        times as long as FIVE's this median is. That ratio is a lower bound if only FIVE's median is exact, and None if
+        FIVE's is not.
     """
     five = [row["engines"][f"{FIVE}, 5 steps"]["seconds"] for row in rows]
     fixed = [row["engines"][f"{SCRATCH}, {scratch_steps} steps"]["seconds"] for row in rows]
-    result: dict[str, Any] = {
+    levels = {}
+    for level in rows[0]["equal_agreement"]:
+        found = {name: _until(rows, level, name) for name in rows[0]["equal_agreement"][level]}
+        for each in found.values():
+            each["ratio"] = each["seconds"] / found[FIVE]["seconds"] if found[FIVE]["exact"] else None
+        saved = found[SCRATCH]["seconds"] - found[FIVE]["seconds"]
+        levels[level] = {**found, "runs_to_pay_off": meta_seconds / saved if saved > 0.0 else None}
+    return {
         "five_seconds": statistics.median(five),
         "fixed_ratio": statistics.median(other / own for other, own in zip(fixed, five, strict=True)),
         "fixed_runs_to_pay_off": runs_to_pay_off(meta_seconds, fixed, five),
+        "equal_agreement": levels,
     }
-    for name in (SCRATCH, EI):
-        equal = [row["equal_cross_entropy"][name] for row in rows]
-        reached, seconds = [each["reached"] for each in equal], [each["seconds"] for each in equal]
-        steps, exact = censored_median([each["steps"] for each in equal], reached)
-        ratio, exact_ratio = censored_median([other / own for other, own in zip(seconds, five, strict=True)], reached)
-        result[name] = {
-            "steps": steps,
-            "ratio": ratio,
-            "exact": exact and exact_ratio,
-            "reached": sum(reached),
-            "seconds": statistics.median(seconds),
-            "runs_to_pay_off": runs_to_pay_off(meta_seconds, seconds, five),
-        }
-    return result
+
+
+def _until(rows: Sequence[Mapping[str, Any]], level: str, name: str) -> dict[str, Any]:
+    measured = [row["equal_agreement"][level][name] for row in rows]
+    reached = [each["reached"] for each in measured]
+    steps, exact_steps = censored_median([each["steps"] for each in measured], reached)
+    seconds, exact_seconds = censored_median([each["seconds"] for each in measured], reached)
+    return {"reached": sum(reached), "steps": steps, "seconds": seconds, "exact": exact_steps and exact_seconds}
 
 
 def runs_to_pay_off(meta_seconds: float, others: Sequence[float], five: Sequence[float]) -> float | None:
@@ -89,10 +95,11 @@ def show(result: Mapping[str, Any]) -> None:
         print(f"{title:26s}{columns}{row['batch_norm_distance']:10.2f}{others:>14s}")
     noise = next(iter(result["medians"].values()))
     print(f"{'(noise, chance)':53s}{noise['noise_batch_norm_distance']:10.2f}{noise['chance']:14.3f}")
-    steps = [step for step in PRINTED_STEPS if step < len(result["curves"][FIVE])]
-    print("\ncross-entropy after steps\n" + " " * 26 + "".join(f"{step:8d}" for step in steps))
-    for name, curve in result["curves"].items():
-        print(f"{name:26s}" + "".join(f"{curve[step]:8.3f}" for step in steps))
+    for title, curves in (("cross-entropy", result["cross_entropy"]), ("agreement of other members", result["others"])):
+        steps = sorted(next(iter(curves.values())))
+        print(f"\n{title} after steps\n" + " " * 26 + "".join(f"{step:7d}" for step in steps))
+        for name, curve in curves.items():
+            print(f"{name:26s}" + "".join(f"{curve[step]:7.3f}" for step in steps))
     print()
     for name, each in result["meta_training"].items():
         ends = " -> ".join(f"{value:.3f}" for value in each["cross_entropy"][-1]) if each["cross_entropy"] else "none"
@@ -101,25 +108,25 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def _show_headline(found: Mapping[str, Any], scratch_steps: int, members: int) -> None:
+    for level, engines in found["equal_agreement"].items():
+        print(f"until other members classify {level} of the images as intended:")
+        for name in (each for each in engines if each != "runs_to_pay_off"):
+            each, bound = engines[name], "" if engines[name]["exact"] else "> "
+            ratio = "" if each["ratio"] is None else f", {bound}{each['ratio']:.2f} x FIVE"
+            print(
+                f"  {name:20s}{bound}{each['steps']:g} steps, {bound}{each['seconds']:.3f} s{ratio} "
+                f"({each['reached']} of {members} members)"
+            )
+        print(f"  runs until FIVE's meta-training pays off: {_count(engines['runs_to_pay_off'])}")
     print(f"FIVE, k = 5: {found['five_seconds']:.3f} s per run")
-    for name in (SCRATCH, EI):
-        each = found[name]
-        bound = "" if each["exact"] else "> "
-        print(
-            f"{name} to equal cross-entropy: {bound}{each['steps']:g} steps, {bound}{each['seconds']:.3f} s, "
-            f"{bound}{each['ratio']:.2f} x FIVE ({each['reached']} of {members} reach it in {scratch_steps} steps)"
-        )
-    print(f"{scratch_steps} steps from scratch: {found['fixed_ratio']:.1f} x FIVE")
-    runs, exact = found[SCRATCH]["runs_to_pay_off"], found[SCRATCH]["exact"]
-    equal = _count(runs) if exact else "unknown" if runs is None else f"at most {_count(runs)}"
-    fixed = _count(found["fixed_runs_to_pay_off"])
-    print(f"runs until FIVE's meta-training pays off: {equal} at equal cross-entropy, {fixed} at {scratch_steps} steps")
+    print(f"{scratch_steps} steps from scratch: {found['fixed_ratio']:.1f} x FIVE, k = 5, whatever either recovers;")
+    print(f"  runs until FIVE's meta-training pays off: {_count(found['fixed_runs_to_pay_off'])}")
 
 
 def _count(runs: float | None) -> str:
     return "never" if runs is None else f"{math.ceil(runs)}"
 
 
-def mean_curve(curves: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean of curves of the same length."""
-    return [statistics.fmean(values) for values in zip(*curves, strict=True)]
+def mean_curve(curves: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Return the mean of curves over the same steps."""
+    return {steps: statistics.fmean(curve[steps] for curve in curves) for steps in curves[0]}

@@ -33,21 +33,19 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def _row(
-    five: float, fixed: float, scratch: tuple[float, float, bool], ei: tuple[float, float, bool]
-) -> dict[str, Any]:
-    equal = {
+def _row(five: float, fixed: float, until: dict[str, tuple[float, float, bool]]) -> dict[str, Any]:
+    level = {
         name: {"steps": steps, "seconds": seconds, "reached": reached}
-        for name, (steps, seconds, reached) in {"from scratch": scratch, "EI": ei}.items()
+        for name, (steps, seconds, reached) in until.items()
     }
     engines = {"FIVE, 5 steps": {"seconds": five}, "from scratch, 40 steps": {"seconds": fixed}}
-    return {"engines": engines, "equal_cross_entropy": equal}
+    return {"engines": engines, "equal_agreement": {"50%": level}}
 
 
-def test_first_step_at_or_below_a_level(summaries: ModuleType) -> None:
-    assert summaries.first_at_most([3.0, 2.0, 1.0, 2.0, 0.5], 2.0) == 1
-    assert summaries.first_at_most([3.0, 2.0, 1.0], 0.5) is None
-    assert summaries.first_at_most([float("nan"), 2.0], 2.0) == 1
+def test_first_step_at_or_above_a_level(summaries: ModuleType) -> None:
+    assert summaries.first_at_least({0: 0.1, 5: 0.3, 2: 0.2, 10: 0.25}, 0.2) == 2
+    assert summaries.first_at_least({0: 0.1, 5: 0.3}, 0.5) is None
+    assert summaries.first_at_least({0: float("nan"), 5: 0.3}, 0.2) == 5
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=8))
@@ -65,18 +63,27 @@ def test_a_median_is_a_lower_bound_where_half_of_the_values_are(summaries: Modul
     assert summaries.censored_median([20, 30, 40, 40, 40], [True, True, False, False, False]) == (40, False)
 
 
-def test_headline_compares_member_by_member_and_marks_lower_bounds(summaries: ModuleType) -> None:
+def test_headline_marks_lower_bounds(summaries: ModuleType) -> None:
     rows = [
-        _row(1.0, 8.0, (10, 2.0, True), (2, 0.5, True)),
-        _row(2.0, 20.0, (40, 20.0, False), (2, 0.5, True)),
-        _row(1.0, 9.0, (40, 9.0, False), (3, 0.8, True)),
+        _row(1.0, 8.0, {"FIVE": (5, 1.0, True), "from scratch": (10, 2.0, True), "EI": (2, 0.5, True)}),
+        _row(2.0, 20.0, {"FIVE": (5, 2.0, True), "from scratch": (40, 20.0, False), "EI": (2, 0.5, True)}),
+        _row(1.0, 9.0, {"FIVE": (40, 8.0, False), "from scratch": (40, 9.0, False), "EI": (3, 0.8, True)}),
     ]
-    ratios = summaries.headline(rows, 40.0, 40)
-    assert ratios["fixed_ratio"] == 9.0
-    assert ratios["fixed_runs_to_pay_off"] == 5.0
-    scratch, ei = ratios["from scratch"], ratios["EI"]
-    assert (scratch["steps"], scratch["ratio"], scratch["exact"], scratch["reached"]) == (40, 9.0, False, 1)
-    assert (ei["steps"], ei["ratio"], ei["exact"], ei["runs_to_pay_off"]) == (2, 0.5, True, None)
+    figures = summaries.headline(rows, 40.0, 40)
+    assert figures["fixed_ratio"] == 9.0
+    assert figures["fixed_runs_to_pay_off"] == 5.0
+    five, scratch, ei, pays_off = figures["equal_agreement"]["50%"].values()
+    assert (five["steps"], five["seconds"], five["exact"], five["reached"]) == (5, 2.0, True, 2)
+    assert (scratch["steps"], scratch["ratio"], scratch["exact"], scratch["reached"]) == (40, 4.5, False, 1)
+    assert (ei["steps"], ei["ratio"], ei["exact"], ei["reached"]) == (2, 0.25, True, 3)
+    assert pays_off == pytest.approx(40.0 / 7.0)
+
+
+def test_no_ratio_to_a_level_that_five_does_not_reach(summaries: ModuleType) -> None:
+    rows = [_row(1.0, 8.0, {"FIVE": (40, 9.0, False), "from scratch": (10, 2.0, True), "EI": (2, 0.5, True)})]
+    level = summaries.headline(rows, 40.0, 40)["equal_agreement"]["50%"]
+    assert level["from scratch"]["ratio"] is None
+    assert level["runs_to_pay_off"] is None
 
 
 def test_generators_of_other_members_are_refused(tmp_path: Path) -> None:
@@ -108,14 +115,15 @@ def test_five_is_measured_with_the_settings_of_a_preset_of_free() -> None:
 
     create = _module("recovery").create_engines
     zoo, device = Zoo.of([member(0)]), torch.device("cpu")
-    arguments: dict[str, Any] = {"seed": 0, "scratch_steps": 7}
+    arguments: dict[str, Any] = {"seed": 0, "scratch_steps": 7, "outer": None, "label_input": None, "latent_draws": 4}
     published = create(zoo, device, Namespace(**arguments, preset=None, width=4))
     ours = create(zoo, device, Namespace(**arguments, preset="cpu", width=None))
-    assert published["FIVE"].config == FiveConfig(width=4, weights=published["FIVE"].config.weights)
+    assert published["FIVE"].config == FiveConfig(width=4, latent_draws=4, weights=published["FIVE"].config.weights)
     five, scratch = ours["FIVE"].config, ours["from scratch"].config
     preset = FREE(**FREE.presets["cpu"]).config
     assert isinstance(preset, FreeConfig)
     weights = preset.inversion.five.weights.model_copy(update={"disagreement": 0.0})
-    assert five == preset.inversion.five.model_copy(update={"weights": weights})
-    assert (scratch.lr, scratch.latent_lr, scratch.weights) == (five.lr, five.latent_lr, five.weights)
+    assert five == preset.inversion.five.model_copy(update={"weights": weights, "latent_draws": 4})
+    for name in ("lr", "latent_lr", "latent_draws", "weights"):
+        assert getattr(scratch, name) == getattr(five, name)
     assert five.lr != published["FIVE"].config.lr

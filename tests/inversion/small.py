@@ -18,6 +18,7 @@ from dfml.inversion.engine import Engine, InversionRun, Target, balanced_labels
 from dfml.inversion.loss import InversionLoss
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
 from dfml.inversion.registry import InversionConfig, create_engine
+from dfml.inversion.zeroth_order import ZerothOrderConfig
 from dfml.zoo import Preprocessing, PretrainedClassifier
 from tests.factories import PREPROCESSING, member
 
@@ -30,6 +31,9 @@ def small_config(name: str, **settings: Any) -> InversionConfig:
         "five": FiveConfig(**{**SMALL, **(settings if name == "five" else {})}),
         "fast_dfkd": FastDfkdConfig(**{**SMALL, **(settings if name == "fast_dfkd" else {})}),
         "cmi": ContrastiveConfig(**{**SMALL, "steps": 12, **(settings if name == "cmi" else {})}),
+        "zeroth_order": ZerothOrderConfig(
+            **{**SMALL, "steps": 12, "directions": 16, **(settings if name == "zeroth_order" else {})}
+        ),
         "ei": PixelInversionConfig(
             **{"start": "noise", "steps": 12, "search_steps": 0, **(settings if name == "ei" else {})}
         ),

@@ -46,7 +46,7 @@ def two_class_member(size: int) -> PretrainedClassifier:
 
 
 def test_all_engines_have_a_section_of_settings() -> None:
-    assert set(engine_names()) == {"five", "fast_dfkd", "cmi", "ei", "consensus"}
+    assert set(engine_names()) == {"five", "fast_dfkd", "cmi", "zeroth_order", "ei", "consensus"}
     assert set(InversionConfig.model_fields) == {
         "engine",
         "budget",

@@ -17,10 +17,11 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from dfml import seeds
-from dfml.backbones.image_generator import ImageGenerator, create_generator
+from dfml.backbones.image_generator import ImageGenerator
 from dfml.inversion.engine import EmaStatistics, Engine, InversionRun, StatisticsMemory, StudentRowLogits, Target
 from dfml.inversion.generator_based import GeneratorConfig, GeneratorInversionRun
 from dfml.inversion.loss import InversionWeights
+from dfml.inversion.scratch_generators import create_scratch_generators
 from dfml.zoo.pretrained import Preprocessing
 
 _PROJECTION = 128  # width of the projection head, hidden and out
@@ -81,14 +82,13 @@ class ContrastiveInversion(Engine):
         self, targets: Sequence[Target], round_index: int = 0, *, student: StudentRowLogits | None = None
     ) -> InversionRun:
         """See `Engine.start`."""
-        networks = []
-        for target in targets:
-            generator = seeds.generator(self._seed, "generator", round_index, target.name)
-            seed = int(torch.randint(2**31, (1,), generator=generator))
-            size, latent, width = self._preprocessing.size, self.config.latent, self.config.width
-            networks.append(create_generator(size, latent=latent, width=width, seed=seed).to(self._device))
-            if self.config.contrast and target.name not in self._memories:
-                self._memories[target.name] = self._new_memory(target)
+        networks = create_scratch_generators(
+            self.config, self._preprocessing, targets, seed=self._seed, round_index=round_index, device=self._device
+        )
+        if self.config.contrast:
+            for target in targets:
+                if target.name not in self._memories:
+                    self._memories[target.name] = self._new_memory(target)
         return _ContrastiveInversionRun(
             self.config,
             networks[0],

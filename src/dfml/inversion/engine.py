@@ -134,9 +134,12 @@ class Engine(ABC):
         steps: Largest number of steps of a run, unless the caller chooses another.
         memory_limit: Memory in bytes that one backward pass through a member may take, as far as the engine can
             keep it (`dfml.inversion.chunked_gradient.images_per_pass`); `create_engine` sets it from the settings.
+        queries_per_image: Number of images that a run of all steps queries a member with for every recovered one, in
+            engines that need predictions only; 0 in those that need gradients.
     """
 
     steps: int
+    queries_per_image: int = 0
     memory_limit: int = 2**31
 
     @abstractmethod

@@ -14,7 +14,6 @@ of a target, which therefore pass through it together.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 from torch.func import functional_call
 
@@ -30,11 +29,14 @@ from dfml import seeds
 from dfml.backbones.image_generator import ImageGenerator
 from dfml.inversion.chunked_gradient import chunked_inversion_loss, images_per_pass
 from dfml.inversion.engine import EmaStatistics, Engine, InversionRun, StudentRowLogits, Target
-from dfml.inversion.loss import InversionLoss, InversionWeights, inversion_loss
+from dfml.inversion.latent_vectors import assign_to_labels, label_codes
+from dfml.inversion.loss import InversionLoss, InversionWeights, InvertibleModel, inversion_loss
+from dfml.inversion.target_groups import group_targets
 from dfml.inversion.views import AnyView, sample_view
 from dfml.settings import FrozenSettings
-from dfml.zoo.pretrained import Preprocessing, PretrainedClassifier
-from dfml.zoo.stack import MemberStack, StackedMember, stack_key
+from dfml.zoo.members import teacher_logits
+from dfml.zoo.pretrained import Preprocessing
+from dfml.zoo.stack import MemberStack, StackedMember
 
 GeneratorWeights = dict[str, Tensor]
 
@@ -58,10 +60,21 @@ class GeneratorConfig(FrozenSettings):
     label_input: NonNegativeFloat = 0.0
     """Scale s of the label in the generator's input: an image of label y starts from the latent vector z + s * c[y]; z
     and the fixed code c[y] of each label are standard normal. 0 (FREE): the generator's input has no label."""
+    latent_draws: NonNegativeInt = 0
+    """Number of latent vectors drawn for every image, before the first step. The member classifies the images that the
+    copy generates from all of them, and those are kept, one per image, whose log-probabilities of the images' labels
+    have the largest sum (`dfml.inversion.latent_vectors`). 0 (FREE): one vector per image, whatever its label.
+    Not together with `label_input`, whose vectors have a label."""
     weights: InversionWeights = InversionWeights(
         batch_norm=0.0, disagreement=1.0, total_variation=0.0, l2=0.0, jitter=4, wrap=False, flip=True
     )
     """Weights of the terms of the inversion loss, and the random views of the images."""
+
+    @model_validator(mode="after")
+    def _one_way_to_labels(self) -> GeneratorConfig:
+        if self.label_input and self.latent_draws:
+            raise ValueError("label_input gives latent vectors their labels, latent_draws chooses these: set one to 0")
+        return self
 
 
 @dataclass
@@ -128,8 +141,8 @@ class GeneratorInversionRun(InversionRun):
         self._accumulate = accumulate
         self._last: dict[int, InversionLoss] = {}
         self.copies = [self._copy(start, target) for start, target in zip(starts, self.targets, strict=True)]
-        self.chunks = [self._images_per_pass(index, memory) for index in range(len(self.targets))]
-        self._groups = _groups(self.targets, self.previous_statistics, self.chunks) if stacked else {}
+        self.chunks = [self.images_per_pass(index, memory) for index in range(len(self.targets))]
+        self._groups = group_targets(self.targets, self.previous_statistics, self.chunks) if stacked else {}
         self._stacks = {key: MemberStack([self.targets[i].network for i in g]) for key, g in self._groups.items()}
         weights = [value for copy in self.copies for value in copy.weights.values()]
         weights += [value for index in range(len(self.copies)) for value in self.extra_weights(index)]
@@ -143,31 +156,47 @@ class GeneratorInversionRun(InversionRun):
     def _copy(self, start: GeneratorWeights, target: Target) -> GeneratorCopy:
         weights = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
         generator = seeds.generator(self._seed, "latents", self._round_index, target.name)
-        latents = torch.randn(len(target.labels), self._network.latent, generator=generator)
+        draws = max(1, self.config.latent_draws)
+        latents = torch.randn(draws * len(target.labels), self._network.latent, generator=generator)
         if self.config.label_input:
-            latents = latents + self.config.label_input * self._codes(target)
+            latents = latents + self.config.label_input * label_codes(target.labels, self._network.latent)
         # Drawn in float32 and converted, so that a generator in float64 starts from the same values.
-        latents = latents.to(target.labels.device, next(iter(weights.values())).dtype).requires_grad_()
-        return GeneratorCopy(weights, latents, {}, {})
+        latents = latents.to(target.labels.device, next(iter(weights.values())).dtype)
+        if self.config.latent_draws:
+            latents = self._choose(weights, latents, target)
+        return GeneratorCopy(weights, latents.requires_grad_(), {}, {})
+
+    @torch.no_grad()
+    def _choose(self, weights: GeneratorWeights, latents: Tensor, target: Target) -> Tensor:
+        """Choose a latent vector for every label; see `GeneratorConfig.latent_draws`."""
+        # As many at once as in a step: the generator's batch-norm layers use the statistics of the images of a pass.
+        generated = (self._generate(weights, part) for part in torch.split(latents, len(target.labels)))
+        logits = torch.cat([teacher_logits(target.classifier, images) for images in generated])
+        return latents[assign_to_labels(logits, target.labels)]
 
     @property
     def groups(self) -> list[list[int]]:
         """Indices of the targets that are evaluated in one call, for every such call."""
         return list(self._groups.values())
 
-    def _images_per_pass(self, index: int, memory: int) -> int:
+    def model(self, index: int) -> InvertibleModel:
+        """What one target's loss is computed with in the coming step; a subclass may give another than its member.
+
+        Args:
+            index: Index of the target.
+        """
+        return self.targets[index].network
+
+    def images_per_pass(self, index: int, memory: int) -> int:
+        """Number of one target's images that may pass through `model` at once.
+
+        Args:
+            index: Index of the target.
+            memory: Memory in bytes that a backward pass may take.
+        """
         size = self.preprocessing.size
         sample = self.copies[index].latents.detach().new_zeros(len(self.targets[index].labels), 3, size, size)
         return images_per_pass(self.targets[index].network, sample, memory)
-
-    def _codes(self, target: Target) -> Tensor:
-        codes = [
-            # Seed 0 whatever the seed of the run: a generator that one run has trained knows these codes, and another
-            # run may use it (`dfml invert --from`).
-            torch.randn(self._network.latent, generator=seeds.generator(0, "code", output))
-            for output in range(len(target.network.labels))
-        ]
-        return torch.stack(codes)[target.labels.cpu()]
 
     def step(self) -> list[InversionLoss]:
         """See `InversionRun.step`."""
@@ -207,7 +236,7 @@ class GeneratorInversionRun(InversionRun):
         copy, target = self.copies[index], self.targets[index]
         generated = self._generate(copy.weights, copy.latents)
         previous = self.previous_statistics[index]
-        loss = self._loss(target.network, generated, target.labels, target.rows, previous, view, self.chunks[index])
+        loss = self._loss(self.model(index), generated, target.labels, target.rows, previous, view, self.chunks[index])
         extra, weights = self.extra_loss(index, generated), self.extra_weights(index)
         total = loss.total if extra is None else loss.total + extra
         leaves = [copy.latents, *weights, *copy.weights.values()]
@@ -280,7 +309,7 @@ class GeneratorInversionRun(InversionRun):
 
     def _loss(
         self,
-        classifier: PretrainedClassifier | StackedMember,
+        classifier: InvertibleModel,
         images: Tensor,
         labels: Tensor,
         rows: Tensor | None,
@@ -305,31 +334,3 @@ class GeneratorInversionRun(InversionRun):
     def images(self) -> list[Tensor]:
         """See `InversionRun.images`; the size is that of `preprocessing`, whatever a member's input size."""
         return [self._generate(copy.weights, copy.latents) for copy in self.copies]
-
-
-def _groups(
-    targets: Sequence[Target], previous: Sequence[EmaStatistics], chunks: Sequence[int]
-) -> dict[object, list[int]]:
-    """Group targets that can be evaluated in one call, as many in a group as the memory allows.
-
-    They have the same architecture and number of images; all or none have `Target.rows`, and previous statistics (which
-    a member lacks in its first round). A target whose images do not fit one backward pass, or whose steps are limited,
-    is in no group.
-
-    Args:
-        targets: All targets.
-        previous: For every target the EMA statistics of earlier rounds; empty without any.
-        chunks: For every target the number of images that may be in one backward pass.
-
-    Returns:
-        Key of a group -> indices of its targets.
-    """
-    groups: dict[object, list[int]] = {}
-    places: Counter[object] = Counter()
-    for index, (target, seen, chunk) in enumerate(zip(targets, previous, chunks, strict=True)):
-        at_once = chunk // len(target.labels)  # members in one call
-        if at_once and target.steps is None:
-            key = (stack_key(target.network), len(target.labels), target.rows is None, len(seen))
-            groups.setdefault((key, places[key] // at_once), []).append(index)
-            places[key] += 1
-    return groups

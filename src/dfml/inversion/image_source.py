@@ -25,9 +25,12 @@ from dfml.inversion.registry import (
 )
 from dfml.inversion.shared_images import shared_image_indices
 from dfml.inversion.time_budget import RoundSize, TimeBudget
+from dfml.zoo.members import remaining_queries
 from dfml.zoo.pretrained import Preprocessing
 from dfml.zoo.probing import predictions_are_constant
 from dfml.zoo.zoo import Zoo
+
+_USES = 8  # queries with every recovered image that a member must have left: to confirm it, and to learn from it
 
 
 class ImageSource:
@@ -48,6 +51,7 @@ class ImageSource:
         classes_per_round: Largest number of classes of one member in a round.
         failures: The record of excluded members.
         broken: Indices of excluded members that must not be teachers either (`reason_of_zero_variances`).
+        exhausted: Names of members whose limit of queries (`CountedMember`) does not allow another round.
         last_metrics: Metrics of the last round: unweighted loss terms before the last step, means over the members
             whose inversion succeeded; empty without steps or such members. `inversion_loss`: cross-entropy in nats.
             `batch_norm_distance`, `disagreement`: 0 if not computed. `inversion_NAME`: each term of another package.
@@ -67,6 +71,7 @@ class ImageSource:
         self.engine = create_engine(config, preprocessing, seed=seed, device=device)
         self.failures = FailureTracker(patience)
         self._fallback = Fallback(config, seed)
+        self.exhausted: set[str] = set()
         self.last_metrics: dict[str, float] = {}
         self.classes_per_round = config.classes_per_round
         self._entry = ENGINES.find(config.engine)
@@ -93,8 +98,8 @@ class ImageSource:
         self._require_members()
 
     def sample_members(self, round_index: int, count: int) -> list[int]:
-        """Draw up to `count` different members at random, without the excluded ones."""
-        usable = [index for index in range(len(self._zoo)) if self._zoo.name(index) not in self.failures.excluded]
+        """Draw up to `count` different members at random, without excluded and exhausted ones."""
+        usable = [index for index in range(len(self._zoo)) if self._is_usable(index)]
         order = torch.randperm(len(usable), generator=seeds.generator(self._seed, "members", round_index))
         return [usable[index] for index in order[:count].tolist()]
 
@@ -113,8 +118,22 @@ class ImageSource:
         for position in range((round_index - 1) * count, round_index * count):
             order = torch.randperm(members, generator=seeds.generator(self._seed, "round", position // members))
             chosen[int(order[position % members])] = None
-        usable = [index for index in chosen if self._zoo.name(index) not in self.failures.excluded]
+        usable = [index for index in chosen if self._is_usable(index)]
         return usable or self.sample_members(round_index, count)
+
+    def _is_usable(self, index: int) -> bool:
+        return self._zoo.name(index) not in self.failures.excluded.keys() | self.exhausted
+
+    def can_query(self, member: int, images: int) -> bool:
+        """Whether a member may be queried with so many images; if not, it is exhausted, and a message says so once."""
+        left, name = remaining_queries(self._zoo[member]), self._zoo.name(member)
+        if left < images and name not in self.exhausted:
+            self.exhausted.add(name)
+            self._messages.append(
+                f"{name} is not queried any more: its limit leaves {left:.0f} images, and {images} are needed. What "
+                "was learned from it is kept"
+            )
+        return left >= images
 
     def labels(self, member: int, per_class: int, round_index: int) -> Int64[Tensor, " images"]:
         """Outputs of a member to recover images of, ascending, each `per_class` times.
@@ -160,11 +179,13 @@ class ImageSource:
         Returns:
             Member index -> its images and their labels, for every member whose inversion succeeded. An image that
             several members share (`EngineEntry.shares_pixels`) is returned once, with the first of them in the order of
-            `members`; a member all of whose images are returned with others is left out.
+            `members`; a member all of whose images are returned with others is left out, and so is one whose limit of
+            queries does not allow the round.
 
         Raises:
             RunError: If no member is left, or, after a failure, the engine's state or the learner is not finite.
         """
+        members = [index for index in members if self.can_query(index, self._queries(index, per_class, round_index))]
         plain = [index for index in members if not self._fallback.has(self._zoo.name(index))]
         batches = [self._invert(self.engine, plain, per_class, round_index, student)] if plain else []
         retried = {index for batch in batches for index in self._unrecognised(batch)}
@@ -180,6 +201,10 @@ class ImageSource:
         self.last_metrics = mean_losses([loss for batch in usable for loss in batch.last_losses()])
         found = {index: images for batch in usable for index, images in batch.collect(self._preprocessing.size)}
         return {index: found[index] for index in members if index in found}
+
+    def _queries(self, member: int, per_class: int, round_index: int) -> int:
+        images = len(self.labels(member, per_class, round_index))
+        return images * (self.engine.queries_per_image + _USES)
 
     def _invert(
         self, engine: Engine, members: Sequence[int], per_class: int, round_index: int, student: StudentRowLogits | None

@@ -1,8 +1,9 @@
 """The inversion engines by name, the settings that choose one, and an engine that a run has meta-trained.
 
-dfml's own engines are `ei`, `consensus`, `cmi`, `five` and `fast_dfkd`. Others are registered with `register_engine`,
-or declared by an installed package as an entry point of `dfml.engines` whose object is an `EngineEntry`; nothing else
-is needed to use one in a training (`--set free.inversion.engine=NAME`) or in `dfml invert --engine NAME`.
+dfml's own engines are `ei`, `consensus`, `cmi`, `five`, `fast_dfkd` and `zeroth_order`. Others are registered with
+`register_engine`, or declared by an installed package as an entry point of `dfml.engines` whose object is an
+`EngineEntry`; nothing else is needed to use one in a training (`--set free.inversion.engine=NAME`) or in
+`dfml invert --engine NAME`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dfml.inversion.consensus import ConsensusConfig, ConsensusInversion
 from dfml.inversion.ei import PixelInversion, PixelInversionConfig
 from dfml.inversion.engine import Engine, StatisticsMemory
 from dfml.inversion.meta_generator import FastDfkdConfig, FiveConfig, MetaGenerator
+from dfml.inversion.zeroth_order import ZerothOrderConfig, ZerothOrderInversion
 from dfml.registries import Registry
 from dfml.settings import FrozenSettings, build_config
 from dfml.zoo.members import Differentiable, Predicts, unmet_need
@@ -85,6 +87,7 @@ ENGINES: Registry[EngineEntry] = Registry(
         "fast_dfkd": EngineEntry(FastDfkdConfig, MetaGenerator, meta_trained=True, needs=PretrainedClassifier),
         "cmi": EngineEntry(ContrastiveConfig, ContrastiveInversion, needs=PretrainedClassifier),
         "ei": EngineEntry(PixelInversionConfig, _create_ei, needs=PretrainedClassifier),
+        "zeroth_order": EngineEntry(ZerothOrderConfig, ZerothOrderInversion, needs=Predicts),
         "consensus": EngineEntry(ConsensusConfig, ConsensusInversion, shares_pixels=True, needs=PretrainedClassifier),
     },
 )
@@ -116,7 +119,8 @@ class InversionConfig(FrozenSettings):
     """Name of the inversion engine. `ei`: optimises pixels (PURER, DeepInversion).
     `consensus`: the same with one set of pixels per class, for all members of a round that have the class. `cmi`:
     trains a generator from scratch for every member (CMI). `five`: a meta-learned generator that adapts to a member in
-    five steps (FREE). `fast_dfkd`: the same with the settings of FastDFKD."""
+    five steps (FREE). `fast_dfkd`: the same with the settings of FastDFKD. `zeroth_order`: as `cmi`, for members that
+    only predict, with gradients estimated from many queries (BiDf-MKD)."""
     classes_per_round: PositiveInt = 20
     """Largest number of classes of a member whose images are recovered in one round; bounds the memory for members of
     many classes. Trainings draw the classes at random, `dfml invert` takes them in turn."""
@@ -142,6 +146,7 @@ class InversionConfig(FrozenSettings):
     cmi: ContrastiveConfig = ContrastiveConfig()
     ei: PixelInversionConfig = PixelInversionConfig()
     consensus: ConsensusConfig = ConsensusConfig()
+    zeroth_order: ZerothOrderConfig = ZerothOrderConfig()
 
     @field_validator("engine")
     @classmethod

@@ -6,6 +6,7 @@ engines need a `PretrainedClassifier`, one of another package states what it nee
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
@@ -133,6 +134,13 @@ def unmet_need(member: Predicts, needs: type, user: str) -> str | None:
     if not isinstance(member, Differentiable):
         return f"it only predicts, and {user} needs gradients"
     return f"its type is {type(member).__name__}, and {user} needs {needs.__name__}"
+
+
+def remaining_queries(member: Predicts) -> float:
+    """Number of images that a member may still be queried with; infinite for all but a `CountedMember` with a limit."""
+    if isinstance(member, CountedMember) and member.limit is not None:
+        return float(member.limit - member.queried)
+    return math.inf
 
 
 def move_member(member: Predicts, device: torch.device) -> None:
