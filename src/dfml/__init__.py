@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dfml.methods.average import Average
     from dfml.methods.base import Method
     from dfml.methods.best_member import BestMember
+    from dfml.methods.bidf_mkd import BiDfMKD
     from dfml.methods.dro import DRO
     from dfml.methods.free import FREE
     from dfml.methods.frozen_backbone import FrozenBackbone
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dfml.methods.ot_fusion import OTFusion
     from dfml.methods.purer import PURER
     from dfml.methods.random_init import RandomEmbedding, RandomInit
+    from dfml.methods.tgr import TGR
     from dfml.methods.zoo_embedding import ZooEmbedding
     from dfml.methods.zoo_student import ZooStudent
     from dfml.pretraining import build_zoo
@@ -52,6 +54,7 @@ _HOMES = {
     "dfml.methods.average": ("Average",),
     "dfml.methods.base": ("Method",),
     "dfml.methods.best_member": ("BestMember",),
+    "dfml.methods.bidf_mkd": ("BiDfMKD",),
     "dfml.methods.dro": ("DRO",),
     "dfml.methods.free": ("FREE",),
     "dfml.methods.frozen_backbone": ("FrozenBackbone",),
@@ -59,6 +62,7 @@ _HOMES = {
     "dfml.methods.ot_fusion": ("OTFusion",),
     "dfml.methods.purer": ("PURER",),
     "dfml.methods.random_init": ("RandomEmbedding", "RandomInit"),
+    "dfml.methods.tgr": ("TGR",),
     "dfml.methods.zoo_embedding": ("ZooEmbedding",),
     "dfml.methods.zoo_student": ("ZooStudent",),
     "dfml.pretraining": ("build_zoo",),
@@ -73,8 +77,10 @@ __all__ = [
     "MAML",
     "METHODS",
     "PURER",
+    "TGR",
     "Average",
     "BestMember",
+    "BiDfMKD",
     "DfmlError",
     "Difference",
     "Evaluation",

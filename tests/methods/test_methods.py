@@ -16,20 +16,10 @@ from tests.factories import PREPROCESSING, member, zoo
 
 CPU = torch.device("cpu")
 GENERATOR = {"steps": 2, "width": 8, "latent": 8}
+TASKS = {"query": 2, "images_per_class": 4, "memory": 8, "replay": "fixed", "replay_steps": 1, "replay_tasks": 1}
 SMALL: dict[str, dict[str, Any]] = {
     "purer": {"query": 2, "episodes": 1, "warm_up": 1},
-    "free": {
-        "query": 2,
-        "warm_up": 1,
-        "members_per_step": 3,
-        "images_per_class": 4,
-        "memory": 8,
-        "replay": "fixed",
-        "replay_steps": 1,
-        "replay_tasks": 1,
-        "cosine_every": 1,
-        "inversion": {"five": GENERATOR},
-    },
+    "free": {**TASKS, "warm_up": 1, "members_per_step": 3, "cosine_every": 1, "inversion": {"five": GENERATOR}},
     "zoo_student": {
         "members_per_step": 3,
         "images_per_class": 4,
@@ -41,6 +31,19 @@ SMALL: dict[str, dict[str, Any]] = {
         "episode_shot": 1,
         "episode_query": 1,
         "inversion": {"fallback": None, "ei": {"steps": 2, "search_steps": 0}, "five": GENERATOR},
+    },
+    "bidf_mkd": {
+        **TASKS,
+        "members_per_step": 2,
+        "boundary_after": 1,
+        "distillation_steps": 2,
+        "inversion": {"engine": "zeroth_order", "zeroth_order": {**GENERATOR, "directions": 2}},
+    },
+    "tgr": {
+        **TASKS,
+        "members_per_step": 2,
+        "groups": 2,
+        "inversion": {"engine": "cmi", "cmi": {**GENERATOR, "contrast": 0.0}, "five": GENERATOR},
     },
     "dro": {"embedding_size": 4, "hidden": 8},
     "best_member": {"images_per_class": 3, "inversion": {"fallback": None, "ei": {"steps": 2, "search_steps": 0}}},
@@ -89,12 +92,12 @@ def test_every_method_works_at_the_size_of_its_setting(name: str, size: int | No
     assert classifier.predict_proba(images).shape == (6, 3)
 
 
-@pytest.mark.parametrize("name", ["purer", "free", "zoo_student", "best_member"])
+@pytest.mark.parametrize("name", ["purer", "free", "zoo_student", "bidf_mkd", "tgr", "best_member"])
 def test_a_run_gives_its_images(name: str) -> None:
     members = Zoo.of([member(0, ("ant", "bee", "cat"))])
     # Else images that the member does not recognise after these few steps would be missing.
     unchecked = {"inversion": {**SMALL[name].get("inversion", {}), "confirmed_only": False}}
-    run, _ = after_steps(name, members, **(unchecked if name in ("free", "zoo_student") else {}))
+    run, _ = after_steps(name, members, **(unchecked if name not in ("purer", "best_member") else {}))
     for class_index in range(3):
         images = run.images(class_index, 2)
         assert images.shape == (2, 3, 16, 16)
@@ -106,7 +109,7 @@ def test_a_run_gives_its_images(name: str) -> None:
     assert run.images_caption.endswith(".")
 
 
-@pytest.mark.parametrize("name", ["free", "zoo_student"])
+@pytest.mark.parametrize("name", ["free", "zoo_student", "tgr"])
 def test_a_meta_trained_engine_is_offered_and_no_other(name: str) -> None:
     engine = {**SMALL[name]["inversion"], "engine": "five"}
     run, _ = after_steps(name, inversion=engine)

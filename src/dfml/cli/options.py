@@ -11,7 +11,7 @@ from dfml.data.splits import split_names
 from dfml.errors import UsageError
 
 METHOD_NAMES = (
-    *("zoo_student", "purer", "free", "random_init", "random_embedding"),
+    *("zoo_student", "purer", "free", "bidf_mkd", "tgr", "random_init", "random_embedding"),
     *("average", "ot_fusion", "dro", "best_member", "zoo_embedding", "frozen_backbone"),
 )
 """dfml's own methods, the default first. Kept beside `dfml.methods.METHODS`, whose import takes seconds."""

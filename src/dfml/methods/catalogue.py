@@ -6,6 +6,7 @@ from dfml.errors import UsageError
 from dfml.methods.average import Average
 from dfml.methods.base import Method
 from dfml.methods.best_member import BestMember
+from dfml.methods.bidf_mkd import BiDfMKD
 from dfml.methods.dro import DRO
 from dfml.methods.free import FREE
 from dfml.methods.frozen_backbone import FrozenBackbone
@@ -13,13 +14,14 @@ from dfml.methods.ot_fusion import OTFusion
 from dfml.methods.plugins import declared, import_method, is_path, load_declared
 from dfml.methods.purer import PURER
 from dfml.methods.random_init import RandomEmbedding, RandomInit
+from dfml.methods.tgr import TGR
 from dfml.methods.zoo_embedding import ZooEmbedding
 from dfml.methods.zoo_student import ZooStudent
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        *(PURER, FREE, ZooStudent),
+        *(PURER, FREE, ZooStudent, BiDfMKD, TGR),
         *(RandomInit, RandomEmbedding, Average, OTFusion, DRO, BestMember, ZooEmbedding, FrozenBackbone),
     )
 }

@@ -167,7 +167,8 @@ class ZooStudentRun(TrainingRun):
         predictions = images.new_full((len(images), self.buffer.log_probabilities.shape[1]), math.nan)
         others = torch.randperm(len(self.zoo), generator=seeds.generator(self.config.seed, "teachers", iteration))
         count = max(self.config.teachers or len(self.zoo), len(recovered))
-        usable = (index for index in others.tolist() if index not in self.source.broken)
+        unbroken = (index for index in others.tolist() if index not in self.source.broken)
+        usable = (index for index in unbroken if self.source.can_query(index, len(images)))
         teachers = list(dict.fromkeys([*recovered, *usable]))[:count]
         for index in teachers:
             member = self.zoo[index]
