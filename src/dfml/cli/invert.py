@@ -47,7 +47,8 @@ def invert(
             metavar="NAME",
             help="Inversion engine. ei: optimise pixels; consensus: one set of pixels per class for all members that "
             "have the class, written to DIR/CLASS; cmi: a generator trained from scratch for each batch; five, "
-            "fast_dfkd: a generator that a run has meta-trained (--from); or an engine of another package.",
+            "fast_dfkd: a generator that a run has meta-trained (--from); zeroth_order: as cmi, for members that "
+            "only predict; or an engine of another package.",
         ),
     ] = "ei",
     start_from: Annotated[
