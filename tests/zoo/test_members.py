@@ -195,10 +195,28 @@ def test_a_black_box_is_a_teacher_of_the_student() -> None:
     learner = dfml.ZooStudent(backbone="conv4", **settings).fit(Zoo.of([member(0), counted, member(1)]), device="cpu")
     assert learner.adapt(images(5), LABELS).predict_proba(images(3, 1)).shape == (3, 2)
     assert counted.queried == sum(shape[0] for shape in black_box.shapes) > 0
-    with pytest.raises(QueryLimitError, match="would exceed its limit of 3"):
-        dfml.ZooStudent(backbone="conv4", **settings).fit(
-            Zoo.of([member(0), CountedMember(black_box, limit=3)]), device="cpu"
-        )
+
+
+def test_a_teacher_whose_limit_is_reached_is_left_out_and_the_training_goes_on() -> None:
+    black_box = BlackBox(colours)
+    counted = CountedMember(black_box, limit=10)
+    method = dfml.ZooStudent(
+        backbone="conv4",
+        iterations=4,
+        student_steps=2,
+        images_per_class=2,
+        batch=8,
+        inversion={"engine": "ei", "ei": {"start": "dead_leaves", "steps": 1, "search_steps": 0}},
+    )
+    run = method.start(Zoo.of([member(0), counted]), torch.device("cpu"))
+    messages: list[str] = []
+    for iteration in range(1, 5):
+        run.step(iteration)
+        messages += run.pop_messages()
+    said = [message for message in messages if message.startswith("member-001 is not queried any more")]
+    assert len(said) == 1
+    assert "its limit leaves" in said[0]
+    assert 0 < counted.queried == sum(shape[0] for shape in black_box.shapes) <= 10
 
 
 @pytest.mark.parametrize("representation", ["probabilities", "centred"])
