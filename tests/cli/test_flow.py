@@ -267,6 +267,18 @@ def test_the_paper_protocol_reports_the_best_snapshot_with_a_note(world: World, 
     assert "Learning curves" in page.read_text(encoding="utf-8")
 
 
+def test_snapshots_give_a_learning_curve_and_leave_the_result_as_it_is(world: World, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    plain = results("evaluate", world.purer, world.images, *EPISODES)["methods"]["purer"]
+    found = results("evaluate", world.purer, world.images, *EPISODES, "--snapshots", "--report", page)
+    assert found["methods"]["purer"]["accuracy"] == plain["accuracy"]
+    assert found["methods"]["purer"]["note"] == plain["note"]
+    assert list(found["methods"]["purer"]["snapshots"]) == ["4"]
+    text = page.read_text(encoding="utf-8")
+    assert "Learning curves" in text
+    assert "The best one is reported" not in text
+
+
 def test_a_learner_of_the_other_protocol_is_refused_unless_allowed(world: World) -> None:
     arguments = ("evaluate", world.untrained, world.images, *EPISODES, "--protocol", "paper")
     assert "was trained for the protocol 'strict'" in error(dfml(*arguments), 2)

@@ -54,6 +54,7 @@ SURFACE = {
             "--query",
             "--report",
             "--shot",
+            "--snapshots",
             "--split",
         ),
         *("--splits", "--way"),

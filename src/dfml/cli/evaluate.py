@@ -66,6 +66,14 @@ def evaluate(
         bool,
         typer.Option("--allow-other-protocol", help="Also evaluate learners that were trained for the other protocol."),
     ] = False,
+    snapshots: Annotated[
+        bool,
+        typer.Option(
+            "--snapshots",
+            help="Also evaluate all snapshots of each run, for the learning curves of --report FILE.html. The learner "
+            "counts as without it; by the protocol paper, snapshots are evaluated anyway.",
+        ),
+    ] = False,
     calibration: CalibrationOption = None,
     report: Annotated[
         Path | None,
@@ -144,6 +152,7 @@ def evaluate(
             protocol=protocol,
             allow_other_protocol=allow_other_protocol,
             calibration=chosen,
+            snapshots=snapshots,
         )
         for each in data
         for learner, name, label in zip(learners, names, distinct_names(learners, names), strict=True)

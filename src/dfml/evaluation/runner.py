@@ -23,7 +23,7 @@ class LearnerEvaluation:
     """Result of `evaluate_learner`.
 
     Attributes:
-        evaluation: Evaluation of the learner, or of the best snapshot of its run.
+        evaluation: Evaluation of the learner, or by the protocol `paper` of the best snapshot of its run.
         curve: Evaluations of all snapshots of the run by meta-iteration; empty if they were not evaluated.
     """
 
@@ -40,6 +40,7 @@ def evaluate_learner(
     episodes: int,
     protocol: str,
     calibration: Calibration | Literal["own"] | None = "own",
+    snapshots: bool = False,
     **settings: Any,
 ) -> LearnerEvaluation:
     """Evaluate a learner with progress on standard error; by the protocol `paper`, the best snapshot of its run.
@@ -54,6 +55,7 @@ def evaluate_learner(
         protocol: `strict` or `paper`; see `evaluate`.
         calibration: Calibration of every adapted classifier; its name is added to `name`. `own`: the one that
             belongs to the learner, if there is one, without its name; None: no calibration.
+        snapshots: Also evaluate the snapshots of the run by the protocol `strict`, for its learning curve.
         **settings: Further arguments of `evaluate`.
 
     Raises:
@@ -61,19 +63,27 @@ def evaluate_learner(
     """
     settings |= {"episodes": episodes, "protocol": protocol, "calibration": calibration}
     name += f" + {calibration.name}" if isinstance(calibration, Calibration) else ""
-    snapshots = list_snapshots(folder) if protocol == "paper" else []
-    if not snapshots:
-        with show_progress(name, episodes) as progress:
-            evaluation = evaluate(learner, dataset, on_episode=lambda done: progress.update(done, {}), **settings)
-        return LearnerEvaluation(replace(evaluation, name=name))
+    folders = list_snapshots(folder) if snapshots or protocol == "paper" else []
+    curve: dict[int, Evaluation] = {}
+    if folders:
+        curve = _evaluate_snapshots(learner, name, folder, len(folders), dataset, **settings)
+    if curve and protocol == "paper":
+        return LearnerEvaluation(replace(best_snapshot(curve), name=name), curve)
+    with show_progress(name, episodes) as progress:
+        evaluation = evaluate(learner, dataset, on_episode=lambda done: progress.update(done, {}), **settings)
+    return LearnerEvaluation(replace(evaluation, name=name), curve)
+
+
+def _evaluate_snapshots(
+    learner: MetaLearner, name: str, folder: Path, count: int, dataset: ImageDataset, **settings: Any
+) -> dict[int, Evaluation]:
     finished = itertools.count(1)
-    with show_progress(f"{name}: snapshots", len(snapshots)) as progress:
+    with show_progress(f"{name}: snapshots", count) as progress:
 
         def report(iteration: int, evaluation: Evaluation) -> None:
             progress.update(next(finished), {"accuracy": evaluation.accuracy})
 
-        curve = evaluate_snapshots(folder, dataset, device=learner.device, on_snapshot=report, **settings)
-    return LearnerEvaluation(replace(best_snapshot(curve), name=name), curve)
+        return evaluate_snapshots(folder, dataset, device=learner.device, on_snapshot=report, **settings)
 
 
 def applicable_calibrations(

@@ -49,7 +49,9 @@ def _page(evaluations: Sequence[Evaluation], curves: Curves, command: str) -> st
     means = domain_means(evaluations)
     first = means[0]
     several = len(means) < len(evaluations)
-    caption = "All snapshots of each run. The best one is reported, so its interval is not a confidence interval."
+    caption = "All snapshots of each run, with 95% intervals."
+    if first.protocol == "paper":
+        caption += " The best one is reported, so its interval is not a confidence interval."
     svg = to_svg(learning_curve(curves), "curves", themed=True) if curves else ""
     domains = PageTable("By data set", "Accuracy in percent with its 95% interval.", domains_table(evaluations))
     return render_page(

@@ -53,14 +53,15 @@ class BiDfMKD(Method):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         # The released code, up to the differences that the module's docstring lists.
         "released": {"inversion": {"confirmed_only": False}},
-        # The learning rates and sizes of FREE's preset `cpu`; a tenth of the queries of a round.
+        # The learning rates and sizes of FREE's preset `cpu`. Members classify nearly all images as their labels after
+        # these steps; a round has a hundredth of the released number of queries.
         "cpu": {
             "iterations": 60,
             "images_per_class": 10,
             "boundary_after": 10,
             "inversion": {
                 "zeroth_order": {
-                    "steps": 60,
+                    "steps": 20,
                     "directions": 32,
                     "latent_draws": 4,
                     "width": 32,
