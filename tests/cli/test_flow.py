@@ -85,6 +85,14 @@ def test_a_resumed_run_has_the_same_result(world: World, tmp_path: Path) -> None
     assert rows == [1, 2, 3, 4]
 
 
+def test_metrics_are_written_for_tensorboard(world: World, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert dfml("train", world.zoo, "--out", run, *SHORT, "--tensorboard").exit_code == 0
+    assert len(list((run / "tensorboard").iterdir())) == 1
+    assert dfml("train", world.zoo, "--out", run, *SHORT, "--tensorboard", "--resume").exit_code == 0
+    assert 'http-equiv="refresh"' not in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_run_starts_from_a_checkpoint_of_another(world: World, tmp_path: Path) -> None:
     other = (*SHORT, "--set", "purer.curriculum_weight=0")
     start = world.purer / "checkpoints" / "000002"

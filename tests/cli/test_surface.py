@@ -38,7 +38,7 @@ SURFACE = {
         "ZOO...",
         *("--class-identity", "--config", "--from", "--iterations", "--method", "--out", "--preset", "--protocol"),
         *("--max-resident", "--network", "--on-bad-member", "--query", "--resume", "--set", "--shot", "--show-config"),
-        *("--size", "--way"),
+        *("--size", "--tensorboard", "--way"),
         *COMMON,
     ],
     "evaluate": [

@@ -11,7 +11,7 @@ from dfml.methods.base import Method
 from dfml.methods.free import FREE
 from dfml.methods.purer import PURER
 from dfml.methods.zoo_student import ZooStudent
-from dfml.report.training import PAGE, chosen_settings, seconds_by_part, training_figures, write_training
+from dfml.report.training import PAGE, LivePage, chosen_settings, seconds_by_part, training_figures, write_training
 from dfml.training.loop import MetricDescription, TrainingRun
 from dfml.training.run_folder import RunFolder
 from tests.factories import zoo
@@ -95,6 +95,29 @@ def test_a_method_from_outside_is_shown_with_its_own_metrics_captions_and_images
     assert "sorting0.0" in text
     (sheet,) = [attributes for tag, attributes in reader.elements if tag == "img"]
     assert sheet["alt"] == "Recovered images, one row per class."
+
+
+def test_the_page_of_a_run_that_trains_is_loaded_again_until_the_last_one(tmp_path: Path) -> None:
+    method, members, folder = METHODS["purer"], zoo(), RunFolder(tmp_path / "run")
+    method.fit(members, out=folder.path, device="cpu", on_iteration=LivePage(method, folder, members, "dfml train"))
+    live = (folder.path / PAGE).read_text(encoding="utf-8")
+    assert '<meta http-equiv="refresh" content="60">' in live
+    assert "1 of 2 meta-iterations" in live
+    assert SHEET in live
+    write_training(folder, method.run_, "purer", method.config, members, seconds=1.0, command="dfml train")
+    assert "http-equiv" not in (folder.path / PAGE).read_text(encoding="utf-8")
+
+
+def test_the_page_is_not_written_again_within_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, members, folder = METHODS["purer"], zoo(), RunFolder(tmp_path / "run")
+    method.fit(members, out=folder.path, device="cpu")
+    clock, times = {"now": 0.0}, []
+    monkeypatch.setattr("dfml.report.training.time.monotonic", lambda: clock["now"])
+    monkeypatch.setattr("dfml.report.training.write_training", lambda *_, **__: times.append(clock["now"]))
+    page = LivePage(method, folder, members, "dfml train")
+    for clock["now"] in (1000.0, 1030.0, 1059.0, 1061.0, 1062.0, 1200.0):
+        page(1, {})
+    assert times == [1000.0, 1061.0, 1200.0]
 
 
 def test_a_run_without_images_has_no_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

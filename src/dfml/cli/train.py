@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,6 +89,12 @@ def train(
             "--set", metavar="KEY=VALUE", help="One setting, such as purer.learner.kind=anil. Can be repeated."
         ),
     ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Also write all metrics to OUT/tensorboard for TensorBoard (extra tensorboard)."
+        ),
+    ] = False,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print all settings with values and meanings, and exit.")
     ] = False,
@@ -158,7 +165,7 @@ def train(
 
     from dfml.cli.class_identity import resolve_identity
     from dfml.evaluation.protocol import versions
-    from dfml.report.training import PAGE, write_training
+    from dfml.report.training import PAGE, LivePage, write_training
     from dfml.training.progress import show_progress
     from dfml.training.run_folder import RunFolder
     from dfml.zoo.hub import absolute_path
@@ -180,10 +187,33 @@ def train(
     start = time.perf_counter()
     done = _iterations_before(RunFolder(out) if resume else None, start_from)
     progress = show_progress(kind.name, config.iterations, done) if config.iterations else None
-    trained = kind(config)
-    trained.fit(members, out=out, resume=resume, start_from=start_from, device=device, progress=progress)
+    trained, run = kind(config), RunFolder(out)
+    command = shlex.join(["dfml", *sys.argv[1:]])
+    observers: list[Any] = [LivePage(trained, run, members, command)]
+    log = None
+    if tensorboard:
+        from dfml.training.tensorboard import TensorBoardLog
 
-    run = RunFolder(out)
+        log = TensorBoardLog(out / "tensorboard", done)
+        observers.append(log)
+
+    def observe(iteration: int, metrics: Mapping[str, float]) -> None:
+        for observer in observers:
+            observer(iteration, metrics)
+
+    try:
+        trained.fit(
+            members,
+            out=out,
+            resume=resume,
+            start_from=start_from,
+            device=device,
+            progress=progress,
+            on_iteration=observe,
+        )
+    finally:
+        if log:
+            log.close()
     rows = run.read_metrics()
     seconds = sum(row["seconds"] for row in rows) if rows else time.perf_counter() - start
     summary: dict[str, Any] = {"seconds": round(seconds, 3), "iterations": config.iterations}
@@ -199,7 +229,6 @@ def train(
     output.results(results)
     output.say(f"learner: {out} ({seconds:.1f} s)")
     output.say(f"next: dfml evaluate {out} DATA --way {config.way} --shot {config.shot} --protocol {config.protocol}")
-    command = shlex.join(["dfml", *sys.argv[1:]])
     write_training(run, trained.run_, kind.name, config, members, seconds=seconds, command=command)
     output.say(f"report: {out / PAGE}")
 

@@ -27,7 +27,7 @@ from dfml.errors import RunError, UsageError
 from dfml.learners.base import MetaLearner
 from dfml.settings import build_config, merge
 from dfml.training.device import select_device
-from dfml.training.loop import TrainingConfig, TrainingRun, restore, train
+from dfml.training.loop import OnIteration, TrainingConfig, TrainingRun, restore, train
 from dfml.training.progress import Progress
 from dfml.training.run_folder import CONFIG, RunFolder, describe, describe_classes, find_checkpoint
 from dfml.zoo.zoo import Zoo
@@ -104,6 +104,7 @@ class Method(ABC):
         start_from: str | Path | None = None,
         device: str = "auto",
         progress: Progress | None = None,
+        on_iteration: OnIteration | None = None,
     ) -> MetaLearner:
         """Turn a zoo into a learner.
 
@@ -119,6 +120,8 @@ class Method(ABC):
                 checkpoint. If `resume` finds a checkpoint in `out`, that one is loaded instead.
             device: `auto`, or a name that torch knows.
             progress: Progress display, which is updated after every meta-iteration; None shows nothing.
+            on_iteration: Called after every meta-iteration with its number and its metrics, such as a
+                `dfml.training.tensorboard.TensorBoardLog`.
 
         Returns:
             The learner after the last meta-iteration. The run is available as `run_`.
@@ -151,6 +154,7 @@ class Method(ABC):
             resume=resume,
             done=done,
             progress=progress,
+            on_iteration=on_iteration,
             device=chosen_device,
             provenance={"method": self.name, "members": zoo.provenance()},
         )

@@ -144,6 +144,7 @@ class Page:
         versions: Package -> version.
         notes: Events that a reader should know of, such as an excluded member.
         highlighted: Number of leading rows of the table of results that are highlighted; default 1.
+        refresh: Seconds after which a browser loads the page again; None: never.
     """
 
     title: str
@@ -162,6 +163,7 @@ class Page:
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     highlighted: int = 1
+    refresh: int | None = None
 
 
 def _without_controls(value: Any) -> Any:

@@ -7,6 +7,8 @@ method from outside this package gets the same page.
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from dfml.evaluation.protocol import versions
 from dfml.images import resize_and_crop
 from dfml.inversion.registry import engine_names
 from dfml.learners.saving import WEIGHTS
+from dfml.methods.base import Method
 from dfml.report.contact_sheet import Block, Row, render_contact_sheet
 from dfml.report.figures import to_svg
 from dfml.report.html_page import Page, PageFigure, PagePicture, PageSheet, write_page
@@ -23,6 +26,7 @@ from dfml.training.run_folder import RunFolder
 from dfml.zoo.zoo import Zoo
 
 PAGE = "report.html"
+_LEAST_SECONDS, _REST = 60, 50  # between two pages of a run that trains: seconds, and times what the last one took
 _MAX_CLASSES, _MAX_IMAGES, _MAX_SIDE = 20, 12, 64  # classes, images per class, and pixels per side on the page
 
 
@@ -73,18 +77,20 @@ def write_training(
     *,
     seconds: float,
     command: str,
+    refresh: int | None = None,
 ) -> None:
     """Write the page of a training beside its learner, as `report.html`.
 
     Args:
         folder: The folder of the run.
-        run: The run after training (`Method.run_`).
+        run: The run after training (`Method.run_`), or while it trains.
         method_name: Name of the method.
         config: Settings of the method.
         zoo: The zoo that it was trained on.
         seconds: Seconds of all meta-iterations in `metrics.jsonl`, with those before a resumption. For a method without
             meta-iterations, the duration of `Method.fit`.
         command: Command that repeats the run.
+        refresh: Of a run that is still training: seconds after which a browser loads the page again.
 
     Raises:
         OSError: If the page cannot be written.
@@ -92,7 +98,9 @@ def write_training(
     rows = folder.read_metrics()
     page = Page(
         title=f"{method_name}: a few-shot learner from {len(zoo)} classifiers",
-        summary=_summary(folder, method_name, config, zoo, seconds),
+        summary=_summary(folder, method_name, config, zoo, seconds)
+        if refresh is None
+        else _summary_so_far(rows, method_name, config, zoo, refresh),
         command=command,
         notes=_messages(folder, rows),
         figures=training_figures(method_name, rows, run.describe_metrics()),
@@ -100,8 +108,46 @@ def write_training(
         stages=seconds_by_part(rows, seconds),
         settings={"zoo": zoo.source, method_name: chosen_settings(config.model_dump(mode="json"))},
         versions=versions(),
+        refresh=refresh,
     )
     write_page(page, folder.path / PAGE)
+
+
+class LivePage:
+    """Writes the page of a run while it trains; call it as `on_iteration` of `Method.fit`.
+
+    The first is written after the first meta-iteration, and each later one when at least a minute, and fifty times as
+    long as the last one took, has passed: the page takes 2% of the time at most.
+
+    Args:
+        method: The method, whose `fit` has set `run_` when the page is first written.
+        folder: The folder of the run.
+        zoo: The zoo.
+        command: Command that repeats the run.
+    """
+
+    def __init__(self, method: Method, folder: RunFolder, zoo: Zoo, command: str) -> None:
+        self._method, self._folder, self._zoo, self._command = method, folder, zoo, command
+        self._next = -math.inf
+
+    def __call__(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Write the page if it is time; none after the last meta-iteration, which `write_training` describes."""
+        start = time.monotonic()
+        if start < self._next or iteration >= self._method.config.iterations:
+            return
+        method, rows = self._method, self._folder.read_metrics()
+        write_training(
+            self._folder,
+            method.run_,
+            method.name,
+            method.config,
+            self._zoo,
+            seconds=sum(row["seconds"] for row in rows),
+            command=self._command,
+            refresh=_LEAST_SECONDS,
+        )
+        end = time.monotonic()
+        self._next = end + max(_LEAST_SECONDS, _REST * (end - start))
 
 
 def _summary(folder: RunFolder, method_name: str, config: TrainingConfig, zoo: Zoo, seconds: float) -> str:
@@ -112,6 +158,14 @@ def _summary(folder: RunFolder, method_name: str, config: TrainingConfig, zoo: Z
         summary = f"{method_name} on {members}, without training."
     weights = folder.path / WEIGHTS
     return summary + (f" Its weights take {weights.stat().st_size / 1e6:.1f} MB." if weights.exists() else "")
+
+
+def _summary_so_far(rows: Sequence[MetricRow], method_name: str, config: TrainingConfig, zoo: Zoo, refresh: int) -> str:
+    done = rows[-1]["iteration"] if rows else 0
+    return (
+        f"{method_name} is being trained on {len(zoo)} classifiers with {len(zoo.classes)} classes: {done} of "
+        f"{config.iterations} meta-iterations. The page is loaded again every {refresh} seconds."
+    )
 
 
 def _messages(folder: RunFolder, rows: Sequence[MetricRow]) -> list[str]:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ from dfml.training.device import keep_freed_memory
 from dfml.training.engine_checkpoint import add_learned_engine
 from dfml.training.progress import Progress, SilentProgress
 from dfml.training.run_folder import RunFolder
+
+OnIteration = Callable[[int, Mapping[str, float]], None]
+"""Called after a meta-iteration with its number, counted from 1, and its metrics."""
 
 
 class TrainingConfig(FrozenSettings):
@@ -212,6 +215,7 @@ def train(
     resume: bool = False,
     done: int = 0,
     progress: Progress | None = None,
+    on_iteration: OnIteration | None = None,
     device: torch.device | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> MetaLearner:
@@ -224,6 +228,7 @@ def train(
         resume: Continue from the newest checkpoint in the folder, if there is one, in place of `done`.
         done: Number of meta-iterations that the run has finished already (see `restore`).
         progress: Progress display, which is updated after every meta-iteration; None shows nothing.
+        on_iteration: Called after every meta-iteration, when its metrics, snapshot and checkpoint are written.
         device: Device that checkpoints are loaded to; None: the CPU.
         provenance: See `MetaLearner.provenance`; None notes nothing.
 
@@ -266,6 +271,8 @@ def train(
                     state = add_learned_engine(run.state_dict(), run.learned_engine())
                     save_checkpoint(folder.checkpoints, iteration, state)
             display.update(iteration, _headline(metrics, descriptions))
+            if on_iteration:
+                on_iteration(iteration, metrics)
             if stop:
                 raise Interrupted(stopped[0])
         learner = run.learner()
