@@ -136,7 +136,8 @@ class InversionConfig(FrozenSettings):
     budget: NonNegativeFloat = 1.0
     """Largest cost of one member's round in a training, relative to a Conv4 with 64 channels and `classes_per_round`
     classes at 32 x 32 pixels; 0: no limit. A member that costs more has images of fewer classes per round (at least
-    five), then fewer images of each, then fewer steps; the run says which. `dfml invert` recovers all images."""
+    five), then fewer images of each, then fewer steps; the run says which. The queries of `zeroth_order` are not
+    counted. `dfml invert` recovers all images."""
     fallback: PixelInversionConfig | None = None
     """Settings of engine `ei` for members that recognise at most half of the images which `engine` recovers from them
     in their first round of a training: their images are recovered by these settings then and later, in rounds of the

@@ -55,6 +55,16 @@ def test_members_take_turns_until_all_are_described_and_then_belong_to_one_group
     assert max(len(members) for members in drawn) <= 2
 
 
+def test_members_that_are_not_described_are_a_group_of_their_own() -> None:
+    run = start_run()
+    for iteration in (1, 2, 3):
+        run.step(iteration)
+    del run.fisher[0], run.fisher[3]
+    drawn = {frozenset(run._sample_members(iteration)) for iteration in range(4, 60)}
+    assert frozenset({0, 3}) in drawn
+    assert not any({0, 3} & members and members - {0, 3} for members in drawn)
+
+
 def test_one_group_is_the_whole_zoo() -> None:
     run = start_run(groups=1)
     assert {index for iteration in range(1, 30) for index in run._sample_members(iteration)} == set(range(5))

@@ -18,6 +18,7 @@ docs/papers.md.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -135,18 +136,21 @@ class TGRRun(RecoveredTasksRun):
         return metrics
 
     def _sample_members(self, iteration: int) -> list[int]:
-        """Members in turn until all are described; then up to `members_per_step` of one group."""
-        usable = self.source.sample_members(iteration, len(self.zoo))
+        """Members in turn until each had one; then up to `members_per_step` of one group."""
         count = self.config.members_per_step
-        if self.config.groups == 1 or not usable:
-            return usable[:count]
-        if unknown := [member for member in sorted(usable) if member not in self.fisher]:
-            return unknown[:count]
-        groups = [[member for member in group if member in usable] for group in self._groups()]
-        groups = [group for group in groups if group]
+        if self.config.groups == 1:
+            return self.source.sample_members(iteration, count)
+        if iteration <= math.ceil(len(self.zoo) / count):
+            return self.source.next_members(iteration, count)
+        usable = self.source.sample_members(iteration, len(self.zoo))
+        groups = [members for group in self._groups() if (members := [each for each in usable if each in group])]
+        # Members without images of their own (an engine that shares pixels) are not described: one more group.
+        if others := [each for each in usable if each not in self.fisher]:
+            groups.append(others)
+        if not groups:
+            return []
         generator = seeds.generator(self.config.seed, "group", iteration)
-        group = groups[int(torch.randint(len(groups), (1,), generator=generator))]
-        return [member for member in usable if member in group][:count]  # `usable` is in random order
+        return groups[int(torch.randint(len(groups), (1,), generator=generator))][:count]
 
     def _groups(self) -> list[list[int]]:
         if self._grouped[0] != len(self.fisher):
