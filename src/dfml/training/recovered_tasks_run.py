@@ -1,22 +1,30 @@
-"""`RecoveredTasksRun`: the state that FREE, BiDf-MKD and TGR share, and its checkpoint."""
+"""What FREE, BiDf-MKD and TGR share, with its checkpoint, and what FREE and TGR do: distillation into a backbone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveFloat
 from torch import Tensor
 
+from dfml import seeds
 from dfml.inversion.image_source import ImageSource
+from dfml.inversion.inverted_batch import RecoveredImages
 from dfml.inversion.registry import LearnedEngine
+from dfml.inversion.views import sample_view
 from dfml.learners import create_learner
 from dfml.learners.classifier import select_prefix
 from dfml.learners.gradient_based import GradientLearner
 from dfml.learners.network import Parameters
 from dfml.optimisers import load_optimiser_state_dict, optimiser_state_dict
+from dfml.training.alignment import MemberLoss
 from dfml.training.checkpoint import State
-from dfml.training.loop import TrainingRun
+from dfml.training.distillation import VIEW, Distillation, HeadRule
+from dfml.training.loop import MetricDescription, TrainingRun
+from dfml.training.metrics import DISTILLATION_LOSS, describe_inversion_metrics
 from dfml.training.outer_loop import OuterLoop
 from dfml.training.recovered_tasks import RecoveredTasks, RecoveredTasksConfig
 from dfml.zoo.zoo import Zoo
@@ -47,6 +55,7 @@ class RecoveredTasksRun(TrainingRun):
 
     def __init__(self, config: RecoveredTasksConfig, zoo: Zoo, device: torch.device, name: str) -> None:
         self.zoo, self.device, self.iterations = zoo, device, config.iterations
+        self._replay = config.replay
         self.preprocessing = zoo.preprocessing(config.img_size)
         self.blank = create_learner(
             config.learner, self.preprocessing, way=config.way, protocol=config.protocol, seed=config.seed, name=name
@@ -87,6 +96,32 @@ class RecoveredTasksRun(TrainingRun):
         for name, value in self.student_parameters().items():
             value.grad = gradient[name]
         self.distillation_optimiser.step()
+
+    def replay(self, iteration: int) -> dict[str, float]:
+        """The end of a meta-iteration: meta-training on tasks from the memory.
+
+        Returns:
+            Its metrics, and the fraction of all images so far that their own member recognises.
+        """
+        start = time.perf_counter()
+        metrics = self.source.failures.confirmation_metrics()
+        if iteration == self.iterations:
+            self._messages = self.tasks.final_messages()
+        if self._replay == "none":
+            return metrics
+        metrics |= self.tasks.replay(iteration)
+        return metrics | {"replay_seconds": time.perf_counter() - start}
+
+    def describe_metrics(self) -> Mapping[str, MetricDescription]:
+        """See `TrainingRun.describe_metrics`; a subclass adds its own."""
+        shared = self.tasks.describe_metrics()
+        return {
+            "outer_loss": shared["outer_loss"],
+            "distillation_loss": DISTILLATION_LOSS,
+            "accuracy": shared["accuracy"],
+            "replay_steps": shared["replay_steps"],
+            **describe_inversion_metrics(disagreement=True),
+        }
 
     def learner(self) -> GradientLearner:
         """See `TrainingRun.learner`."""
@@ -130,6 +165,67 @@ class RecoveredTasksRun(TrainingRun):
         """Weights of the student that are not the outer loop's."""
         shared = {id(value) for value in self.outer.parameters.values()}
         return {name: value for name, value in self.student_parameters().items() if id(value) not in shared}
+
+
+class DistilledTasksConfig(RecoveredTasksConfig):
+    """Settings of methods with a distillation head of their own; defaults are those of the released code of FREE."""
+
+    distillation_head: HeadRule = "classes"
+    """Row of the distillation head that is trained by an output of a member. `classes`: the row of the output's class.
+    `positions`: the row with the output's index, as in the released code. The head is used for the distillation only;
+    the head that episodes start from is trained by the replay."""
+    temperature: PositiveFloat = 1.0
+    """Temperature of the distillation."""
+
+
+class DistilledTasksRun(RecoveredTasksRun):
+    """A run that distils members into the learner's backbone with a head that has a row for every class.
+
+    Args:
+        config: Settings.
+        zoo: The members.
+        device: Device of everything.
+        name: Name of the method, which the learner bears.
+        label_weight: Weight of the images' labels in the distillation loss; see `Distillation`.
+
+    Attributes:
+        distillation: The student.
+    """
+
+    def __init__(
+        self,
+        config: DistilledTasksConfig,
+        zoo: Zoo,
+        device: torch.device,
+        name: str,
+        *,
+        label_weight: float = 0.0,
+    ) -> None:
+        self._config, self._label_weight = config, label_weight
+        super().__init__(config, zoo, device, name)
+
+    def create_student(self) -> Sequence[Tensor]:
+        """See `RecoveredTasksRun.create_student`."""
+        config = self._config
+        self.distillation = Distillation(
+            self.blank,
+            backbone_of(self.outer.parameters),
+            self.zoo.classes.of_member,
+            rule=config.distillation_head,
+            temperature=config.temperature,
+            label_weight=self._label_weight,
+            seed=config.seed,
+        )
+        return self.distillation.rows
+
+    def student_parameters(self) -> Parameters:
+        """See `RecoveredTasksRun.student_parameters`."""
+        return self.distillation.parameters
+
+    def distillation_losses(self, recovered: Mapping[int, RecoveredImages], iteration: int) -> list[MemberLoss]:
+        """The distillation loss of every member on a random view of its images; see `Distillation.losses`."""
+        view = sample_view(VIEW, seeds.generator(self._config.seed, "distillation", iteration))
+        return self.distillation.losses(self.zoo, recovered, view)
 
 
 def backbone_of(parameters: Parameters) -> Parameters:

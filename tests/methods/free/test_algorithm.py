@@ -43,6 +43,7 @@ SMALL: dict[str, Any] = {
         "cmi": TINY,
         "ei": {"steps": 2, "search_steps": 0},
         "consensus": {"steps": 2, "search_steps": 0},
+        "zeroth_order": {**TINY, "directions": 4},
     },
     "learner": LearnerConfig(inner_steps=2),
     "checkpoint_every": 2,
@@ -110,7 +111,7 @@ def test_members_of_two_architectures_and_sizes_are_distilled_from_their_own_net
     run = start_run(members, img_size=16, warm_up=0)
     teacher_logits: dict[int, Tensor] = {}
     loss = run.distillation.loss
-    run.distillation.loss = lambda inputs, logits, index: (  # type: ignore[method-assign]
+    run.distillation.loss = lambda inputs, logits, index, labels: (  # type: ignore[method-assign]
         teacher_logits.setdefault(index, logits),
         loss(inputs, logits, index),
     )[1]

@@ -44,6 +44,7 @@ SMALL: dict[str, Any] = {
         "cmi": TINY,
         "ei": {"steps": 2, "search_steps": 0},
         "consensus": {"steps": 2, "search_steps": 0},
+        "zeroth_order": {**TINY, "directions": 4},
     },
     "checkpoint_every": 2,
     "snapshot_every": 2,

@@ -37,7 +37,6 @@ from dfml.methods.bidf_mkd.config import BiDfMKDConfig
 from dfml.training.checkpoint import State
 from dfml.training.distillation import divergence
 from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
-from dfml.training.metrics import DISTILLATION_LOSS, describe_inversion_metrics
 from dfml.training.recovered_tasks import require_tasks
 from dfml.training.recovered_tasks_run import RecoveredTasksRun
 from dfml.zoo.black_boxes import black_boxes
@@ -124,16 +123,9 @@ class BiDfMKDRun(RecoveredTasksRun):
             mean = [torch.stack(each).mean(dim=0) for each in zip(*gradients, strict=True)]
             self.distillation_step(dict(zip(self.outer.parameters, mean, strict=True)))
             metrics["distillation_loss"] = sum(losses) / len(losses)
-        metrics |= self.source.failures.confirmation_metrics()
         metrics |= {"queries": float(sum(self._queried())), "recovery_seconds": seconds}
         metrics["distillation_seconds"] = time.perf_counter() - start - seconds
-        if iteration == self.iterations:
-            self._messages = self.tasks.final_messages()
-        if config.replay != "none":
-            replay_start = time.perf_counter()
-            metrics |= self.tasks.replay(iteration)
-            metrics["replay_seconds"] = time.perf_counter() - replay_start
-        return metrics
+        return metrics | self.replay(iteration)
 
     def _split(self, recovered: RecoveredImages, iteration: int) -> tuple[Tensor, Tensor | None]:
         """Support images, and query images unless these are to be recovered on their own."""
@@ -203,15 +195,8 @@ class BiDfMKDRun(RecoveredTasksRun):
 
     def describe_metrics(self) -> Mapping[str, MetricDescription]:
         """See `TrainingRun.describe_metrics`."""
-        shared = self.tasks.describe_metrics()
-        return {
-            "outer_loss": shared["outer_loss"],
-            "distillation_loss": DISTILLATION_LOSS,
-            "accuracy": shared["accuracy"],
-            "replay_steps": shared["replay_steps"],
-            "queries": MetricDescription("queries", "Number of images that all members were queried with so far."),
-            **describe_inversion_metrics(disagreement=True),
-        }
+        queries = MetricDescription("queries", "Number of images that all members were queried with so far.")
+        return {**super().describe_metrics(), "queries": queries}
 
     def state_dict(self) -> State:
         """See `TrainingRun.state_dict`; with the counts of queries, so that a limit also holds for a resumed run."""

@@ -17,25 +17,19 @@ images are padded with the mean colour instead of black. See also the row FREE o
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from dfml import seeds
 from dfml.errors import UsageError
 from dfml.inversion.inverted_batch import RecoveredImages
-from dfml.inversion.views import sample_view
-from dfml.learners.network import Parameters
 from dfml.methods.base import Method
 from dfml.methods.free.config import FreeConfig
 from dfml.training.alignment import joint, mean_cosine, member_gradients, sequential
-from dfml.training.distillation import VIEW, Distillation
 from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
-from dfml.training.metrics import DISTILLATION_LOSS, describe_inversion_metrics
 from dfml.training.recovered_tasks import require_tasks
-from dfml.training.recovered_tasks_run import RecoveredTasksRun, backbone_of
+from dfml.training.recovered_tasks_run import DistilledTasksRun, backbone_of
 from dfml.zoo.zoo import Zoo
 
 
@@ -80,7 +74,7 @@ class FREE(Method):
         return FreeRun(config, zoo, device)
 
 
-class FreeRun(RecoveredTasksRun):
+class FreeRun(DistilledTasksRun):
     """The state of FREE: inversion engine, task memory, distillation, learner."""
 
     images_caption = "Newest images in FREE's task memory, recovered from the members during the meta-training."
@@ -88,23 +82,6 @@ class FreeRun(RecoveredTasksRun):
     def __init__(self, config: FreeConfig, zoo: Zoo, device: torch.device) -> None:
         self.config = config
         super().__init__(config, zoo, device, FREE.name)
-
-    def create_student(self) -> Sequence[Tensor]:
-        """See `RecoveredTasksRun.create_student`."""
-        config = self.config
-        self.distillation = Distillation(
-            self.blank,
-            backbone_of(self.outer.parameters),
-            self.zoo.classes.of_member,
-            rule=config.distillation_head,
-            temperature=config.temperature,
-            seed=config.seed,
-        )
-        return self.distillation.rows
-
-    def student_parameters(self) -> Parameters:
-        """See `RecoveredTasksRun.student_parameters`."""
-        return self.distillation.parameters
 
     def step(self, iteration: int) -> Mapping[str, float]:
         """One meta-iteration in the steps of the paper's algorithm: FIVE, task memory, BELL (distillation, replay)."""
@@ -114,17 +91,10 @@ class FreeRun(RecoveredTasksRun):
         if iteration <= self.config.warm_up:
             return metrics
         self.tasks.add(recovered, iteration)
-        metrics |= self.source.failures.confirmation_metrics()
         if recovered and self.config.alignment != "none":
             metrics |= self._bell_distillation(recovered, iteration)
         metrics["alignment_seconds"] = time.perf_counter() - start - metrics["recovery_seconds"]
-        if iteration == self.iterations:
-            self._messages = self.tasks.final_messages()
-        if self.config.replay != "none":
-            replay_start = time.perf_counter()
-            metrics |= self.tasks.replay(iteration)
-            metrics["replay_seconds"] = time.perf_counter() - replay_start
-        return metrics
+        return metrics | self.replay(iteration)
 
     def _five(self, iteration: int) -> tuple[dict[int, RecoveredImages], dict[str, float]]:
         """FIVE: recover images from some members, and update the meta-generator.
@@ -146,8 +116,7 @@ class FreeRun(RecoveredTasksRun):
     def _bell_distillation(self, recovered: Mapping[int, RecoveredImages], iteration: int) -> dict[str, float]:
         """BELL, distillation: distil the members into the learner with implicit gradient alignment."""
         config, weights = self.config, self.distillation.parameters
-        view = sample_view(VIEW, seeds.generator(config.seed, "distillation", iteration))
-        losses = self.distillation.losses(self.zoo, recovered, view)
+        losses = self.distillation_losses(recovered, iteration)
         if config.alignment == "sequential":
             update = sequential(weights, losses, lr=config.alignment_lr, optimiser=config.alignment_optimiser)
         else:
@@ -161,16 +130,9 @@ class FreeRun(RecoveredTasksRun):
 
     def describe_metrics(self) -> Mapping[str, MetricDescription]:
         """See `TrainingRun.describe_metrics`."""
-        shared = self.tasks.describe_metrics()
-        return {
-            "outer_loss": shared["outer_loss"],
-            "distillation_loss": DISTILLATION_LOSS,
-            "accuracy": shared["accuracy"],
-            "replay_steps": shared["replay_steps"],
-            "cosine": MetricDescription(
-                "gradient cosine",
-                "Mean cosine between the members' gradients with respect to the backbone, in [-1, 1].",
-                logarithmic=False,
-            ),
-            **describe_inversion_metrics(disagreement=True),
-        }
+        cosine = MetricDescription(
+            "gradient cosine",
+            "Mean cosine between the members' gradients with respect to the backbone, in [-1, 1].",
+            logarithmic=False,
+        )
+        return {**super().describe_metrics(), "cosine": cosine}

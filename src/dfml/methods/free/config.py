@@ -7,11 +7,10 @@ from typing import Literal
 from pydantic import NonNegativeInt, PositiveFloat
 
 from dfml.training.alignment import InnerOptimiser
-from dfml.training.distillation import HeadRule
-from dfml.training.recovered_tasks import RecoveredTasksConfig
+from dfml.training.recovered_tasks_run import DistilledTasksConfig
 
 
-class FreeConfig(RecoveredTasksConfig):
+class FreeConfig(DistilledTasksConfig):
     """Settings of FREE; defaults are those of the released code unless a setting says otherwise."""
 
     warm_up: NonNegativeInt = 19
@@ -25,12 +24,6 @@ class FreeConfig(RecoveredTasksConfig):
     theory."""
     alignment_lr: PositiveFloat = 0.001
     """Learning rate of these updates."""
-    distillation_head: HeadRule = "classes"
-    """Row of the distillation head that is trained by an output of a member. `classes`: the row of the output's class.
-    `positions`: the row with the output's index, as in the released code. The head is used for the distillation only;
-    the head that episodes start from is trained by the replay."""
-    temperature: PositiveFloat = 1.0
-    """Temperature of the distillation."""
     cosine_every: NonNegativeInt = 0
     """Number of meta-iterations between measurements of the cosine between the members' gradients with respect to the
     backbone; 0: no measurements."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -29,19 +29,15 @@ from torch.func import functional_call
 
 from dfml import seeds
 from dfml.inversion.inverted_batch import RecoveredImages
-from dfml.inversion.views import sample_view
 from dfml.learners.classifier import select_prefix
-from dfml.learners.network import Parameters
 from dfml.methods.base import Method
 from dfml.methods.tgr.config import TGRConfig
 from dfml.methods.tgr.grouping import Fisher, fisher_information, group_unlike, similarities
 from dfml.training.alignment import regularised
 from dfml.training.checkpoint import State
-from dfml.training.distillation import VIEW, Distillation
-from dfml.training.loop import MetricDescription, TrainingConfig, TrainingRun
-from dfml.training.metrics import DISTILLATION_LOSS, describe_inversion_metrics
+from dfml.training.loop import TrainingConfig, TrainingRun
 from dfml.training.recovered_tasks import require_tasks
-from dfml.training.recovered_tasks_run import RecoveredTasksRun, backbone_of
+from dfml.training.recovered_tasks_run import DistilledTasksRun, backbone_of
 from dfml.zoo.pretrained import PretrainedClassifier
 from dfml.zoo.zoo import Zoo
 
@@ -74,7 +70,7 @@ class TGR(Method):
         return TGRRun(self.config, zoo, device)
 
 
-class TGRRun(RecoveredTasksRun):
+class TGRRun(DistilledTasksRun):
     """The state of TGR: inversion engine, task memory, distillation, learner, and the members' descriptions.
 
     Attributes:
@@ -85,26 +81,8 @@ class TGRRun(RecoveredTasksRun):
         self.config = config
         self.fisher: dict[int, Fisher] = {}
         self._grouped: tuple[int, list[list[int]]] = (0, [])
-        super().__init__(config, zoo, device, TGR.name)
+        super().__init__(config, zoo, device, TGR.name, label_weight=config.label_weight)
         self._probe = Zoo.open(config.probe).to(device).classifier(0) if config.probe else None
-
-    def create_student(self) -> Sequence[Tensor]:
-        """See `RecoveredTasksRun.create_student`."""
-        config = self.config
-        self.distillation = Distillation(
-            self.blank,
-            backbone_of(self.outer.parameters),
-            self.zoo.classes.of_member,
-            rule=config.distillation_head,
-            temperature=config.temperature,
-            label_weight=config.label_weight,
-            seed=config.seed,
-        )
-        return self.distillation.rows
-
-    def student_parameters(self) -> Parameters:
-        """See `RecoveredTasksRun.student_parameters`."""
-        return self.distillation.parameters
 
     def step(self, iteration: int) -> Mapping[str, float]:
         """One meta-iteration; see the module's docstring."""
@@ -119,21 +97,13 @@ class TGRRun(RecoveredTasksRun):
             self.fisher[member] = self._describe(recovered[member])
         metrics = {**self.source.last_metrics, "recovery_seconds": time.perf_counter() - start}
         self.tasks.add(recovered, iteration)
-        metrics |= self.source.failures.confirmation_metrics()
         if recovered:
-            view = sample_view(VIEW, seeds.generator(config.seed, "distillation", iteration))
-            losses = self.distillation.losses(self.zoo, recovered, view)
+            losses = self.distillation_losses(recovered, iteration)
             update = regularised(self.distillation.parameters, losses, weight=config.regularisation)
             self.distillation_step(update.pseudo_gradient)
             metrics["distillation_loss"] = update.losses.mean().item()
         metrics["distillation_seconds"] = time.perf_counter() - start - metrics["recovery_seconds"]
-        if iteration == self.iterations:
-            self._messages = self.tasks.final_messages()
-        if config.replay != "none":
-            replay_start = time.perf_counter()
-            metrics |= self.tasks.replay(iteration)
-            metrics["replay_seconds"] = time.perf_counter() - replay_start
-        return metrics
+        return metrics | self.replay(iteration)
 
     def _sample_members(self, iteration: int) -> list[int]:
         """Members in turn until each had one; then up to `members_per_step` of one group."""
@@ -180,17 +150,6 @@ class TGRRun(RecoveredTasksRun):
         return fisher_information(
             lambda point, shown: network.features(dict(point), shown, statistics)[0], weights, inputs, labels
         )
-
-    def describe_metrics(self) -> Mapping[str, MetricDescription]:
-        """See `TrainingRun.describe_metrics`."""
-        shared = self.tasks.describe_metrics()
-        return {
-            "outer_loss": shared["outer_loss"],
-            "distillation_loss": DISTILLATION_LOSS,
-            "accuracy": shared["accuracy"],
-            "replay_steps": shared["replay_steps"],
-            **describe_inversion_metrics(disagreement=True),
-        }
 
     def state_dict(self) -> State:
         """See `TrainingRun.state_dict`."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from dfml.inversion.cmi import ContrastiveConfig
 from dfml.inversion.loss import InversionWeights
 from dfml.inversion.registry import InversionConfig
-from dfml.training.distillation import HeadRule
-from dfml.training.recovered_tasks import RecoveredTasksConfig
+from dfml.training.recovered_tasks_run import DistilledTasksConfig
 
 
-class TGRConfig(RecoveredTasksConfig):
+class TGRConfig(DistilledTasksConfig):
     """Settings of TGR; defaults are those of the released code unless a setting says otherwise."""
 
     iterations: NonNegativeInt = 1200
@@ -40,10 +39,6 @@ class TGRConfig(RecoveredTasksConfig):
     distillation takes the mean gradient of the group."""
     label_weight: NonNegativeFloat = 1.0
     """Weight of the cross-entropy of the recovered images' labels, beside the divergence from the members."""
-    distillation_head: HeadRule = "classes"
-    """Row of the distillation head that is trained by an output of a member; see FREE."""
-    temperature: PositiveFloat = 1.0
-    """Temperature of the distillation."""
     replay_patience: PositiveInt = 4
     """Number of replay steps in a row without improvement that end a replay until `stagnation`."""
     replay_tasks: PositiveInt = 16
