@@ -99,7 +99,9 @@ def test_an_engine_is_chosen_by_name_with_settings_of_its_own() -> None:
 
 
 def test_an_unregistered_engine_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ConfigError, match="unknown engine; choose one of five, fast_dfkd, cmi, ei, consensus"):
+    with pytest.raises(
+        ConfigError, match="unknown engine; choose one of five, fast_dfkd, cmi, ei, zeroth_order, consensus"
+    ):
         build_config(InversionConfig, {"engine": "joint"})
     with pytest.raises(ConfigError, match="unknown setting 'joint'; known are engine"):
         build_config(InversionConfig, {"joint": {}})

@@ -65,13 +65,13 @@ def test_an_image_that_its_member_does_not_recognise_has_no_label() -> None:
 
 def test_the_task_memory_holds_recognised_images_only() -> None:
     run = free()
-    stored = run.memory.written
+    stored = run.tasks.memory.written
     assert 0 < int(stored.sum()) < 8 * len(LABELS)
-    for class_index, output in zip(run.classes[0].tolist(), range(len(LABELS)), strict=True):
-        images = run.memory.newest(class_index, 40)
+    for class_index, output in zip(run.zoo.classes.of_member[0], range(len(LABELS)), strict=True):
+        images = run.tasks.memory.newest(class_index, 40)
         if len(images):
             assert run.zoo.classifier(0).predict_logits(images).argmax(dim=1).tolist() == [output] * len(images)
-    assert int(free(confirmed_only=False).memory.written.sum()) == 8 * len(LABELS)
+    assert int(free(confirmed_only=False).tasks.memory.written.sum()) == 8 * len(LABELS)
 
 
 def test_the_run_says_how_many_images_were_lost() -> None:
@@ -183,11 +183,11 @@ def test_images_of_a_contradicted_member_lose_their_class_and_it_is_not_inverted
 
 def test_free_takes_no_more_images_of_a_member_that_the_others_contradict() -> None:
     run = free()
-    before = run.memory.written.clone()
-    run.agreement.contradicted = lambda: {0: "the others contradict it"}  # type: ignore[method-assign]
+    before = run.tasks.memory.written.clone()
+    run.tasks.agreement.contradicted = lambda: {0: "the others contradict it"}  # type: ignore[method-assign]
     with pytest.raises(RunError, match="no member is left"):  # it is the only one
         run.step(3)
-    assert torch.equal(run.memory.written, before)
+    assert torch.equal(run.tasks.memory.written, before)
     assert run.source.failures.excluded == {"member-000": "the others contradict it"}
 
 

@@ -97,9 +97,13 @@ def test_a_method_from_outside_is_shown_with_its_own_metrics_captions_and_images
     assert sheet["alt"] == "Recovered images, one row per class."
 
 
+def live_page(method: Method, folder: RunFolder, members: Zoo) -> LivePage:
+    return LivePage(lambda: method.run_, method.name, method.config, folder, members, "dfml train")
+
+
 def test_the_page_of_a_run_that_trains_is_loaded_again_until_the_last_one(tmp_path: Path) -> None:
     method, members, folder = METHODS["purer"], zoo(), RunFolder(tmp_path / "run")
-    method.fit(members, out=folder.path, device="cpu", on_iteration=LivePage(method, folder, members, "dfml train"))
+    method.fit(members, out=folder.path, device="cpu", on_iteration=live_page(method, folder, members))
     live = (folder.path / PAGE).read_text(encoding="utf-8")
     assert '<meta http-equiv="refresh" content="60">' in live
     assert "1 of 2 meta-iterations" in live
@@ -114,7 +118,7 @@ def test_the_page_is_not_written_again_within_a_minute(tmp_path: Path, monkeypat
     clock, times = {"now": 0.0}, []
     monkeypatch.setattr("dfml.report.training.time.monotonic", lambda: clock["now"])
     monkeypatch.setattr("dfml.report.training.write_training", lambda *_, **__: times.append(clock["now"]))
-    page = LivePage(method, folder, members, "dfml train")
+    page = live_page(method, folder, members)
     for clock["now"] in (1000.0, 1030.0, 1059.0, 1061.0, 1062.0, 1200.0):
         page(1, {})
     assert times == [1000.0, 1061.0, 1200.0]

@@ -189,7 +189,7 @@ def train(
     progress = show_progress(kind.name, config.iterations, done) if config.iterations else None
     trained, run = kind(config), RunFolder(out)
     command = shlex.join(["dfml", *sys.argv[1:]])
-    observers: list[Any] = [LivePage(trained, run, members, command)]
+    observers: list[Any] = [LivePage(lambda: trained.run_, kind.name, config, run, members, command)]
     log = None
     if tensorboard:
         from dfml.training.tensorboard import TensorBoardLog

@@ -9,14 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dfml.evaluation.protocol import versions
 from dfml.images import resize_and_crop
 from dfml.inversion.registry import engine_names
 from dfml.learners.saving import WEIGHTS
-from dfml.methods.base import Method
 from dfml.report.contact_sheet import Block, Row, render_contact_sheet
 from dfml.report.figures import to_svg
 from dfml.report.html_page import Page, PageFigure, PagePicture, PageSheet, write_page
@@ -120,27 +119,38 @@ class LivePage:
     long as the last one took, has passed: the page takes 2% of the time at most.
 
     Args:
-        method: The method, whose `fit` has set `run_` when the page is first written.
+        run: Returns the run; not called before the first meta-iteration is done (`Method.run_` exists by then).
+        method_name: Name of the method.
+        config: Settings of the method.
         folder: The folder of the run.
         zoo: The zoo.
         command: Command that repeats the run.
     """
 
-    def __init__(self, method: Method, folder: RunFolder, zoo: Zoo, command: str) -> None:
-        self._method, self._folder, self._zoo, self._command = method, folder, zoo, command
+    def __init__(
+        self,
+        run: Callable[[], TrainingRun],
+        method_name: str,
+        config: TrainingConfig,
+        folder: RunFolder,
+        zoo: Zoo,
+        command: str,
+    ) -> None:
+        self._run, self._name, self._config = run, method_name, config
+        self._folder, self._zoo, self._command = folder, zoo, command
         self._next = -math.inf
 
     def __call__(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Write the page if it is time; none after the last meta-iteration, which `write_training` describes."""
         start = time.monotonic()
-        if start < self._next or iteration >= self._method.config.iterations:
+        if start < self._next or iteration >= self._config.iterations:
             return
-        method, rows = self._method, self._folder.read_metrics()
+        rows = self._folder.read_metrics()
         write_training(
             self._folder,
-            method.run_,
-            method.name,
-            method.config,
+            self._run(),
+            self._name,
+            self._config,
             self._zoo,
             seconds=sum(row["seconds"] for row in rows),
             command=self._command,
