@@ -14,6 +14,7 @@ from dfml.methods.zoo_student import ZooStudent
 from dfml.report.training import PAGE, LivePage, chosen_settings, seconds_by_part, training_figures, write_training
 from dfml.training.loop import MetricDescription, TrainingRun
 from dfml.training.run_folder import RunFolder
+from dfml.zoo import Zoo
 from tests.factories import zoo
 from tests.report.outside_method import OutsideMethod, OutsideRun
 from tests.report.test_html_page import Reader
