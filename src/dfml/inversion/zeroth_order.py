@@ -147,7 +147,7 @@ class ZerothOrderInversion(Engine):
         stacked: bool = False,
     ) -> None:
         self.config, self.steps = settings, settings.steps
-        self.queries_per_image = max(1, settings.latent_draws) + settings.steps * (settings.directions + 1)
+        self.queries_per_image = settings.latent_draws + settings.steps * (settings.directions + 1)
         self._preprocessing, self._seed, self._device = preprocessing, seed, device
 
     def start(
